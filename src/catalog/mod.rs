@@ -1,1 +1,15 @@
+//! The table and all that hangs on it, read once into one model.
+//!
+//! The model is the one place that knows what can hang on a table. What it finds and this version
+//! cannot carry through a swap becomes an [`Attachment`], and preflight refuses it by name; what
+//! nobody here has heard of still shows up through `pg_depend` and is refused too.
 
+mod attachments;
+mod fingerprint;
+mod model;
+mod read;
+
+pub use attachments::{Attachment, attachments};
+pub use fingerprint::{Fingerprint, fingerprint};
+pub use model::{Column, Constraint, Grant, Index, Key, Sequence, Table};
+pub use read::{find, read};

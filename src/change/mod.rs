@@ -1,1 +1,67 @@
+//! What the operator asked for, turned into the table's future shape, the projection that fills it
+//! and the mapping of its key.
+//!
+//! PostgreSQL is asked, not a parser: the change is applied to an empty clone of the table inside a
+//! transaction that is rolled back, and the result is read from the catalogs.
 
+mod clauses;
+mod expression;
+mod rehearse;
+
+pub use rehearse::rehearse;
+
+use crate::catalog::Table;
+
+/// The change as the operator typed it.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Request {
+    /// What would follow `ALTER TABLE name`, one entry a flag.
+    pub alters: Vec<String>,
+    /// `column = expression` over the source's row.
+    pub maps: Vec<(String, String)>,
+}
+
+/// The table's future shape and how its rows come about.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The future table, under the source's name.
+    pub target: Table,
+    /// How each column of the target is filled.
+    pub projection: Vec<Projected>,
+    /// The source's key columns, in key order, and where they go.
+    pub key: Vec<KeyColumn>,
+}
+
+/// How one column of the target is filled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Projected {
+    /// The target's column.
+    pub column: String,
+    /// The target's type with its modifier.
+    pub type_sql: String,
+    /// Its type without schema, for the choice of a hash.
+    pub type_name: String,
+    /// Whether `type_name` is one of PostgreSQL's own, with a deterministic collation.
+    pub plain_type: bool,
+    /// SQL over the source's row under the alias `s`; None where the server generates the column.
+    pub expression: Option<String>,
+}
+
+/// One column of the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// The captured column.
+    pub source: String,
+    pub source_type_oid: u32,
+    /// The captured column's type without modifier.
+    pub source_type_sql: String,
+    /// Whether two equal values always have the same bytes (`1.0` and `1.00` are equal and differ).
+    pub canonical: bool,
+    /// The target's column.
+    pub target: String,
+    pub target_type_sql: String,
+    /// SQL over the captured key alone (alias `s`): a deleted row exists only as a key.
+    pub expression: String,
+    /// Whether the target's order of this column is the source's.
+    pub keeps_order: bool,
+}

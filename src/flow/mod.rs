@@ -1,1 +1,72 @@
+//! A flow: one captured relation feeding one target, and what is done over it.
+//!
+//! The stream says *which* keys changed, the source says *what* they hold now: copy, sync and repair
+//! are the same projection executed by the server over a key range or a set of keys. Nothing here
+//! names "source" or "shadow": the same flow turned round serves going back after cutover.
+//!
+//! All writes to the target go through one door ([`write::Door`]): a chunk or a batch holds it
+//! shared, whatever must be alone (TRUNCATE, a point of Invariant 6, an index build, the cutover)
+//! holds it exclusively. Within it, chunks are disjoint ranges and batches are disjoint key sets, so
+//! no two transactions write one key at a time (**Invariant 4**).
 
+pub mod blame;
+pub mod capture;
+pub mod chunk;
+pub mod compare;
+pub mod copy;
+pub mod dirty;
+pub mod keeper;
+pub mod key;
+pub mod sql;
+pub mod sync;
+pub mod verify;
+pub mod write;
+
+use crate::change::{KeyColumn, Projected};
+use crate::pg::QualifiedName;
+
+/// One captured relation feeding one target.
+#[derive(Debug, Clone)]
+pub struct Flow {
+    /// The migration it belongs to, and its number there.
+    pub migration: i64,
+    pub number: i32,
+    pub captured: Captured,
+    pub target: Target,
+    pub projection: Vec<Projected>,
+    pub key: Vec<KeyColumn>,
+    pub publication: String,
+    pub slot: String,
+}
+
+/// The relation whose changes are captured.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    pub oid: u32,
+    pub name: QualifiedName,
+}
+
+/// Where the rows go: a root to write to, and the relations that hold them (one, until partitions).
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub root: QualifiedName,
+    pub relations: Vec<QualifiedName>,
+}
+
+impl Flow {
+    /// Whether keys that differ in their bytes are different keys; only then may two batches run at
+    /// a time (**Invariant 4**: key identity is the server's `=`, not the text).
+    pub fn is_canonical(&self) -> bool {
+        self.key.iter().all(|k| k.canonical)
+    }
+
+    /// Whether a range of the captured key is a range of the target's key.
+    pub fn keeps_order(&self) -> bool {
+        self.key.iter().all(|k| k.keeps_order)
+    }
+
+    /// The element types of key array parameters.
+    pub fn key_type_oids(&self) -> impl Iterator<Item = u32> {
+        self.key.iter().map(|k| k.source_type_oid)
+    }
+}

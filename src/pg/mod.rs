@@ -1,7 +1,15 @@
-//! What every talk with PostgreSQL shares: log positions, names.
+//! What every talk with PostgreSQL shares: sessions with pinned settings, names and their quoting,
+//! log positions, snapshots, values as the server's own bytes.
 
 pub mod lsn;
 pub mod name;
+pub mod raw;
+pub mod session;
+pub mod snapshot;
+pub mod sqlstate;
 
 pub use lsn::Lsn;
 pub use name::{QualifiedName, quote_ident, quote_literal};
+pub use raw::{Raw, RawArray};
+pub use session::{Connector, Session};
+pub use snapshot::Snapshot;

@@ -1,1 +1,11 @@
+//! The shadow's DDL, made from the model: pure text, run by the phases.
 
+mod create;
+mod grants;
+mod index;
+mod swap;
+
+pub use create::{clone_statements, create_table};
+pub use grants::grant_statements;
+pub use index::{IndexPlan, index_plans, key_index, replica_identity};
+pub use swap::{Names, Swap, temporary_names};

@@ -1,0 +1,130 @@
+//! What hangs on a table and is not carried through a swap by this version.
+//!
+//! Two nets: one query per kind of object with its name and mend, and below them `pg_depend`,
+//! which knows every dependency, also of kinds nobody here has heard of.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::read::parse;
+use crate::error::Result;
+use crate::pg::Session;
+
+/// One thing that would be lost or left behind.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+pub struct Attachment {
+    /// The kind of object, as a DBA calls it: `trigger`, `view`.
+    pub kind: String,
+    /// Its name, as `pg_describe_object` or the object itself says it.
+    pub name: String,
+}
+
+/// Everything hung on the table `oid` that this version cannot carry over.
+pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>> {
+    let sql = format!(
+        "WITH t AS (SELECT c.*, c.oid AS toid FROM pg_catalog.pg_class c WHERE c.oid = $1) \
+         SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', kind, 'name', name) \
+         ORDER BY kind, name), '[]') FROM (SELECT DISTINCT kind, name FROM ({}) u) x",
+        KINDS.join(" UNION ALL ")
+    );
+    parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
+}
+
+const KINDS: &[&str] = &[
+    "SELECT 'foreign key' AS kind, pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass) AS name
+     FROM pg_catalog.pg_constraint k, t WHERE k.contype = 'f' AND toid IN (k.conrelid, k.confrelid)",
+    "SELECT 'trigger', g.tgname FROM pg_catalog.pg_trigger g, t WHERE g.tgrelid = toid AND NOT g.tgisinternal",
+    "SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' WHEN v.relkind = 'v' THEN 'view' ELSE 'rule' END,
+       CASE WHEN v.oid = toid THEN w.rulename ELSE v.oid::pg_catalog.regclass::pg_catalog.text END
+     FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON d.objid = w.oid
+     JOIN pg_catalog.pg_class v ON v.oid = w.ev_class, t
+     WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid",
+    "SELECT 'policy', p.polname FROM pg_catalog.pg_policy p, t WHERE p.polrelid = toid",
+    "SELECT 'inheritance', pg_catalog.format('%s under %s', i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass)
+     FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
+    "SELECT 'exclusion constraint', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid AND k.contype = 'x'",
+    "SELECT 'constraint of a kind this version does not know', k.conname FROM pg_catalog.pg_constraint k, t
+     WHERE k.conrelid = toid AND k.contype NOT IN ('p', 'u', 'c', 'n', 'f', 'x', 't')",
+    "SELECT 'NO INHERIT or unenforced constraint', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid
+     AND k.contype IN ('c', 'n') AND (k.connoinherit OR NOT COALESCE((pg_catalog.to_jsonb(k)->>'conenforced')::bool, true))",
+    "SELECT 'temporal constraint (WITHOUT OVERLAPS)', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid
+     AND COALESCE((pg_catalog.to_jsonb(k)->>'conperiod')::bool, false)",
+    "SELECT 'not-null constraint that is not validated', k.conname FROM pg_catalog.pg_constraint k, t
+     WHERE k.conrelid = toid AND k.contype = 'n' AND NOT k.convalidated",
+    "SELECT 'extended statistics', s.stxname FROM pg_catalog.pg_statistic_ext s, t WHERE s.stxrelid = toid",
+    "SELECT 'invalid index', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
+     WHERE i.indrelid = toid AND NOT (i.indisvalid AND i.indisready AND i.indislive)",
+    "SELECT 'CLUSTER mark', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
+     WHERE i.indrelid = toid AND i.indisclustered",
+    "SELECT 'column storage', a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid, t
+     WHERE a.attrelid = toid AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> y.typstorage",
+    "SELECT 'column compression', a.attname FROM pg_catalog.pg_attribute a, t
+     WHERE a.attrelid = toid AND a.attnum > 0 AND NOT a.attisdropped AND a.attcompression <> ''",
+    "SELECT 'statistics target', pg_catalog.format('%s column %s', r.oid::pg_catalog.regclass, a.attname)
+     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid, t
+     WHERE (r.oid = toid OR r.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
+       AND a.attnum > 0 AND NOT a.attisdropped AND COALESCE(a.attstattarget, -1) >= 0",
+    "SELECT 'column option', a.attname FROM pg_catalog.pg_attribute a, t
+     WHERE a.attrelid = toid AND a.attnum > 0 AND a.attoptions IS NOT NULL",
+    "SELECT 'column privilege', a.attname FROM pg_catalog.pg_attribute a, t
+     WHERE a.attrelid = toid AND a.attnum > 0 AND a.attacl IS NOT NULL",
+    "SELECT 'storage parameter', o FROM t, pg_catalog.unnest(t.reloptions) o",
+    "SELECT 'toast storage parameter', o FROM t JOIN pg_catalog.pg_class x ON x.oid = t.reltoastrelid,
+       pg_catalog.unnest(x.reloptions) o",
+    "SELECT 'privilege granted by another role than the owner', pg_catalog.format('%s by %s', a.privilege_type, a.grantor::pg_catalog.regrole)
+     FROM t, pg_catalog.aclexplode(t.relacl) a WHERE a.grantor <> t.relowner",
+    "SELECT 'privilege of a kind this version does not know', a.privilege_type FROM t, pg_catalog.aclexplode(t.relacl) a
+     WHERE a.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')",
+    "SELECT 'privilege on an owned sequence granted by another role than its owner', s.oid::pg_catalog.regclass::pg_catalog.text
+     FROM t JOIN pg_catalog.pg_depend d ON d.refobjid = toid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND d.deptype IN ('a', 'i') AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S', pg_catalog.aclexplode(s.relacl) a
+     WHERE a.grantor <> s.relowner OR s.relowner <> t.relowner",
+    "SELECT 'comment', pg_catalog.pg_describe_object(d.classoid, d.objoid, d.objsubid) FROM pg_catalog.pg_description d, t
+     WHERE (d.classoid, d.objoid) IN (SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, toid
+       UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid
+       UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid FROM pg_catalog.pg_constraint k WHERE k.conrelid = toid
+       UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.reltype
+       UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, d.objid FROM pg_catalog.pg_depend d
+         WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND d.deptype = 'i'
+           AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass)",
+    "SELECT 'security label', l.label FROM pg_catalog.pg_seclabel l, t
+     WHERE l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objoid = toid",
+    "SELECT 'publication', p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid, t
+     WHERE r.prrelid = toid AND NOT pg_catalog.starts_with(p.pubname, 'pgwraith_')",
+    "SELECT 'typed table', t.reloftype::pg_catalog.regtype::pg_catalog.text FROM t WHERE t.reloftype <> 0",
+    "SELECT 'extension membership', pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_catalog.pg_depend d, t
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = toid AND d.deptype IN ('e', 'x')",
+    // The net below: whatever refers to the table or its row type and is not one of its own parts
+    // that the model carries (columns' defaults, constraints, indexes, owned sequences, toast).
+    "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
+     WHERE (d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid
+         OR d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
+            AND d.refobjid IN (SELECT y.oid FROM pg_catalog.pg_type y WHERE y.oid = t.reltype
+              OR y.oid = (SELECT z.typarray FROM pg_catalog.pg_type z WHERE z.oid = t.reltype)))
+       AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = toid)
+       AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'i')
+       AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+         AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+         AND d.objid IN (SELECT k.oid FROM pg_catalog.pg_constraint k WHERE toid IN (k.conrelid, k.confrelid)))
+       AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+         AND (d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid)
+           OR d.objid = t.reltoastrelid
+           OR d.deptype IN ('a', 'i') AND d.objid IN (SELECT s.seqrelid FROM pg_catalog.pg_sequence s)
+           OR d.objid IN (SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = toid)))
+       AND NOT (d.classid IN ('pg_catalog.pg_trigger'::pg_catalog.regclass, 'pg_catalog.pg_policy'::pg_catalog.regclass)
+         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid
+           UNION ALL SELECT p.oid FROM pg_catalog.pg_policy p WHERE p.polrelid = toid))
+       AND d.classid NOT IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
+         'pg_catalog.pg_publication_rel'::pg_catalog.regclass)",
+    // A function or default elsewhere that calls an owned sequence survives; one that is owned by
+    // an identity column does not, since the shadow gets an identity sequence of its own.
+    "SELECT 'use of an identity sequence', pg_catalog.pg_describe_object(u.classid, u.objid, u.objsubid)
+     FROM t JOIN pg_catalog.pg_depend d ON d.refobjid = toid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND d.deptype = 'i' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid
+     JOIN pg_catalog.pg_depend u ON u.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND u.refobjid = s.seqrelid
+     WHERE NOT (u.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND u.deptype = 'i')",
+];

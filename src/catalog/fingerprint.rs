@@ -1,0 +1,96 @@
+//! What must not change while a migration runs: the source's shape and our own publication.
+//!
+//! Invariant 1 leans on this: after `ALTER PUBLICATION … DROP TABLE` fences still return while
+//! changes no longer do, so the fingerprint is read before each verification and under the cutover
+//! lock, and any difference voids the migration. A rewriting ALTER (`TYPE text USING upper(v)`)
+//! may leave the same catalog text: it still writes a new `pg_attribute` row, whose xmin is part
+//! of the fingerprint. The relation's file number is not: `VACUUM FULL` and `TRUNCATE` change it
+//! too, the one harmless and the other told by the stream.
+
+use serde_json::Value;
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::Session;
+
+/// The catalogs' words on one source and its publication.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fingerprint(Value);
+
+impl Fingerprint {
+    /// What differs between two readings, in the catalogs' own terms; empty where nothing does.
+    pub fn differences(&self, now: &Fingerprint) -> Vec<String> {
+        let mut out = Vec::new();
+        differences("", &self.0, &now.0, &mut out);
+        out
+    }
+
+    /// The error that voids a migration whose source or publication changed.
+    pub fn check(&self, now: &Fingerprint, table: &str) -> Result<()> {
+        let differences = self.differences(now);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::NotResumable,
+            format!(
+                "{table} or pgwraith's publication was changed while the migration ran: {}",
+                differences.join("; ")
+            ),
+        )
+        .next(format!(
+            "The copy can no longer be trusted: run `pgwraith abort {table}`, then start again"
+        )))
+    }
+}
+
+/// Reads the fingerprint of table `oid` and of `publication`.
+pub async fn fingerprint(session: &Session, oid: u32, publication: &str) -> Result<Fingerprint> {
+    let row = session.one(SQL, &[&oid, &publication]).await?;
+    Ok(Fingerprint(row.get(0)))
+}
+
+fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
+    match (was, is) {
+        (Value::Object(a), Value::Object(b)) => {
+            for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}, {key}") };
+                let null = Value::Null;
+                differences(&path, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), out);
+            }
+        }
+        _ if was == is => {}
+        (Value::Null, _) => out.push(format!("{path} appeared: {is}")),
+        (_, Value::Null) => out.push(format!("{path} is gone (was {was})")),
+        _ => out.push(format!("{path} was {was}, is {is}")),
+    }
+}
+
+const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
+  'table', (SELECT pg_catalog.jsonb_build_object('schema', c.relnamespace::pg_catalog.regnamespace, 'name', c.relname,
+      'owner', c.relowner::pg_catalog.regrole, 'persistence', c.relpersistence, 'replica identity', c.relreplident,
+      'row security', c.relrowsecurity, 'forced row security', c.relforcerowsecurity, 'access method', c.relam::int8,
+      'options', c.reloptions, 'partition', c.relispartition, 'triggers', c.relhastriggers AND EXISTS (
+        SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid))
+    FROM pg_catalog.pg_class c WHERE c.oid = $1),
+  'column', (SELECT pg_catalog.jsonb_object_agg(a.attname, pg_catalog.concat_ws(' ', a.attnum,
+      pg_catalog.format_type(a.atttypid, a.atttypmod), CASE WHEN a.attnotnull THEN 'not null' END,
+      'xmin', a.xmin)) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0),
+  'default of column', (SELECT pg_catalog.jsonb_object_agg(d.adnum, pg_catalog.concat_ws(' ',
+      pg_catalog.pg_get_expr(d.adbin, d.adrelid), 'xmin', d.xmin)) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1),
+  'constraint', (SELECT pg_catalog.jsonb_object_agg(k.conname, pg_catalog.concat_ws(' ', k.contype,
+      k.oid, k.convalidated, k.condeferrable)) FROM pg_catalog.pg_constraint k WHERE $1 IN (k.conrelid, k.confrelid)),
+  'index', (SELECT pg_catalog.jsonb_object_agg(c.relname, pg_catalog.concat_ws(' ', i.indisvalid,
+      i.indisready, i.indisreplident, i.indisprimary, i.indimmediate, i.indisclustered, i.indkey::pg_catalog.text))
+      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1),
+  'dependent object', (SELECT pg_catalog.jsonb_object_agg(d.classid::pg_catalog.regclass || ' ' || d.objid, d.deptype)
+      FROM pg_catalog.pg_depend d WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1
+        AND d.classid IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass,
+          'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, 'pg_catalog.pg_trigger'::pg_catalog.regclass,
+          'pg_catalog.pg_policy'::pg_catalog.regclass)),
+  'publication', (SELECT pg_catalog.jsonb_object_agg(p.pubname, pg_catalog.concat_ws(' ', p.oid, p.xmin, p.puballtables,
+      p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, r.oid, r.xmin, r.prattrs::pg_catalog.text,
+      CASE WHEN r.prqual IS NOT NULL THEN 'filtered' END))
+      FROM pg_catalog.pg_publication p LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = $1
+      WHERE p.pubname = $2 OR r.prrelid = $1 OR p.puballtables),
+  'publication of schema', (SELECT pg_catalog.jsonb_object_agg(s.pnpubid, s.xmin) FROM pg_catalog.pg_publication_namespace s
+      WHERE s.pnnspid = (SELECT c.relnamespace FROM pg_catalog.pg_class c WHERE c.oid = $1)))";

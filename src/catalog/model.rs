@@ -1,0 +1,214 @@
+//! What the catalogs say of one table.
+
+use serde::Deserialize;
+
+use crate::pg::QualifiedName;
+
+/// One table, as it stood when it was read.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Table {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    pub owner: String,
+    /// `pg_class.relkind`.
+    pub kind: char,
+    /// `pg_class.relpersistence`.
+    pub persistence: char,
+    pub access_method: Option<String>,
+    /// None is the database's default tablespace.
+    pub tablespace: Option<String>,
+    pub is_partition: bool,
+    pub row_security: bool,
+    pub force_row_security: bool,
+    /// `pg_class.relreplident`: d(efault), n(othing), f(ull), i(ndex).
+    pub replica_identity: char,
+    /// Estimated number of rows; negative where the table was never analyzed.
+    pub estimated_rows: f64,
+    pub heap_bytes: i64,
+    pub total_bytes: i64,
+    /// None is the built-in default: everything for the owner, nothing for others.
+    pub grants: Option<Vec<Grant>>,
+    pub columns: Vec<Column>,
+    pub indexes: Vec<Index>,
+    pub constraints: Vec<Constraint>,
+    pub sequences: Vec<Sequence>,
+}
+
+/// One privilege in an access control list.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Grant {
+    pub grantor: String,
+    /// None is PUBLIC.
+    pub grantee: Option<String>,
+    pub privilege: String,
+    pub grantable: bool,
+}
+
+/// One live column.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Column {
+    pub attnum: i16,
+    pub name: String,
+    pub type_oid: u32,
+    /// The type as SQL, with its modifier.
+    pub type_sql: String,
+    /// The type as SQL without modifier.
+    pub base_type_sql: String,
+    pub type_schema: String,
+    pub type_name: String,
+    /// `pg_type.typtype`.
+    pub type_kind: char,
+    /// Whether the type has a binary form.
+    pub has_binary: bool,
+    /// Quoted and qualified; None where it is the type's own.
+    pub collation: Option<String>,
+    pub collation_deterministic: bool,
+    pub not_null: bool,
+    /// The not-null constraint's name (18 and newer).
+    pub not_null_name: Option<String>,
+    pub default: Option<String>,
+    /// `pg_attribute.attgenerated`: empty, `s`, `v`.
+    pub generated: String,
+    /// `pg_attribute.attidentity`: empty, `a`, `d`.
+    pub identity: String,
+}
+
+/// One index.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Index {
+    pub oid: u32,
+    pub name: String,
+    /// What follows the table's name in the definition: `USING btree (…) …`.
+    pub definition: String,
+    pub unique: bool,
+    pub primary: bool,
+    pub exclusion: bool,
+    /// Not deferrable: checked at once.
+    pub immediate: bool,
+    pub valid: bool,
+    pub replica_identity: bool,
+    pub clustered: bool,
+    pub partial: bool,
+    /// Attribute numbers of the key columns, 0 for an expression.
+    pub attnums: Vec<i16>,
+    /// The key columns as SQL, without collation and operator class.
+    pub expressions: Vec<String>,
+    /// Whether every key column has its column's collation and its type's default operator class.
+    pub plain_key: bool,
+    pub bytes: i64,
+    /// None is the database's default tablespace.
+    pub tablespace: Option<String>,
+}
+
+/// One constraint of the table itself.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Constraint {
+    pub oid: u32,
+    pub name: String,
+    /// `pg_constraint.contype`.
+    pub kind: char,
+    /// `pg_get_constraintdef`.
+    pub definition: String,
+    pub validated: bool,
+    pub deferrable: bool,
+    pub deferred: bool,
+    /// The index behind it, 0 where there is none.
+    pub index_oid: u32,
+}
+
+/// A sequence owned by a column.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Sequence {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// The owning column.
+    pub attnum: i16,
+    /// Made for an identity column (else by serial or OWNED BY).
+    pub identity: bool,
+    pub type_sql: String,
+    pub start: i64,
+    pub increment: i64,
+    pub min: i64,
+    pub max: i64,
+    pub cache: i64,
+    pub cycle: bool,
+    pub grants: Option<Vec<Grant>>,
+    /// Whether it has a comment or a security label, which are not carried.
+    pub commented: bool,
+}
+
+/// The columns that identify a row in the stream.
+#[derive(Debug, Clone)]
+pub struct Key<'a> {
+    pub index: &'a Index,
+    pub columns: Vec<&'a Column>,
+}
+
+impl Table {
+    /// The table's qualified name.
+    pub fn qualified(&self) -> QualifiedName {
+        QualifiedName::new(&self.schema, &self.name)
+    }
+
+    /// The column with attribute number `attnum`.
+    pub fn column(&self, attnum: i16) -> Option<&Column> {
+        self.columns.iter().find(|c| c.attnum == attnum)
+    }
+
+    /// The column called `name`.
+    pub fn column_named(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name)
+    }
+
+    /// The constraint that `index` stands behind.
+    pub fn constraint_of(&self, index: &Index) -> Option<&Constraint> {
+        self.constraints.iter().find(|c| c.index_oid == index.oid && "pux".contains(c.kind))
+    }
+
+    /// The key: the replica identity index, or with FULL the primary key. Says why there is none.
+    pub fn key(&self) -> Result<Key<'_>, String> {
+        let index = match self.replica_identity {
+            'd' | 'f' => self.indexes.iter().find(|i| i.primary).ok_or("it has no primary key")?,
+            'i' => self
+                .indexes
+                .iter()
+                .find(|i| i.replica_identity)
+                .ok_or("its replica identity index was dropped")?,
+            _ => return Err("its REPLICA IDENTITY is NOTHING".into()),
+        };
+        let name = &index.name;
+        if !index.immediate {
+            return Err(format!("its key {name:?} is deferrable"));
+        }
+        if !index.valid || !index.unique || index.partial {
+            return Err(format!("its key {name:?} is not a valid unique index over all rows"));
+        }
+        if !index.plain_key {
+            return Err(format!(
+                "its key {name:?} uses a collation or operator class that is not its column's own"
+            ));
+        }
+        let columns = index
+            .attnums
+            .iter()
+            .map(|&n| self.column(n).ok_or_else(|| format!("its key {name:?} has an expression")))
+            .collect::<Result<Vec<_>, _>>()?;
+        for column in &columns {
+            if !column.not_null {
+                return Err(format!("its key column {:?} may be NULL", column.name));
+            }
+            if !column.generated.is_empty() {
+                return Err(format!("its key column {:?} is generated", column.name));
+            }
+            if !column.has_binary {
+                return Err(format!(
+                    "the type of its key column {:?}, {}, has no binary form",
+                    column.name, column.type_sql
+                ));
+            }
+        }
+        Ok(Key { index, columns })
+    }
+}

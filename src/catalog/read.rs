@@ -1,0 +1,137 @@
+//! Reads one table's model. Each query returns JSON that the model's types describe.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::model::Table;
+use crate::error::{Error, Result};
+use crate::pg::Session;
+
+/// The oid of the table that `name` (as typed, perhaps qualified and quoted) means to the
+/// operator, by the operator's own search path.
+pub async fn find(session: &Session, name: &str) -> Result<u32> {
+    session.batch("RESET search_path").await?;
+    let found = session.maybe("SELECT pg_catalog.to_regclass($1)::pg_catalog.oid", &[&name]).await;
+    session.batch("SET search_path = pg_catalog, pg_temp").await?;
+    let bad = || {
+        Error::usage(format!(
+            "{name:?} is not a table's name; it may be schema-qualified and quoted: \
+             public.orders, '\"My Table\"'"
+        ))
+    };
+    match found {
+        Ok(row) => row.and_then(|r| r.get::<_, Option<u32>>(0)).ok_or_else(|| {
+            Error::usage(format!("there is no table {name} in this database"))
+                .next("Check the name (quote it as in SQL, qualify it with its schema) and -d")
+        }),
+        Err(e) if e.db().is_some() => Err(bad().source(e)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Reads the table with this oid, or None where it is gone.
+pub async fn read(session: &Session, oid: u32) -> Result<Option<Table>> {
+    // One statement, so that every part is of one snapshot.
+    let sql = format!(
+        "SELECT ({TABLE}) || pg_catalog.jsonb_build_object(\
+           'columns', COALESCE(({COLUMNS}), '[]'), 'indexes', COALESCE(({INDEXES}), '[]'), \
+           'constraints', COALESCE(({CONSTRAINTS}), '[]'), \
+           'sequences', COALESCE(({SEQUENCES}), '[]'))"
+    );
+    let row = session.one(&sql, &[&oid]).await?;
+    row.get::<_, Option<Value>>(0).map(parse).transpose()
+}
+
+pub(super) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
+    serde_json::from_value(value)
+        .map_err(|e| Error::failed(format!("the catalog holds what this version cannot read: {e}")))
+}
+
+const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
+  SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, r.rolname AS owner, c.relkind AS kind,
+    c.relpersistence AS persistence, am.amname AS access_method, ts.spcname AS tablespace,
+    c.relispartition AS is_partition, c.relrowsecurity AS row_security,
+    c.relforcerowsecurity AS force_row_security, c.relreplident AS replica_identity,
+    c.reltuples::float8 AS estimated_rows, pg_catalog.pg_table_size(c.oid) AS heap_bytes,
+    pg_catalog.pg_total_relation_size(c.oid) AS total_bytes,
+    CASE WHEN c.relacl IS NULL THEN NULL ELSE COALESCE((
+      SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('grantor', g.rolname, 'grantee', e.rolname,
+        'privilege', a.privilege_type, 'grantable', a.is_grantable) ORDER BY e.rolname, a.privilege_type)
+      FROM pg_catalog.aclexplode(c.relacl) a JOIN pg_catalog.pg_roles g ON g.oid = a.grantor
+      LEFT JOIN pg_catalog.pg_roles e ON e.oid = a.grantee), '[]') END AS grants
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_roles r ON r.oid = c.relowner LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
+  LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
+  WHERE c.oid = $1) x";
+
+const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.attnum) FROM (
+  SELECT a.attnum, a.attname AS name, a.atttypid::int8 AS type_oid,
+    pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_sql,
+    pg_catalog.format_type(a.atttypid, -1) AS base_type_sql,
+    tn.nspname AS type_schema, t.typname AS type_name, t.typtype AS type_kind,
+    t.typsend <> 0 AND t.typreceive <> 0 AS has_binary,
+    CASE WHEN a.attcollation <> t.typcollation THEN
+      pg_catalog.format('%I.%I', cn.nspname, co.collname) END AS collation,
+    COALESCE(co.collisdeterministic, true) AS collation_deterministic,
+    a.attnotnull AS not_null,
+    (SELECT k.conname FROM pg_catalog.pg_constraint k
+      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]) AS not_null_name,
+    pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default,
+    a.attgenerated AS generated, a.attidentity AS identity
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+  JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
+  LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+  LEFT JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+  LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped) x";
+
+// The definition's head is made again from the same parts and cut off; where it does not match
+// (a form of some later version), the definition is empty and the index is refused.
+const INDEXES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.primary DESC, x.oid) FROM (
+  SELECT i.indexrelid::int8 AS oid, ic.relname AS name,
+    CASE WHEN pg_catalog.starts_with(pg_catalog.pg_get_indexdef(i.indexrelid), h.head)
+      THEN pg_catalog.substr(pg_catalog.pg_get_indexdef(i.indexrelid), pg_catalog.length(h.head) + 1)
+      ELSE '' END AS definition,
+    i.indisunique AS unique, i.indisprimary AS primary, i.indisexclusion AS exclusion,
+    i.indimmediate AS immediate, i.indisvalid AND i.indisready AND i.indislive AS valid,
+    i.indisreplident AS replica_identity, i.indisclustered AS clustered,
+    i.indpred IS NOT NULL AS partial,
+    (SELECT pg_catalog.array_agg(u ORDER BY o) FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY k(u, o)
+      WHERE o <= i.indnkeyatts) AS attnums,
+    (SELECT pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, o, false) ORDER BY o)
+      FROM pg_catalog.generate_series(1, i.indnkeyatts) o) AS expressions,
+    (SELECT pg_catalog.bool_and(oc.opcdefault AND i.indcollation[o - 1] = COALESCE(a.attcollation, i.indcollation[o - 1]))
+      FROM pg_catalog.generate_series(1, i.indnkeyatts) o
+      JOIN pg_catalog.pg_opclass oc ON oc.oid = i.indclass[o - 1]
+      LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[o - 1]) AS plain_key,
+    pg_catalog.pg_relation_size(i.indexrelid) AS bytes, ts.spcname AS tablespace
+  FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace
+  CROSS JOIN LATERAL (SELECT pg_catalog.format('CREATE %sINDEX %I ON %I.%I ',
+    CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, ic.relname, n.nspname, c.relname) AS head) h
+  WHERE i.indrelid = $1) x";
+
+const CONSTRAINTS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
+  SELECT k.oid::int8 AS oid, k.conname AS name, k.contype AS kind,
+    pg_catalog.pg_get_constraintdef(k.oid) AS definition, k.convalidated AS validated,
+    k.condeferrable AS deferrable, k.condeferred AS deferred, k.conindid::int8 AS index_oid
+  FROM pg_catalog.pg_constraint k WHERE k.conrelid = $1) x";
+
+const SEQUENCES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.attnum, x.oid) FROM (
+  SELECT s.seqrelid::int8 AS oid, n.nspname AS schema, c.relname AS name, d.refobjsubid AS attnum,
+    d.deptype = 'i' AS identity, pg_catalog.format_type(s.seqtypid, NULL) AS type_sql,
+    s.seqstart AS start, s.seqincrement AS increment, s.seqmin AS min, s.seqmax AS max,
+    s.seqcache AS cache, s.seqcycle AS cycle,
+    CASE WHEN c.relacl IS NULL THEN NULL ELSE COALESCE((
+      SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('grantor', g.rolname, 'grantee', e.rolname,
+        'privilege', a.privilege_type, 'grantable', a.is_grantable) ORDER BY e.rolname, a.privilege_type)
+      FROM pg_catalog.aclexplode(c.relacl) a JOIN pg_catalog.pg_roles g ON g.oid = a.grantor
+      LEFT JOIN pg_catalog.pg_roles e ON e.oid = a.grantee), '[]') END AS grants,
+    EXISTS (SELECT 1 FROM pg_catalog.pg_description k WHERE k.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND k.objoid = s.seqrelid) AS commented
+  FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid
+  JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    AND d.refobjid = $1 AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')) x";

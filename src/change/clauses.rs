@@ -1,0 +1,216 @@
+//! The one thing PostgreSQL does not tell after the fact: the USING expression of an
+//! `ALTER COLUMN … TYPE`. Found by reading the clauses' tokens, never by understanding SQL: the
+//! clauses themselves are judged by the server.
+
+/// `ALTER [COLUMN] name … TYPE … USING expression`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Using {
+    pub column: String,
+    pub expression: String,
+}
+
+/// The USING expressions in the clauses of one ALTER TABLE.
+pub(super) fn using_expressions(clauses: &str) -> Vec<Using> {
+    split_clauses(&tokens(clauses)).into_iter().filter_map(|c| using_of(clauses, c)).collect()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Word,
+    Quoted,
+    Other,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Token<'a> {
+    kind: Kind,
+    text: &'a str,
+    start: usize,
+    /// Depth of parentheses and brackets around it.
+    depth: usize,
+}
+
+impl Token<'_> {
+    fn is(&self, word: &str) -> bool {
+        self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
+    }
+
+    /// The identifier it stands for, folded as the server folds.
+    fn identifier(&self) -> Option<String> {
+        match self.kind {
+            Kind::Word => Some(self.text.to_ascii_lowercase()),
+            Kind::Quoted => {
+                let inner = self.text.strip_prefix('"')?.strip_suffix('"')?;
+                Some(inner.replace("\"\"", "\""))
+            }
+            Kind::Other => None,
+        }
+    }
+}
+
+fn split_clauses<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
+    tokens.split(|t| t.depth == 0 && t.kind == Kind::Other && t.text == ",").collect()
+}
+
+fn using_of(source: &str, clause: &[Token<'_>]) -> Option<Using> {
+    let mut rest = clause;
+    let next = |rest: &mut &[Token<'_>], word: &str| {
+        let hit = rest.first().is_some_and(|t| t.is(word));
+        if hit {
+            *rest = &rest[1..];
+        }
+        hit
+    };
+    if !next(&mut rest, "alter") {
+        return None;
+    }
+    next(&mut rest, "column");
+    let column = rest.first()?.identifier()?;
+    rest = &rest[1..];
+    if next(&mut rest, "set") && !next(&mut rest, "data") {
+        return None;
+    }
+    if !next(&mut rest, "type") {
+        return None;
+    }
+    let using = rest.iter().position(|t| t.depth == 0 && t.is("using"))?;
+    let first = rest.get(using + 1)?;
+    let last = rest.last()?;
+    let expression = source.get(first.start..last.start + last.text.len())?.to_owned();
+    Some(Using { column, expression })
+}
+
+/// Cuts SQL text into words, quoted identifiers and the rest; comments and blanks vanish.
+fn tokens(sql: &str) -> Vec<Token<'_>> {
+    let mut out = Vec::new();
+    let (mut at, mut depth) = (0, 0usize);
+    while let Some(c) = sql[at..].chars().next() {
+        let rest = &sql[at..];
+        let (len, kind) = match c {
+            c if c.is_whitespace() => {
+                at += c.len_utf8();
+                continue;
+            }
+            '-' if rest.starts_with("--") => {
+                at += rest.find('\n').unwrap_or(rest.len());
+                continue;
+            }
+            '/' if rest.starts_with("/*") => {
+                at += block_comment(rest);
+                continue;
+            }
+            '\'' => (quoted(rest, '\'', is_escape_string(&out, at)), Kind::Other),
+            '"' => (quoted(rest, '"', false), Kind::Quoted),
+            '$' => (dollar_quoted(rest), Kind::Other),
+            c if is_word_start(c) => {
+                (rest.find(|c| !is_word(c)).unwrap_or(rest.len()), Kind::Word)
+            }
+            c => (c.len_utf8(), Kind::Other),
+        };
+        if matches!(c, ')' | ']') {
+            depth = depth.saturating_sub(1);
+        }
+        out.push(Token { kind, text: &sql[at..at + len], start: at, depth });
+        if matches!(c, '(' | '[') {
+            depth += 1;
+        }
+        at += len;
+    }
+    out
+}
+
+fn is_word_start(c: char) -> bool {
+    c.is_alphabetic() || c == '_' || !c.is_ascii()
+}
+
+fn is_word(c: char) -> bool {
+    is_word_start(c) || c.is_ascii_digit() || c == '$'
+}
+
+/// Whether the string that starts at `at` directly follows a lone `E`.
+fn is_escape_string(before: &[Token<'_>], at: usize) -> bool {
+    before.last().is_some_and(|t| t.is("e") && t.start + 1 == at)
+}
+
+fn quoted(rest: &str, quote: char, backslash: bool) -> usize {
+    let mut chars = rest.char_indices().skip(1).peekable();
+    while let Some((i, c)) = chars.next() {
+        if c == '\\' && backslash {
+            chars.next();
+        } else if c == quote {
+            match chars.peek() {
+                Some(&(_, next)) if next == quote => {
+                    chars.next();
+                }
+                _ => return i + 1,
+            }
+        }
+    }
+    rest.len()
+}
+
+fn dollar_quoted(rest: &str) -> usize {
+    let Some(end) = rest[1..].find('$').map(|i| i + 2) else { return 1 };
+    let tag = &rest[..end];
+    let name = &tag[1..tag.len() - 1];
+    if !name.chars().all(is_word) || name.starts_with(|c: char| c.is_ascii_digit()) {
+        return 1;
+    }
+    rest[end..].find(tag).map_or(rest.len(), |i| end + i + tag.len())
+}
+
+fn block_comment(rest: &str) -> usize {
+    let (mut at, mut depth) = (0, 0);
+    while at < rest.len() {
+        if rest[at..].starts_with("/*") {
+            depth += 1;
+            at += 2;
+        } else if rest[at..].starts_with("*/") {
+            depth -= 1;
+            at += 2;
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += rest[at..].chars().next().map_or(1, char::len_utf8);
+        }
+    }
+    rest.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn found(clauses: &str) -> Vec<(String, String)> {
+        using_expressions(clauses).into_iter().map(|u| (u.column, u.expression)).collect()
+    }
+
+    #[test]
+    fn using_is_found_and_nothing_else() {
+        let one = |c: &str, e: &str| vec![(c.to_owned(), e.to_owned())];
+        assert_eq!(found("ALTER a TYPE int USING a::int"), one("a", "a::int"));
+        assert_eq!(
+            found("alter column \"Ü \"\"x\" set data type numeric(10, 2) using round(\"y\", 2) -- end"),
+            one("Ü \"x", "round(\"y\", 2)")
+        );
+        assert_eq!(
+            found("ADD x int, ALTER b TYPE text USING concat(b, ', using ', $q$,'$q$), DROP c"),
+            one("b", "concat(b, ', using ', $q$,'$q$)")
+        );
+        assert_eq!(found("ALTER a TYPE t USING e'\\'', /* , */ ALTER b TYPE u"), one("a", "e'\\''"));
+        assert_eq!(found("ALTER a SET NOT NULL"), []);
+        assert_eq!(found("ADD CONSTRAINT u UNIQUE USING INDEX i"), []);
+        assert_eq!(found("ALTER a TYPE bigint"), []);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in "[-a-z'\"$(),/* \\\\éusingtype]{0,60}", any in ".*") {
+            using_expressions(&text);
+            using_expressions(&any);
+            using_expressions(&format!("ALTER a TYPE b USING {text}"));
+        }
+    }
+}

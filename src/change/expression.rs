@@ -1,0 +1,141 @@
+//! Expressions as the server understands them: fully qualified text, and how far it can be trusted
+//! to give the same value twice.
+
+use crate::error::{Error, Result};
+use crate::pg::{QualifiedName, Session, quote_ident};
+
+/// One expression over the source's row.
+pub(super) struct Expression {
+    /// Deparsed by the server, names qualified, columns under the alias `s`.
+    pub sql: String,
+    /// Attribute numbers of the source's columns it reads.
+    pub columns: Vec<i16>,
+}
+
+/// How an expression's value may vary.
+#[derive(Debug, PartialEq, Eq, Clone, Copy, PartialOrd, Ord)]
+pub(super) enum Stability {
+    Immutable,
+    /// The same under the same settings.
+    Stable,
+    /// Follows the clock or the user.
+    Moment,
+    Volatile,
+    Subquery,
+}
+
+/// Lets the server parse `typed` as an expression over `source` and gives back what it understood.
+/// The view that does it lives in `scratch` and ends with the caller's transaction.
+pub(super) async fn understand(
+    session: &Session,
+    source: (u32, &QualifiedName),
+    scratch: &str,
+    typed: &str,
+) -> Result<Expression> {
+    let (source_oid, source) = source;
+    let view = QualifiedName::new(scratch, "expression");
+    let refuse = |e: Error| match e.db() {
+        Some(db) => Error::usage(format!("the expression {typed:?} is not valid: {}", db.message()))
+            .next("It may use the table's present columns, functions and operators"),
+        None => e,
+    };
+    // Prepared on its own, so that `typed` cannot smuggle in a second statement.
+    let sql = format!(
+        "CREATE VIEW {view} AS SELECT ({typed}\n) AS pgwraith_value FROM ONLY {source} AS s"
+    );
+    // Parsed under the operator's own search path, printed under the pinned one, so qualified.
+    session.batch("RESET search_path").await?;
+    session.execute(&sql, &[]).await.map_err(refuse)?;
+    session.batch("SET LOCAL search_path = pg_catalog, pg_temp").await?;
+    let row = session
+        .one(
+            "SELECT pg_catalog.pg_get_viewdef($1::pg_catalog.text::pg_catalog.regclass), w.ev_action::pg_catalog.text, \
+             ARRAY(SELECT DISTINCT d.refobjsubid::pg_catalog.int2 FROM pg_catalog.pg_depend d \
+               WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = w.oid \
+                 AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $2 \
+                 AND d.refobjsubid > 0) \
+             FROM pg_catalog.pg_rewrite w WHERE w.ev_class = $1::pg_catalog.text::pg_catalog.regclass",
+            &[&view.to_string(), &source_oid],
+        )
+        .await?;
+    session.batch(&format!("DROP VIEW {view}")).await?;
+    let text = value_of_view(row.get(0)).ok_or_else(|| {
+        Error::usage(format!("the expression {typed:?} is more than one value of one row"))
+    })?;
+    let tree: String = row.get(1);
+    refuse_unstable(typed, stability(session, &tree).await?)?;
+    Ok(Expression { sql: format!("({text})"), columns: row.get(2) })
+}
+
+fn refuse_unstable(typed: &str, stability: Stability) -> Result<()> {
+    let why = match stability {
+        Stability::Immutable | Stability::Stable => return Ok(()),
+        Stability::Moment => "gives another value at another moment or for another user",
+        Stability::Volatile => "is volatile: it gives another value each time",
+        Stability::Subquery => "reads other rows, and their changes would not be followed",
+    };
+    Err(Error::usage(format!("the expression {typed:?} {why}")).next(
+        "A row may be copied more than once, and verification computes it again: use an expression \
+         over the row's own columns that always gives the same value",
+    ))
+}
+
+/// Cuts `expr` out of ` SELECT expr AS pgwraith_value\n   FROM …`.
+fn value_of_view(definition: &str) -> Option<String> {
+    let body = definition.trim_start().strip_prefix("SELECT ")?;
+    let (value, rest) = body.rsplit_once(" AS pgwraith_value\n")?;
+    rest.trim_start().starts_with("FROM ONLY ").then(|| value.to_owned())
+}
+
+/// Reads a stored node tree (`pg_rewrite.ev_action`, `pg_attrdef.adbin`) for everything it calls.
+pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability> {
+    let shape = if tree.contains("{SUBLINK") {
+        Stability::Subquery
+    } else if tree.contains("{NEXTVALUEEXPR") {
+        Stability::Volatile
+    } else if tree.contains("{SQLVALUEFUNCTION") {
+        Stability::Moment
+    } else {
+        Stability::Immutable
+    };
+    let row = session
+        .one(
+            "SELECT COALESCE(pg_catalog.max(CASE WHEN p.provolatile = 'v' THEN 3 \
+               WHEN p.proname IN ('now', 'transaction_timestamp', 'statement_timestamp', 'pg_current_xact_id', \
+                 'txid_current', 'pg_backend_pid', 'current_setting', 'inet_client_addr', 'inet_client_port', \
+                 'pg_postmaster_start_time', 'current_query', 'txid_current_snapshot', 'pg_current_snapshot') \
+                 AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace THEN 2 \
+               WHEN p.provolatile = 's' THEN 1 ELSE 0 END), 0) \
+             FROM (SELECT m[1]::pg_catalog.oid AS f FROM pg_catalog.regexp_matches($1, \
+                 ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') m \
+               UNION SELECT o.oprcode::pg_catalog.oid FROM pg_catalog.regexp_matches($1, ':opno ([0-9]+)', 'g') m \
+                 JOIN pg_catalog.pg_operator o ON o.oid = m[1]::pg_catalog.oid) x \
+             JOIN pg_catalog.pg_proc p ON p.oid = x.f",
+            &[&tree],
+        )
+        .await?;
+    let called = match row.get::<_, i32>(0) {
+        0 => Stability::Immutable,
+        1 => Stability::Stable,
+        2 => Stability::Moment,
+        _ => Stability::Volatile,
+    };
+    Ok(shape.max(called))
+}
+
+/// A column of the source as an expression.
+pub(super) fn column(name: &str) -> String {
+    format!("s.{}", quote_ident(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_is_cut_out_of_the_view() {
+        let view = " SELECT (s.a || ' AS pgwraith_value'::text) AS pgwraith_value\n   FROM ONLY public.t s;";
+        assert_eq!(value_of_view(view).as_deref(), Some("(s.a || ' AS pgwraith_value'::text)"));
+        assert_eq!(value_of_view(" SELECT 1 AS x\n   FROM ONLY t s;"), None);
+    }
+}

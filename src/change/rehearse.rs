@@ -1,0 +1,356 @@
+//! The change, rehearsed on an empty clone inside a transaction that is rolled back.
+
+use std::collections::HashMap;
+
+use super::clauses::using_expressions;
+use super::expression::{self, Expression, Stability};
+use super::{KeyColumn, Plan, Projected, Request};
+use crate::catalog::{self, Column, Table};
+use crate::error::{Error, Result};
+use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
+use crate::shadow;
+
+/// Works out the future table, its projection and its key. Leaves nothing behind.
+///
+/// Errors of kind `Usage` name what in the request is wrong.
+pub async fn rehearse(session: &Session, source: &Table, request: &Request) -> Result<Plan> {
+    session.batch("BEGIN").await?;
+    let plan = rehearse_in_transaction(session, source, request).await;
+    session.rollback().await;
+    plan
+}
+
+async fn rehearse_in_transaction(
+    session: &Session,
+    source: &Table,
+    request: &Request,
+) -> Result<Plan> {
+    let scratch = format!("pgwraith_rehearsal_{}", session.pid());
+    let clone = QualifiedName::new(&scratch, &source.name);
+    let clone_oid = make_clone(session, source, &clone).await?;
+    for clauses in &request.alters {
+        alter(session, &clone, clauses).await?;
+    }
+    let target = read_result(session, source, &clone, clone_oid).await?;
+    let typed = typed_expressions(source, &target, request)?;
+    let fill = Fill { session, source, scratch: &scratch, clone_oid, typed };
+    let (projection, reads) = fill.projection(&target).await?;
+    check_assignment(session, source, &clone, &projection).await?;
+    let key = key_mapping(source, &target, &projection, &reads)?;
+    Ok(Plan { target, projection, key })
+}
+
+async fn make_clone(session: &Session, source: &Table, clone: &QualifiedName) -> Result<u32> {
+    let owner = quote_ident(&source.owner);
+    let schema = quote_ident(&clone.schema);
+    session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}")).await?;
+    session.batch(&format!("SET LOCAL ROLE {owner}")).await?;
+    for sql in shadow::clone_statements(source, clone) {
+        session.batch(&sql).await?;
+    }
+    let oid = session
+        .one("SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid", &[&clone.to_string()])
+        .await?;
+    Ok(oid.get(0))
+}
+
+async fn alter(session: &Session, clone: &QualifiedName, clauses: &str) -> Result<()> {
+    let refuse = |e: Error| match e.db() {
+        Some(db) if db.code().code() == "42601" && db.message().contains("multiple commands") => {
+            Error::usage(format!("--alter {clauses:?} holds more than one statement"))
+                .next("Give only what would follow ALTER TABLE name; repeat --alter for more")
+        }
+        Some(_) => {
+            let what = e.what().replace(&format!("{}.", clone.schema), "");
+            Error::usage(format!("--alter {clauses:?} is not possible: {what}"))
+                .next("Nothing was changed. Correct the clauses and start again")
+        }
+        None => e,
+    };
+    // The operator's own search path; the rollback brings the pinned one back.
+    session.batch("RESET search_path").await?;
+    session.execute(&format!("ALTER TABLE {clone} {clauses}\n"), &[]).await.map_err(refuse)?;
+    session.batch("SET LOCAL search_path = pg_catalog, pg_temp").await
+}
+
+async fn read_result(
+    session: &Session,
+    source: &Table,
+    clone: &QualifiedName,
+    oid: u32,
+) -> Result<Table> {
+    let gone = || Error::usage("--alter may not drop or replace the table itself");
+    let mut target = catalog::read(session, oid).await?.ok_or_else(gone)?;
+    if target.qualified() != *clone || target.owner != source.owner {
+        return Err(Error::usage("--alter may not rename the table, move it or change its owner")
+            .next("Do that before or after, it takes PostgreSQL a millisecond"));
+    }
+    let lost = catalog::attachments(session, oid).await?;
+    if let Some(first) = lost.first() {
+        return Err(Error::usage(format!(
+            "--alter would give the table something this version does not carry over: {} {}",
+            first.kind, first.name
+        )));
+    }
+    if target.row_security || target.force_row_security || target.persistence != source.persistence {
+        return Err(Error::usage("--alter may not change row security or persistence"));
+    }
+    if target.replica_identity != source.replica_identity {
+        return Err(Error::usage("--alter may not change the replica identity")
+            .next("Change it before or after, it takes PostgreSQL a millisecond"));
+    }
+    target.schema = source.schema.clone();
+    Ok(target)
+}
+
+/// Column of the target → the expression that the operator typed for it.
+fn typed_expressions(
+    source: &Table,
+    target: &Table,
+    request: &Request,
+) -> Result<HashMap<i16, String>> {
+    let mut typed = HashMap::new();
+    for using in request.alters.iter().flat_map(|a| using_expressions(a)) {
+        // By its present name, or the name an earlier clause gave it.
+        let attnum = clone_position(source, &using.column)
+            .or_else(|| target.column_named(&using.column).map(|c| c.attnum));
+        if let Some(attnum) = attnum
+            && typed.insert(attnum, using.expression).is_some()
+        {
+            return Err(Error::usage(format!(
+                "the type of column {:?} is changed twice; say it once, with one USING",
+                using.column
+            )));
+        }
+    }
+    for (column, expr) in &request.maps {
+        let Some(known) = target.column_named(column) else {
+            return Err(Error::usage(format!(
+                "--map names column {column:?}, which the table will not have; it will have {}",
+                target.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+            )));
+        };
+        if !known.generated.is_empty() {
+            return Err(Error::usage(format!("--map names the generated column {column:?}")));
+        }
+        if typed.insert(known.attnum, expr.clone()).is_some() {
+            return Err(Error::usage(format!(
+                "column {column:?} is given more than one expression; use one --map or one USING"
+            )));
+        }
+    }
+    Ok(typed)
+}
+
+/// The clone's columns are numbered by the order of the source's live columns.
+fn clone_position(source: &Table, column: &str) -> Option<i16> {
+    source.columns.iter().position(|c| c.name == column).map(|i| i as i16 + 1)
+}
+
+struct Fill<'a> {
+    session: &'a Session,
+    source: &'a Table,
+    scratch: &'a str,
+    clone_oid: u32,
+    typed: HashMap<i16, String>,
+}
+
+impl Fill<'_> {
+    /// Each column's projection, and which columns of the source each reads.
+    async fn projection(&self, target: &Table) -> Result<(Vec<Projected>, Vec<Vec<i16>>)> {
+        let mut projection = Vec::new();
+        let mut reads = Vec::new();
+        for column in &target.columns {
+            let expression = self.fill(column).await?;
+            let (sql, columns) = match expression {
+                Some(e) => (Some(e.sql), e.columns),
+                None => (None, Vec::new()),
+            };
+            projection.push(Projected {
+                column: column.name.clone(),
+                type_sql: column.type_sql.clone(),
+                type_name: column.type_name.clone(),
+                plain_type: column.type_schema == "pg_catalog" && column.collation_deterministic,
+                expression: sql,
+            });
+            reads.push(columns);
+        }
+        Ok((projection, reads))
+    }
+
+    async fn fill(&self, column: &Column) -> Result<Option<Expression>> {
+        if !column.generated.is_empty() {
+            return Ok(None);
+        }
+        if let Some(typed) = self.typed.get(&column.attnum) {
+            let source = self.source.qualified();
+            let source = (self.source.oid, &source);
+            return expression::understand(self.session, source, self.scratch, typed)
+                .await
+                .map(Some);
+        }
+        match self.source.columns.get(column.attnum as usize - 1) {
+            Some(old) => Ok(Some(Expression {
+                sql: expression::column(&old.name),
+                columns: vec![old.attnum],
+            })),
+            None => self.new_column(column).await.map(Some),
+        }
+    }
+
+    async fn new_column(&self, column: &Column) -> Result<Expression> {
+        let refuse = |why: &str| {
+            Err(Error::usage(format!("the new column {:?} {why}", column.name)).next(format!(
+                "Give existing rows a value: --map \"{}=expression\"",
+                column.name
+            )))
+        };
+        if !column.identity.is_empty() {
+            return refuse("is an identity column, whose values existing rows do not have");
+        }
+        let Some(default) = &column.default else {
+            if column.not_null {
+                return refuse("is NOT NULL and has no default, so existing rows would violate it");
+            }
+            let sql = format!("NULL::{}", column.type_sql);
+            return Ok(Expression { sql, columns: Vec::new() });
+        };
+        let row = self
+            .session
+            .one(
+                "SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d \
+                 WHERE d.adrelid = $1 AND d.adnum = $2",
+                &[&self.clone_oid, &column.attnum],
+            )
+            .await?;
+        let sql = match expression::stability(self.session, row.get(0)).await? {
+            Stability::Immutable => format!("({default})"),
+            Stability::Stable | Stability::Moment => self.freeze(column, default).await?,
+            Stability::Volatile | Stability::Subquery => {
+                return refuse("has a volatile default, which gives another value each time");
+            }
+        };
+        Ok(Expression { sql, columns: Vec::new() })
+    }
+
+    /// As a plain ALTER does: a default like `now()` is evaluated once, for all existing rows.
+    async fn freeze(&self, column: &Column, default: &str) -> Result<String> {
+        self.session
+            .batch("SET LOCAL \"DateStyle\" = 'ISO'; SET LOCAL \"IntervalStyle\" = 'postgres'")
+            .await?;
+        let sql = format!("SELECT (CAST(({default}) AS {}))::pg_catalog.text", column.type_sql);
+        let value: Option<String> = self.session.one(&sql, &[]).await?.get(0);
+        self.session.batch("RESET \"DateStyle\"; RESET \"IntervalStyle\"").await?;
+        let literal = value.as_deref().map_or("NULL".to_owned(), quote_literal);
+        Ok(format!("CAST({literal} AS {})", column.type_sql))
+    }
+}
+
+/// Whether PostgreSQL would assign every expression to its column, asked without running it.
+async fn check_assignment(
+    session: &Session,
+    source: &Table,
+    clone: &QualifiedName,
+    projection: &[Projected],
+) -> Result<()> {
+    let filled: Vec<_> =
+        projection.iter().filter_map(|p| p.expression.as_ref().map(|e| (&p.column, e))).collect();
+    let columns: Vec<_> = filled.iter().map(|(c, _)| quote_ident(c)).collect();
+    let values: Vec<_> = filled.iter().map(|(_, e)| e.as_str()).collect();
+    let sql = format!(
+        "EXPLAIN INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s",
+        columns.join(", "),
+        values.join(", "),
+        source.qualified()
+    );
+    session.simple(&sql).await.map(drop).map_err(|e| match e.db() {
+        Some(db) => {
+            Error::usage(format!("the rows cannot be converted as asked: {}", db.message()))
+                .next("Nothing was changed. Say how: ALTER COLUMN … TYPE … USING, or --map")
+        }
+        None => e,
+    })
+}
+
+fn key_mapping(
+    source: &Table,
+    target: &Table,
+    projection: &[Projected],
+    reads: &[Vec<i16>],
+) -> Result<Vec<KeyColumn>> {
+    let key = source
+        .key()
+        .map_err(|why| Error::new(crate::error::Kind::Refused, format!("no usable key: {why}")))?;
+    let key_attnums: Vec<i16> = key.columns.iter().map(|c| c.attnum).collect();
+    let mut mapped = Vec::new();
+    for column in &key.columns {
+        let position = clone_position(source, &column.name);
+        let found = target.columns.iter().position(|c| Some(c.attnum) == position);
+        let at = found.ok_or_else(|| {
+            Error::usage(format!("the change drops key column {:?}", column.name)).next(
+                "Rows are followed by their key. First add the new key, swap, then drop the old column",
+            )
+        })?;
+        if reads[at].iter().any(|n| !key_attnums.contains(n)) {
+            return Err(Error::usage(format!(
+                "the new value of key column {:?} depends on columns outside the key",
+                column.name
+            ))
+            .next("A deleted row is known only by its key, so its new key must follow from that"));
+        }
+        let (to, fill) = (&target.columns[at], &projection[at]);
+        let expression = fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
+        let plain = expression == self::expression::column(&column.name);
+        mapped.push(KeyColumn {
+            source: column.name.clone(),
+            source_type_oid: column.type_oid,
+            source_type_sql: column.base_type_sql.clone(),
+            canonical: is_canonical(column),
+            target: to.name.clone(),
+            target_type_sql: to.type_sql.clone(),
+            expression,
+            keeps_order: plain && keeps_order(column, to),
+        });
+    }
+    require_unique(target, &mapped)?;
+    Ok(mapped)
+}
+
+/// Writing by key needs a unique index on exactly the key, or an upsert would leave two rows.
+fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
+    shadow::key_index(target, key).map(drop).ok_or_else(|| {
+        let columns: Vec<_> = key.iter().map(|k| k.target.as_str()).collect();
+        Error::usage(format!(
+            "the new table would have no unique index on exactly the key ({})",
+            columns.join(", ")
+        ))
+        .next("This version keeps the key's columns; changing the primary key itself comes later")
+    })
+}
+
+/// Types of which two equal values always have the same bytes.
+fn is_canonical(column: &Column) -> bool {
+    const CANONICAL: &[&str] = &[
+        "int2", "int4", "int8", "oid", "uuid", "text", "varchar", "name", "bytea", "date",
+        "timestamp", "timestamptz", "time", "bool", "macaddr", "macaddr8", "pg_lsn", "char",
+    ];
+    column.collation_deterministic
+        && (column.type_kind == 'e'
+            || column.type_schema == "pg_catalog"
+                && CANONICAL.contains(&column.type_name.as_str()))
+}
+
+/// Whether a plain conversion from one column to the other keeps the order of values.
+fn keeps_order(from: &Column, to: &Column) -> bool {
+    const NUMBERS: &[&str] = &["int2", "int4", "int8", "numeric"];
+    const TEXTS: &[&str] = &["text", "varchar"];
+    let both = |family: &[&str]| {
+        from.type_schema == "pg_catalog"
+            && to.type_schema == "pg_catalog"
+            && family.contains(&from.type_name.as_str())
+            && family.contains(&to.type_name.as_str())
+    };
+    from.type_oid == to.type_oid && from.collation == to.collation
+        || both(NUMBERS)
+        || both(TEXTS) && from.collation == to.collation
+}

@@ -1,0 +1,245 @@
+//! The statements over a flow, as text. The captured row always has the alias `s`; key sets are
+//! array parameters (`$1`, `$2`, … one a key column), ranges are bounds (first the lower bound's
+//! columns, then the upper's).
+
+use super::Flow;
+use crate::change::Projected;
+use crate::pg::quote_ident;
+
+/// Which bounds a range has: lower exclusive, upper inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    pub lower: bool,
+    pub upper: bool,
+}
+
+impl Flow {
+    /// Copies a range into an empty part of the target.
+    pub fn copy_range(&self, bounds: Bounds) -> String {
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s{}",
+            self.target.root,
+            self.columns(""),
+            self.expressions(),
+            self.captured.name,
+            where_all([self.source_range(bounds, 0)])
+        )
+    }
+
+    /// The projection of a range, for finding the rows it fails on. Nothing is written.
+    pub fn count_range(&self, bounds: Bounds) -> String {
+        let range = where_all([self.source_range(bounds, 0)]);
+        format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.name)
+    }
+
+    /// The key that ends a chunk of `$n` rows: parameters are the lower bound's columns, then the
+    /// number of rows before it.
+    pub fn chunk_end(&self, lower: bool) -> String {
+        let key = self.source_key("s");
+        let offset = if lower { self.key.len() + 1 } else { 1 };
+        format!(
+            "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${offset} LIMIT 1",
+            self.captured.name,
+            where_all([self.source_range(Bounds { lower, upper: false }, 0)])
+        )
+    }
+
+    /// Bounds as text, for the state and for messages.
+    pub fn bound_text(&self) -> String {
+        let items: Vec<_> = (1..=self.key.len())
+            .map(|i| format!("(${i}::{})::pg_catalog.text", self.key[i - 1].source_type_sql))
+            .collect();
+        format!("SELECT ARRAY[{}]", items.join(", "))
+    }
+
+    /// Removes the target's rows whose keys are in the set and no longer in the captured relation.
+    pub fn sync_delete(&self) -> String {
+        format!(
+            "WITH k AS MATERIALIZED ({keys}), gone AS MATERIALIZED (SELECT {mapped} FROM k AS s \
+             WHERE NOT EXISTS (SELECT 1 FROM ONLY {captured} AS c WHERE {same})) \
+             DELETE FROM {root} AS t USING gone AS g WHERE {target_key} = {gone_key}",
+            keys = self.keys(),
+            mapped = self.mapped_key(),
+            captured = self.captured.name,
+            same = self.same_key("c", "s"),
+            root = self.target.root,
+            target_key = row(self.target_key("t")),
+            gone_key = row(self.numbered("g")),
+        )
+    }
+
+    /// Writes the rows of the key set; rows already the same byte for byte are left alone.
+    pub fn sync_upsert(&self) -> String {
+        let set: Vec<_> = self
+            .written()
+            .map(|p| format!("{0} = EXCLUDED.{0}", quote_ident(&p.column)))
+            .collect();
+        format!(
+            "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} AS t ({columns}) \
+             OVERRIDING SYSTEM VALUE SELECT {expressions} FROM k AS q JOIN ONLY {captured} AS s \
+             ON {same} ON CONFLICT ({key}) DO UPDATE SET {set} \
+             WHERE ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record",
+            keys = self.keys(),
+            root = self.target.root,
+            columns = self.columns(""),
+            expressions = self.expressions(),
+            captured = self.captured.name,
+            same = self.same_key("s", "q"),
+            key = self.target_key("").join(", "),
+            set = set.join(", "),
+            old = self.columns("t."),
+            new = self.columns("EXCLUDED."),
+        )
+    }
+
+    /// Removes every row of the key set from the target.
+    pub fn delete_keys(&self) -> String {
+        format!(
+            "WITH k AS MATERIALIZED ({keys}), m AS MATERIALIZED (SELECT {mapped} FROM k AS s) \
+             DELETE FROM {root} AS t USING m AS g WHERE {target_key} = {key}",
+            keys = self.keys(),
+            mapped = self.mapped_key(),
+            root = self.target.root,
+            target_key = row(self.target_key("t")),
+            key = row(self.numbered("g")),
+        )
+    }
+
+    /// Inserts every row of the key set; none may be there.
+    pub fn insert_keys(&self) -> String {
+        format!(
+            "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} ({columns}) OVERRIDING SYSTEM VALUE \
+             SELECT {expressions} FROM k AS q JOIN ONLY {captured} AS s ON {same}",
+            keys = self.keys(),
+            root = self.target.root,
+            columns = self.columns(""),
+            expressions = self.expressions(),
+            captured = self.captured.name,
+            same = self.same_key("s", "q"),
+        )
+    }
+
+    /// The columns that are written, each under `prefix`.
+    fn columns(&self, prefix: &str) -> String {
+        let columns: Vec<_> =
+            self.written().map(|p| format!("{prefix}{}", quote_ident(&p.column))).collect();
+        columns.join(", ")
+    }
+
+    fn expressions(&self) -> String {
+        let all: Vec<_> = self.written().filter_map(|p| p.expression.as_deref()).collect();
+        all.join(", ")
+    }
+
+    /// The columns that are not generated by the server.
+    pub(super) fn written(&self) -> impl Iterator<Item = &Projected> {
+        self.projection.iter().filter(|p| p.expression.is_some())
+    }
+
+    /// The key set in the parameters, each key once by the server's `=`.
+    pub(super) fn keys(&self) -> String {
+        let names: Vec<_> = self.key.iter().map(|k| quote_ident(&k.source)).collect();
+        let arrays: Vec<_> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(i, k)| format!("pg_catalog.unnest(${}::{}[])", i + 1, k.source_type_sql))
+            .collect();
+        let names = names.join(", ");
+        format!("SELECT DISTINCT {names} FROM ROWS FROM ({}) AS u({names})", arrays.join(", "))
+    }
+
+    /// The captured key's columns under `alias`.
+    pub(super) fn source_key(&self, alias: &str) -> String {
+        let columns: Vec<_> =
+            self.key.iter().map(|k| format!("{alias}.{}", quote_ident(&k.source))).collect();
+        columns.join(", ")
+    }
+
+    /// The target's key columns under `alias`, or bare.
+    pub(super) fn target_key(&self, alias: &str) -> Vec<String> {
+        let dot = if alias.is_empty() { "" } else { "." };
+        self.key.iter().map(|k| format!("{alias}{dot}{}", quote_ident(&k.target))).collect()
+    }
+
+    /// The captured key (alias `s`) as the target's key: columns `k1`, `k2`, ….
+    pub(super) fn mapped_key(&self) -> String {
+        let mapped: Vec<_> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(i, k)| {
+                format!("CAST({} AS {}) AS k{}", k.expression, k.target_type_sql, i + 1)
+            })
+            .collect();
+        mapped.join(", ")
+    }
+
+    pub(super) fn numbered(&self, alias: &str) -> Vec<String> {
+        (1..=self.key.len()).map(|i| format!("{alias}.k{i}")).collect()
+    }
+
+    pub(super) fn same_key(&self, a: &str, b: &str) -> String {
+        let pairs: Vec<_> = self
+            .key
+            .iter()
+            .map(|k| {
+                let column = quote_ident(&k.source);
+                format!("{a}.{column} = {b}.{column}")
+            })
+            .collect();
+        pairs.join(" AND ")
+    }
+
+    /// The range over the captured key; its parameters start behind `skip` others.
+    pub(super) fn source_range(&self, bounds: Bounds, skip: usize) -> Option<String> {
+        let key = self.key.iter().map(|k| format!("s.{}", quote_ident(&k.source))).collect();
+        self.range(key, bounds, skip, |_, parameter| parameter)
+    }
+
+    /// The same range over the target's key (alias `t`); only where the mapping keeps the order.
+    pub(super) fn target_range(&self, bounds: Bounds, skip: usize) -> Option<String> {
+        self.range(self.target_key("t"), bounds, skip, |i, parameter| {
+            format!("CAST({parameter} AS {})", self.key[i].target_type_sql)
+        })
+    }
+
+    fn range(
+        &self,
+        key: Vec<String>,
+        bounds: Bounds,
+        skip: usize,
+        map: impl Fn(usize, String) -> String,
+    ) -> Option<String> {
+        let width = self.key.len();
+        let bound = |from: usize| {
+            let parameters = (0..width)
+                .map(|i| map(i, format!("${}::{}", from + i + 1, self.key[i].source_type_sql)));
+            row(parameters.collect())
+        };
+        let key = row(key);
+        let mut parts = Vec::new();
+        if bounds.lower {
+            parts.push(format!("{key} > {}", bound(skip)));
+        }
+        if bounds.upper {
+            let from = skip + if bounds.lower { width } else { 0 };
+            parts.push(format!("{key} <= {}", bound(from)));
+        }
+        (!parts.is_empty()).then(|| parts.join(" AND "))
+    }
+}
+
+/// A row value; a single column stays a plain value, which more plans know.
+pub(super) fn row(parts: Vec<String>) -> String {
+    match parts.as_slice() {
+        [one] => one.clone(),
+        _ => format!("({})", parts.join(", ")),
+    }
+}
+
+/// A WHERE clause of those conditions that are there.
+pub(super) fn where_all(conditions: impl IntoIterator<Item = Option<String>>) -> String {
+    let all: Vec<_> = conditions.into_iter().flatten().collect();
+    if all.is_empty() { String::new() } else { format!(" WHERE {}", all.join(" AND ")) }
+}

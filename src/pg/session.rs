@@ -1,0 +1,244 @@
+//! SQL sessions: few, long-lived, named by what they do, with every setting pinned that a role or
+//! database default could turn against us (design §5).
+
+use std::sync::Arc;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::name::quote_literal;
+use crate::conninfo::{ConnInfo, Host, tls};
+use crate::error::{Error, Result};
+
+/// Pinned at connection start, where they override `ALTER ROLE … SET` and `ALTER DATABASE … SET`
+/// before the first statement runs. `search_path` is pinned afterwards ([`PINNED_LATER`]) so that
+/// `RESET search_path` still means the operator's own, under which the change is parsed.
+const PINNED_AT_START: &[(&str, &str)] = &[
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_isolation", "read\\ committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    // Invariant 5: what we report as stored is on disk, whatever the role's default; `local`,
+    // because a stalled synchronous standby must not stall us.
+    ("synchronous_commit", "local"),
+    ("default_tablespace", ""),
+    ("default_table_access_method", "heap"),
+    ("row_security", "off"),
+    ("jit", "off"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+];
+
+const PINNED_LATER: &str =
+    "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;";
+
+/// Opens sessions of one tool process to one database.
+#[derive(Clone)]
+pub struct Connector {
+    info: Arc<ConnInfo>,
+    tls: Option<MakeRustlsConnect>,
+}
+
+impl Connector {
+    /// Prepares TLS; opens nothing yet.
+    pub fn new(info: ConnInfo) -> Result<Self> {
+        let tls = tls::client_config(&info.ssl)?.map(|config| {
+            MakeRustlsConnect::new(Arc::unwrap_or_clone(config))
+        });
+        Ok(Connector { info: Arc::new(info), tls })
+    }
+
+    /// Where the sessions go.
+    pub fn info(&self) -> &ConnInfo {
+        &self.info
+    }
+
+    /// Opens a session; `role` says what it does and becomes part of its application name.
+    pub async fn session(&self, role: &str) -> Result<Session> {
+        let mut last = None;
+        for host in &self.info.hosts {
+            match self.open(host, role).await {
+                Ok(session) => return Ok(session),
+                Err(e) => last = Some(e),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::usage("the connection string names no host")))
+    }
+
+    async fn open(&self, host: &Host, role: &str) -> Result<Session> {
+        let mut config = self.info.pg_config(host);
+        config.application_name(application_name(role));
+        config.options(start_options(self.info.options.as_deref()));
+        let refused = |e: tokio_postgres::Error| {
+            Error::from(e)
+                .context(format!("cannot connect to {}", self.info.display()))
+                .next("Check the connection string (-d) and that the server accepts connections")
+        };
+        let client = match &self.tls {
+            Some(tls) if host.uses_tls() => {
+                let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
+                tokio::spawn(drive(connection));
+                client
+            }
+            _ => {
+                let (client, connection) =
+                    config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
+                tokio::spawn(drive(connection));
+                client
+            }
+        };
+        client.batch_execute(PINNED_LATER).await?;
+        let row = client
+            .query_one(
+                "SELECT pg_catalog.pg_backend_pid(), \
+                 pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
+                 pg_catalog.current_setting('server_encoding')",
+                &[],
+            )
+            .await?;
+        let session =
+            Session { client, pid: row.get(0), version: row.get(1), role: role.to_owned() };
+        if session.version >= 170_000 {
+            session.batch("SET transaction_timeout = 0").await?;
+        }
+        if row.get::<_, &str>(2) == "SQL_ASCII" {
+            // Otherwise the server would refuse key bytes that are no UTF-8.
+            session.batch("SET client_encoding = 'SQL_ASCII'").await?;
+        }
+        Ok(session)
+    }
+}
+
+/// The session's name in `pg_stat_activity`.
+pub fn application_name(role: &str) -> String {
+    format!("pgwraith/{role}")
+}
+
+fn start_options(own: Option<&str>) -> String {
+    let pinned = PINNED_AT_START.iter().map(|(name, value)| format!("-c {name}={value}"));
+    own.map(str::to_owned).into_iter().chain(pinned).collect::<Vec<_>>().join(" ")
+}
+
+async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    // The client sees a closed connection at its next call; here it only needs a trace.
+    if let Err(e) = connection.await {
+        tracing::debug!("a session ended: {e}");
+    }
+}
+
+/// One SQL session. Dropping it closes the connection, and the server rolls back what was open.
+pub struct Session {
+    client: Client,
+    pid: i32,
+    version: i32,
+    role: String,
+}
+
+impl Session {
+    /// The backend's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// `server_version_num`.
+    pub fn version(&self) -> i32 {
+        self.version
+    }
+
+    /// Whether the connection is gone.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Runs statements without parameters.
+    pub async fn batch(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(&self.tag(sql)).await.map_err(Error::from)
+    }
+
+    /// Runs statements without parameters and returns the last result's rows as text.
+    pub async fn simple(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let mut rows = Vec::new();
+        for message in self.client.simple_query(&self.tag(sql)).await? {
+            match message {
+                SimpleQueryMessage::Row(row) => rows
+                    .push((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+                SimpleQueryMessage::RowDescription(_) => rows.clear(),
+                _ => {}
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Runs one statement and returns its rows.
+    pub async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        self.client.query(&self.tag(sql), params).await.map_err(Error::from)
+    }
+
+    /// Runs one statement that returns exactly one row.
+    pub async fn one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        self.client.query_one(&self.tag(sql), params).await.map_err(Error::from)
+    }
+
+    /// Runs one statement that returns at most one row.
+    pub async fn maybe(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>> {
+        self.client.query_opt(&self.tag(sql), params).await.map_err(Error::from)
+    }
+
+    /// Runs one statement and returns the number of rows it touched.
+    pub async fn execute(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        self.client.execute(&self.tag(sql), params).await.map_err(Error::from)
+    }
+
+    /// Prepares a statement once for many runs.
+    pub async fn prepare(&self, sql: &str) -> Result<Statement> {
+        self.client.prepare(&self.tag(sql)).await.map_err(Error::from)
+    }
+
+    /// Runs a prepared statement and returns its rows.
+    pub async fn run(
+        &self,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>> {
+        self.client.query(statement, params).await.map_err(Error::from)
+    }
+
+    /// Runs a prepared statement and returns the number of rows it touched.
+    pub async fn run_count(
+        &self,
+        statement: &Statement,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64> {
+        self.client.execute(statement, params).await.map_err(Error::from)
+    }
+
+    /// Gives up what the session is doing: rolls back, ignoring that nothing may be open.
+    pub async fn rollback(&self) {
+        if let Err(e) = self.batch("ROLLBACK").await {
+            tracing::debug!("rollback: {e}");
+        }
+    }
+
+    /// From here on, every object belongs to `role`, and data is read and written as `role`.
+    pub async fn set_role(&self, role: &str) -> Result<()> {
+        self.batch(&format!("SET SESSION ROLE {}", super::quote_ident(role))).await
+    }
+
+    /// Pins one setting for the session.
+    pub async fn set(&self, name: &str, value: &str) -> Result<()> {
+        self.batch(&format!("SET {} = {}", super::quote_ident(name), quote_literal(value))).await
+    }
+
+    /// Every statement says who sent it and for what.
+    fn tag(&self, sql: &str) -> String {
+        format!("/* pgwraith {} */ {sql}", self.role.replace('*', ""))
+    }
+}

@@ -1,0 +1,99 @@
+//! CREATE TABLE from the model.
+
+use crate::catalog::{Column, Sequence, Table};
+use crate::pg::{QualifiedName, quote_ident};
+
+/// What of the model goes into CREATE TABLE.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A faithful copy, to try a change on.
+    Clone,
+    /// The table that rows are copied into.
+    Shadow,
+}
+
+/// The shadow: columns, NOT NULL and validated CHECKs, no index and no other constraint. Identity is
+/// BY DEFAULT until cutover, so that copied values can be written.
+pub fn create_table(target: &Table, name: &QualifiedName) -> String {
+    render(target, name, Purpose::Shadow)
+}
+
+/// An empty copy of the table with everything the model knows, its indexes and constraints under
+/// their own names (so `name` must be in another schema).
+pub fn clone_statements(table: &Table, name: &QualifiedName) -> Vec<String> {
+    let mut out = vec![render(table, name, Purpose::Clone)];
+    for index in super::index_plans(table, name, |own| own.to_owned()) {
+        out.push(index.create);
+        out.extend(index.attach);
+    }
+    out.extend(not_valid_checks(table, name));
+    out.extend(super::replica_identity(table, name, |own| own.to_owned()));
+    out
+}
+
+/// Adds the CHECKs that are NOT VALID, as such.
+pub(super) fn not_valid_checks(table: &Table, name: &QualifiedName) -> Vec<String> {
+    let checks = table.constraints.iter().filter(|c| c.kind == 'c' && !c.validated);
+    checks
+        .map(|c| {
+            format!("ALTER TABLE {name} ADD CONSTRAINT {} {}", quote_ident(&c.name), c.definition)
+        })
+        .collect()
+}
+
+fn render(table: &Table, name: &QualifiedName, purpose: Purpose) -> String {
+    let mut parts: Vec<String> =
+        table.columns.iter().map(|c| render_column(table, c, purpose)).collect();
+    for check in table.constraints.iter().filter(|c| c.kind == 'c' && c.validated) {
+        parts.push(format!("CONSTRAINT {} {}", quote_ident(&check.name), check.definition));
+    }
+    let mut sql = format!("CREATE TABLE {name} (\n  {}\n)", parts.join(",\n  "));
+    if let Some(am) = &table.access_method {
+        sql.push_str(&format!(" USING {}", quote_ident(am)));
+    }
+    if let Some(tablespace) = &table.tablespace {
+        sql.push_str(&format!(" TABLESPACE {}", quote_ident(tablespace)));
+    }
+    sql
+}
+
+fn render_column(table: &Table, column: &Column, purpose: Purpose) -> String {
+    let mut sql = format!("{} {}", quote_ident(&column.name), column.type_sql);
+    if let Some(collation) = &column.collation {
+        sql.push_str(&format!(" COLLATE {collation}"));
+    }
+    if column.not_null {
+        if let Some(name) = &column.not_null_name {
+            sql.push_str(&format!(" CONSTRAINT {}", quote_ident(name)));
+        }
+        sql.push_str(" NOT NULL");
+    }
+    if !column.identity.is_empty() {
+        let always = column.identity == "a" && purpose == Purpose::Clone;
+        let kind = if always { "ALWAYS" } else { "BY DEFAULT" };
+        sql.push_str(&format!(" GENERATED {kind} AS IDENTITY"));
+        let sequence = table.sequences.iter().find(|s| s.identity && s.attnum == column.attnum);
+        if let Some(sequence) = sequence {
+            sql.push_str(&format!(" ({})", sequence_options(sequence)));
+        }
+    } else if let Some(default) = &column.default {
+        match column.generated.as_str() {
+            "s" => sql.push_str(&format!(" GENERATED ALWAYS AS ({default}) STORED")),
+            "v" => sql.push_str(&format!(" GENERATED ALWAYS AS ({default}) VIRTUAL")),
+            _ => sql.push_str(&format!(" DEFAULT {default}")),
+        }
+    }
+    sql
+}
+
+fn sequence_options(s: &Sequence) -> String {
+    format!(
+        "START WITH {} INCREMENT BY {} MINVALUE {} MAXVALUE {} CACHE {} {}",
+        s.start,
+        s.increment,
+        s.min,
+        s.max,
+        s.cache,
+        if s.cycle { "CYCLE" } else { "NO CYCLE" }
+    )
+}

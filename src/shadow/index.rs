@@ -1,0 +1,97 @@
+//! The shadow's indexes: which, under which names, in which order.
+
+use crate::catalog::{Index, Table};
+use crate::change::KeyColumn;
+use crate::pg::{QualifiedName, quote_ident};
+
+/// One index to build.
+#[derive(Debug, Clone)]
+pub struct IndexPlan {
+    /// Its name after the swap.
+    pub name: String,
+    /// Its name until then.
+    pub temporary: String,
+    /// CREATE INDEX.
+    pub create: String,
+    /// Makes it a constraint, where it is one.
+    pub attach: Option<String>,
+    /// None is the database's default; set as `default_tablespace` while it is built.
+    pub tablespace: Option<String>,
+    pub unique: bool,
+    /// Its key columns as SQL, for naming rows that violate it.
+    pub expressions: Vec<String>,
+}
+
+/// A plan for every index of `target`, to be built on `table` under the name `rename` gives.
+pub fn index_plans(
+    target: &Table,
+    table: &QualifiedName,
+    mut rename: impl FnMut(&str) -> String,
+) -> Vec<IndexPlan> {
+    target
+        .indexes
+        .iter()
+        .map(|index| {
+            let temporary = rename(&index.name);
+            let quoted = quote_ident(&temporary);
+            let unique = if index.unique { "UNIQUE " } else { "" };
+            IndexPlan {
+                name: index.name.clone(),
+                create: format!("CREATE {unique}INDEX {quoted} ON {table} {}", index.definition),
+                attach: attach(target, index, table, &quoted),
+                tablespace: index.tablespace.clone(),
+                unique: index.unique,
+                expressions: index.expressions.clone(),
+                temporary,
+            }
+        })
+        .collect()
+}
+
+fn attach(target: &Table, index: &Index, table: &QualifiedName, quoted: &str) -> Option<String> {
+    let constraint = target.constraint_of(index)?;
+    let kind = match constraint.kind {
+        'p' => "PRIMARY KEY",
+        'u' => "UNIQUE",
+        _ => return None,
+    };
+    let deferrable = match (constraint.deferrable, constraint.deferred) {
+        (false, _) => "",
+        (true, false) => " DEFERRABLE",
+        (true, true) => " DEFERRABLE INITIALLY DEFERRED",
+    };
+    Some(format!("ALTER TABLE {table} ADD CONSTRAINT {quoted} {kind} USING INDEX {quoted}{deferrable}"))
+}
+
+/// The unique index of `target` on exactly the mapped key's columns.
+pub fn key_index<'a>(target: &'a Table, key: &[KeyColumn]) -> Option<&'a Index> {
+    let mut wanted: Vec<i16> = key
+        .iter()
+        .map(|k| target.column_named(&k.target).map(|c| c.attnum))
+        .collect::<Option<_>>()?;
+    wanted.sort_unstable();
+    let fits = |index: &&Index| {
+        let mut has = index.attnums.clone();
+        has.sort_unstable();
+        has == wanted
+    };
+    let usable = |i: &&Index| i.unique && i.immediate && i.valid && !i.partial && i.plain_key;
+    target.indexes.iter().filter(usable).find(fits)
+}
+
+/// Gives `table` the replica identity of `target`, where it is not the default.
+pub fn replica_identity(
+    target: &Table,
+    table: &QualifiedName,
+    mut rename: impl FnMut(&str) -> String,
+) -> Option<String> {
+    match target.replica_identity {
+        'f' => Some(format!("ALTER TABLE {table} REPLICA IDENTITY FULL")),
+        'n' => Some(format!("ALTER TABLE {table} REPLICA IDENTITY NOTHING")),
+        'i' => target.indexes.iter().find(|i| i.replica_identity).map(|i| {
+            let name = quote_ident(&rename(&i.name));
+            format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {name}")
+        }),
+        _ => None,
+    }
+}
