@@ -5,6 +5,8 @@
 //! certificate of X.509 version 1 cannot be verified (it can be used with `require` and below).
 
 mod client;
+#[cfg(test)]
+mod handshake_tests;
 mod public_key;
 mod verifier;
 

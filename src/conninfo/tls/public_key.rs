@@ -46,3 +46,41 @@ fn bounds(der: &[u8]) -> Option<(usize, usize)> {
     let length = der.get(2..header)?.iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
     Some((header, header + length))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+    use super::*;
+
+    const CERTIFICATES: [&[u8]; 2] =
+        [include_bytes!("testdata/server.crt"), include_bytes!("testdata/version1.crt")];
+
+    #[test]
+    fn the_key_is_found_in_every_version() {
+        for pem in CERTIFICATES {
+            let der = CertificateDer::from_pem_slice(pem).unwrap();
+            // A P-256 key: 26 bytes of header, an uncompressed point.
+            let key = subject_public_key_info(&der).unwrap();
+            assert_eq!((key.len(), key[26]), (91, 4));
+            for end in 0..der.len() {
+                assert_eq!(subject_public_key_info(&der[..end]), None, "{end}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>(), at in 0usize..400, byte: u8) {
+            let _ = subject_public_key_info(&bytes);
+            for pem in CERTIFICATES {
+                let mut der = CertificateDer::from_pem_slice(pem).unwrap().to_vec();
+                let at = at % der.len();
+                der[at] = byte;
+                let _ = subject_public_key_info(&der);
+            }
+        }
+    }
+}
