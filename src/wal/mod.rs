@@ -1,1 +1,4 @@
-
+mod cursor;
+pub mod decode;
+pub mod frame;
+pub mod xid;
