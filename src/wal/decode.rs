@@ -283,4 +283,6 @@ fn logical(cursor: &mut Cursor) -> Result<Message> {
 }
 
 #[cfg(test)]
+mod generate;
+#[cfg(test)]
 mod tests;

@@ -135,13 +135,19 @@ async fn negotiate_tls(
         b'S' => {
             let connector = TlsConnector::from(Arc::clone(config));
             let tls = connector.connect(server_name(host, addr)?, socket).await;
-            Ok(Box::new(tls.map_err(|e| Error::failed(format!("TLS failed: {e}")).source(e))?))
+            Ok(Box::new(tls.map_err(tls_failed)?))
         }
         b'N' => plain(endpoint, socket, "the server does not offer it"),
         other => Err(Error::failed(format!(
             "the server answered the request for TLS with {other:#04x} instead of 'S' or 'N'"
         ))),
     }
+}
+
+/// A certificate that is refused is not a lost connection: trying again does not help.
+fn tls_failed(e: std::io::Error) -> Error {
+    let error = Error::failed(format!("TLS failed: {e}"));
+    if e.kind() == std::io::ErrorKind::InvalidData { error } else { error.source(e) }
 }
 
 fn plain(endpoint: &Endpoint, socket: TcpStream, why: &str) -> Result<Box<dyn Io>> {

@@ -12,7 +12,8 @@ use crate::pg::Lsn;
 /// What one CopyData message holds. Times are microseconds since 2000-01-01.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// One message of the output plugin, for [`super::decode::decode`].
+    /// One message of the output plugin, for [`decode`](fn@super::decode). A logical walsender
+    /// gives the same position twice: that of the change, or of the commit it belongs to.
     XLogData { wal_start: Lsn, wal_end: Lsn, send_time: i64, data: Bytes },
     /// Everything up to `wal_end` that concerns us has been sent. Where the server asks for a
     /// reply it will soon believe us dead without one.

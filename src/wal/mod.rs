@@ -17,8 +17,8 @@
 //! was sent: the slot's position moves only by [`ReplicationStream::status_update`], to where the
 //! receiver says that everything is safe, and after a break the stream starts there again.
 //!
-//! The way of a byte: [`endpoint`] gets a connection, [`startup`] an authenticated session
-//! ([`ReplicationConn`]), [`slot`] speaks the commands, [`channel`] cuts messages, [`frame`] reads
+//! The way of a byte: `endpoint` gets a connection, `startup` an authenticated session
+//! ([`ReplicationConn`]), `slot` speaks the commands, `channel` cuts messages, [`frame`] reads
 //! what they say about the log and [`mod@decode`] the changes inside. The last two are pure, and no
 //! bytes make them panic.
 

@@ -32,7 +32,8 @@ pub enum OriginFilter {
 #[derive(Debug, Clone, Copy)]
 pub struct StreamOptions<'a> {
     pub slot: &'a str,
-    /// Commits that end before it are left out; the slot's own position counts where it is later.
+    /// Transactions committed before it are left out; the slot's own position counts where it is
+    /// later.
     pub start: Lsn,
     pub publications: &'a [&'a str],
     /// Values in the types' binary form instead of text.

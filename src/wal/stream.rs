@@ -21,6 +21,10 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// The server ends a stream it hears nothing from for `wal_sender_timeout`; whoever wants to know
 /// whether the server is still there asks by `status_update(…, reply: true)`: it answers at once.
+///
+/// A server that is told to shut down waits until the receiver has confirmed all of the log as
+/// *flushed*, without limit, while keepalives that ask for a reply go on. A receiver that keeps its
+/// position back must end the stream when its other connections tell of the shutdown (57P01).
 pub struct ReplicationStream {
     channel: Channel,
     pid: i32,
@@ -37,7 +41,7 @@ impl ReplicationStream {
     }
 
     /// The next frame; `None` when the server ended the stream in good order because it shuts
-    /// down. Cancel safe.
+    /// down, everything having been confirmed. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<Frame>> {
         match self.channel.receive().await? {
             Inbound::Backend(Message::CopyData(body)) => {

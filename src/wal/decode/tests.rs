@@ -1,197 +1,8 @@
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::generate::{any_message, encode};
 use super::*;
-
-/// The inverse of [`decode`], after the same documentation.
-fn encode(message: &Message) -> Bytes {
-    let mut out = BytesMut::new();
-    match message {
-        Message::Begin { final_lsn, xid, commit_time } => {
-            out.put_u8(b'B');
-            out.put_u64(final_lsn.0);
-            out.put_i64(*commit_time);
-            out.put_u32(*xid);
-        }
-        Message::Commit { commit_lsn, end_lsn, commit_time } => {
-            out.put_slice(b"C\0");
-            out.put_u64(commit_lsn.0);
-            out.put_u64(end_lsn.0);
-            out.put_i64(*commit_time);
-        }
-        Message::Origin { commit_lsn, name } => {
-            out.put_u8(b'O');
-            out.put_u64(commit_lsn.0);
-            put_cstr(&mut out, name);
-        }
-        Message::Relation(relation) => put_relation(&mut out, relation),
-        Message::Type { oid, schema, name } => {
-            out.put_u8(b'Y');
-            out.put_u32(*oid);
-            put_cstr(&mut out, schema);
-            put_cstr(&mut out, name);
-        }
-        Message::Insert { relation, new } => {
-            out.put_u8(b'I');
-            out.put_u32(*relation);
-            put_tuple(&mut out, b'N', new);
-        }
-        Message::Update { relation, old, new } => {
-            out.put_u8(b'U');
-            out.put_u32(*relation);
-            if let Some(old) = old {
-                put_old(&mut out, old);
-            }
-            put_tuple(&mut out, b'N', new);
-        }
-        Message::Delete { relation, old } => {
-            out.put_u8(b'D');
-            out.put_u32(*relation);
-            put_old(&mut out, old);
-        }
-        Message::Truncate { relations, cascade, restart_identity } => {
-            out.put_u8(b'T');
-            out.put_u32(relations.len() as u32);
-            out.put_u8(u8::from(*cascade) | u8::from(*restart_identity) << 1);
-            relations.iter().for_each(|oid| out.put_u32(*oid));
-        }
-        Message::Logical { transactional, lsn, prefix, content } => {
-            out.put_u8(b'M');
-            out.put_u8((*transactional).into());
-            out.put_u64(lsn.0);
-            put_cstr(&mut out, prefix);
-            put_counted(&mut out, content);
-        }
-    }
-    out.freeze()
-}
-
-fn put_cstr(out: &mut BytesMut, text: &[u8]) {
-    out.put_slice(text);
-    out.put_u8(0);
-}
-
-fn put_counted(out: &mut BytesMut, content: &[u8]) {
-    out.put_u32(content.len() as u32);
-    out.put_slice(content);
-}
-
-fn put_relation(out: &mut BytesMut, relation: &Relation) {
-    out.put_u8(b'R');
-    out.put_u32(relation.oid);
-    put_cstr(out, &relation.schema);
-    put_cstr(out, &relation.name);
-    out.put_u8(relation.replica_identity);
-    out.put_u16(relation.columns.len() as u16);
-    for column in &relation.columns {
-        out.put_u8(column.is_key.into());
-        put_cstr(out, &column.name);
-        out.put_u32(column.type_oid);
-        out.put_i32(column.type_modifier);
-    }
-}
-
-fn put_old(out: &mut BytesMut, old: &OldTuple) {
-    let kind = match old.kind {
-        OldKind::Key => b'K',
-        OldKind::Full => b'O',
-    };
-    put_tuple(out, kind, &old.tuple);
-}
-
-fn put_tuple(out: &mut BytesMut, kind: u8, tuple: &Tuple) {
-    out.put_u8(kind);
-    out.put_u16(tuple.len() as u16);
-    for value in tuple {
-        match value {
-            Value::Null => out.put_u8(b'n'),
-            Value::Unchanged => out.put_u8(b'u'),
-            Value::Text(text) => {
-                out.put_u8(b't');
-                put_counted(out, text);
-            }
-            Value::Binary(binary) => {
-                out.put_u8(b'b');
-                put_counted(out, binary);
-            }
-        }
-    }
-}
-
-fn any_bytes() -> impl Strategy<Value = Bytes> {
-    prop::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from)
-}
-
-fn any_name() -> impl Strategy<Value = Bytes> {
-    prop::collection::vec(1..=u8::MAX, 0..20).prop_map(Bytes::from)
-}
-
-fn any_lsn() -> impl Strategy<Value = Lsn> {
-    any::<u64>().prop_map(Lsn)
-}
-
-fn any_tuple() -> impl Strategy<Value = Tuple> {
-    let value = prop_oneof![
-        Just(Value::Null),
-        Just(Value::Unchanged),
-        any_bytes().prop_map(Value::Text),
-        any_bytes().prop_map(Value::Binary),
-    ];
-    prop::collection::vec(value, 0..6)
-}
-
-fn any_old() -> impl Strategy<Value = OldTuple> {
-    (prop_oneof![Just(OldKind::Key), Just(OldKind::Full)], any_tuple())
-        .prop_map(|(kind, tuple)| OldTuple { kind, tuple })
-}
-
-fn any_relation() -> impl Strategy<Value = Relation> {
-    let column = (any::<bool>(), any_name(), any::<u32>(), any::<i32>()).prop_map(
-        |(is_key, name, type_oid, type_modifier)| Column { is_key, name, type_oid, type_modifier },
-    );
-    let columns = prop::collection::vec(column, 0..5);
-    (any::<u32>(), any_name(), any_name(), any::<u8>(), columns).prop_map(
-        |(oid, schema, name, replica_identity, columns)| Relation {
-            oid,
-            schema,
-            name,
-            replica_identity,
-            columns,
-        },
-    )
-}
-
-fn any_message() -> impl Strategy<Value = Message> {
-    prop_oneof![
-        (any_lsn(), any::<u32>(), any::<i64>()).prop_map(|(final_lsn, xid, commit_time)| {
-            Message::Begin { final_lsn, xid, commit_time }
-        }),
-        (any_lsn(), any_lsn(), any::<i64>()).prop_map(|(commit_lsn, end_lsn, commit_time)| {
-            Message::Commit { commit_lsn, end_lsn, commit_time }
-        }),
-        (any_lsn(), any_name()).prop_map(|(commit_lsn, name)| Message::Origin { commit_lsn, name }),
-        any_relation().prop_map(Message::Relation),
-        (any::<u32>(), any_name(), any_name()).prop_map(|(oid, schema, name)| Message::Type {
-            oid,
-            schema,
-            name
-        }),
-        (any::<u32>(), any_tuple()).prop_map(|(relation, new)| Message::Insert { relation, new }),
-        (any::<u32>(), prop::option::of(any_old()), any_tuple())
-            .prop_map(|(relation, old, new)| Message::Update { relation, old, new }),
-        (any::<u32>(), any_old()).prop_map(|(relation, old)| Message::Delete { relation, old }),
-        (prop::collection::vec(any::<u32>(), 0..5), any::<bool>(), any::<bool>()).prop_map(
-            |(relations, cascade, restart_identity)| {
-                Message::Truncate { relations, cascade, restart_identity }
-            }
-        ),
-        (any::<bool>(), any_lsn(), any_name(), any_bytes()).prop_map(
-            |(transactional, lsn, prefix, content)| {
-                Message::Logical { transactional, lsn, prefix, content }
-            }
-        ),
-    ]
-}
 
 proptest! {
     #[test]
@@ -346,4 +157,65 @@ fn lies_are_errors_that_name_their_place() {
 fn an_error_reads_well() {
     let e = decode(Bytes::from_static(b"C\x01")).unwrap_err();
     assert_eq!(e.to_string(), "malformed Commit message: expected flags, none set at byte 1 of 2");
+}
+
+/// What PostgreSQL 15 sent for `BEGIN; INSERT; UPDATE v; UPDATE id; DELETE; INSERT INTO t2;
+/// UPDATE t2; pg_logical_emit_message(true, 'fence', 'hello'); COMMIT`, then a message without a
+/// transaction, `TRUNCATE … RESTART IDENTITY CASCADE`, and a transaction with an origin. `t2` has
+/// REPLICA IDENTITY FULL, values are binary.
+const RECORDED: [&str; 18] = [
+    "4200000000015310d0000303efa723398c000002d7",
+    "59000040057075626c6963006d6f6f6400",
+    "52000040097075626c69630074006400040169640000000014ffffffff00760000000019ffffffff006e0000\
+     0006a4ffffffff006d0000004005ffffffff",
+    "49000040094e000462000000080000000000000001620000000178620000000c0002000000000002000113886200\
+     00000162",
+    "55000040094e0004620000000800000000000000016e620000000c000200000000000200011388620000000162",
+    "55000040094b0004620000000800000000000000016e6e6e4e0004620000000800000000000000026e620000000c\
+     000200000000000200011388620000000162",
+    "44000040094b0004620000000800000000000000026e6e6e",
+    "52000040107075626c6963007432006600010169640000000017ffffffff",
+    "49000040104e0001620000000400000007",
+    "55000040104f00016200000004000000074e0001620000000400000008",
+    "4d0100000000015310d066656e6365000000000568656c6c6f",
+    "430000000000015310d00000000001531100000303efa723398c",
+    "4d0000000000015311386e7400000000037a7a7a",
+    "420000000001532268000303efa72341a3000002d8",
+    "5400000002030000400900004010",
+    "4f00000000000000996f3100",
+    "49000040104e0001620000000400000009",
+    "4300000000000153275000000000015327b8000303efa723450a",
+];
+
+fn recorded() -> impl Iterator<Item = Bytes> {
+    RECORDED.iter().map(|hex| {
+        (0..hex.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+            .collect()
+    })
+}
+
+#[test]
+fn what_a_server_sent_is_read_and_made_again_to_the_byte() {
+    for bytes in recorded() {
+        assert_eq!(encode(&decode(bytes.clone()).unwrap()), bytes);
+    }
+    let messages: Vec<Message> = recorded().map(|bytes| decode(bytes).unwrap()).collect();
+    let key = |id: u8| Value::Binary(Bytes::from(vec![0, 0, 0, 0, 0, 0, 0, id]));
+    let Message::Update { old: Some(old), new, .. } = &messages[5] else { panic!() };
+    assert_eq!((old.kind, &old.tuple[0], &new[0]), (OldKind::Key, &key(1), &key(2)));
+    let Message::Update { old: Some(old), .. } = &messages[9] else { panic!() };
+    assert_eq!(old.kind, OldKind::Full);
+    assert!(matches!(messages[0], Message::Begin { xid: 727, final_lsn: Lsn(0x15310d0), .. }));
+    assert!(matches!(&messages[15], Message::Origin { commit_lsn: Lsn(0x99), .. }));
+}
+
+#[test]
+fn what_a_server_sent_is_an_error_when_cut_anywhere() {
+    for bytes in recorded() {
+        for end in 0..bytes.len() {
+            assert!(decode(bytes.slice(..end)).is_err(), "{bytes:?} cut at {end}");
+        }
+    }
 }
