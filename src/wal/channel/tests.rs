@@ -12,6 +12,7 @@ use crate::wal::stream::ReplicationStream;
 use crate::wal::{Address, Endpoint, startup};
 
 const MOMENT: Duration = Duration::from_millis(20);
+const LONG: Duration = Duration::from_secs(5);
 
 /// A stream and the server's end of it, whose buffers hold `bytes` each way.
 fn stream(bytes: usize) -> (ReplicationStream, DuplexStream) {
@@ -70,7 +71,8 @@ async fn a_status_abandoned_half_way_goes_out_whole_and_once() {
         server.read_exact(&mut sent).await.unwrap();
         server.write_all(&keepalive(9)).await.unwrap();
     };
-    let (frame, ()) = tokio::join!(stream.next(), read);
+    let both = async { tokio::join!(stream.next(), read) };
+    let (frame, ()) = timeout(LONG, both).await.expect("the rest was never sent");
     assert_eq!(end_of(frame.unwrap()), 9);
     assert_eq!(&sent[..14], b"d\0\0\0\x26r\0\0\0\0\0\0\0\x01");
 
