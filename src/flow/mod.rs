@@ -19,6 +19,7 @@ pub mod keeper;
 pub mod key;
 pub mod sql;
 pub mod sync;
+pub mod truncate;
 pub mod verify;
 pub mod write;
 

@@ -26,7 +26,7 @@ impl Flow {
         )
     }
 
-    /// The projection of a range, for finding the rows it fails on. Nothing is written.
+    /// The number of rows in a range.
     pub fn count_range(&self, bounds: Bounds) -> String {
         let range = where_all([self.source_range(bounds, 0)]);
         format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.name)
@@ -41,6 +41,18 @@ impl Flow {
             "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${offset} LIMIT 1",
             self.captured.name,
             where_all([self.source_range(Bounds { lower, upper: false }, 0)])
+        )
+    }
+
+    /// The key in the middle of a range: parameters are the bounds, then the rows before it.
+    pub fn key_in_range(&self, bounds: Bounds) -> String {
+        let key = self.source_key("s");
+        let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
+        format!(
+            "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${} LIMIT 1",
+            self.captured.name,
+            where_all([self.source_range(bounds, 0)]),
+            sides * self.key.len() + 1
         )
     }
 

@@ -8,8 +8,9 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::name::quote_literal;
-use crate::conninfo::{ConnInfo, Host, tls};
+use crate::conninfo::{self, ConnInfo, Host, UseTls};
 use crate::error::{Error, Result};
+use crate::wal::{self, Endpoint, ReplicationConn};
 
 /// Pinned at connection start, where they override `ALTER ROLE … SET` and `ALTER DATABASE … SET`
 /// before the first statement runs. `search_path` is pinned afterwards ([`PINNED_LATER`]) so that
@@ -40,16 +41,12 @@ const PINNED_LATER: &str =
 #[derive(Clone)]
 pub struct Connector {
     info: Arc<ConnInfo>,
-    tls: Option<MakeRustlsConnect>,
 }
 
 impl Connector {
-    /// Prepares TLS; opens nothing yet.
-    pub fn new(info: ConnInfo) -> Result<Self> {
-        let tls = tls::client_config(&info.ssl)?.map(|config| {
-            MakeRustlsConnect::new(Arc::unwrap_or_clone(config))
-        });
-        Ok(Connector { info: Arc::new(info), tls })
+    /// Opens nothing yet.
+    pub fn new(info: ConnInfo) -> Self {
+        Connector { info: Arc::new(info) }
     }
 
     /// Where the sessions go.
@@ -61,16 +58,18 @@ impl Connector {
     pub async fn session(&self, role: &str) -> Result<Session> {
         let mut last = None;
         for host in &self.info.hosts {
-            match self.open(host, role).await {
-                Ok(session) => return Ok(session),
-                Err(e) => last = Some(e),
+            for &tls in self.info.attempts(host) {
+                match self.client(host, tls, role).await {
+                    Ok(client) => return settle(client, role).await,
+                    Err(e) => last = Some(e),
+                }
             }
         }
         Err(last.unwrap_or_else(|| Error::usage("the connection string names no host")))
     }
 
-    async fn open(&self, host: &Host, role: &str) -> Result<Session> {
-        let mut config = self.info.pg_config(host);
+    async fn client(&self, host: &Host, tls: UseTls, role: &str) -> Result<Client> {
+        let mut config = self.info.pg_config(host, tls);
         config.application_name(application_name(role));
         config.options(start_options(self.info.options.as_deref()));
         let refused = |e: tokio_postgres::Error| {
@@ -78,39 +77,96 @@ impl Connector {
                 .context(format!("cannot connect to {}", self.info.display()))
                 .next("Check the connection string (-d) and that the server accepts connections")
         };
-        let client = match &self.tls {
-            Some(tls) if host.uses_tls() => {
-                let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
+        match self.info.tls(host)? {
+            Some(config_tls) if tls != UseTls::Never => {
+                let tls = MakeRustlsConnect::new(Arc::unwrap_or_clone(config_tls));
+                let (client, connection) = config.connect(tls).await.map_err(refused)?;
                 tokio::spawn(drive(connection));
-                client
+                Ok(client)
             }
             _ => {
                 let (client, connection) =
                     config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
                 tokio::spawn(drive(connection));
-                client
+                Ok(client)
             }
-        };
-        client.batch_execute(PINNED_LATER).await?;
-        let row = client
-            .query_one(
-                "SELECT pg_catalog.pg_backend_pid(), \
-                 pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
-                 pg_catalog.current_setting('server_encoding')",
-                &[],
-            )
-            .await?;
-        let session =
-            Session { client, pid: row.get(0), version: row.get(1), role: role.to_owned() };
-        if session.version >= 170_000 {
-            session.batch("SET transaction_timeout = 0").await?;
         }
-        if row.get::<_, &str>(2) == "SQL_ASCII" {
-            // Otherwise the server would refuse key bytes that are no UTF-8.
-            session.batch("SET client_encoding = 'SQL_ASCII'").await?;
-        }
-        Ok(session)
     }
+
+    /// Opens a replication connection, with the walsender's own settings pinned.
+    pub async fn replication(&self, role: &str, server_encoding: &str) -> Result<ReplicationConn> {
+        let name = application_name(role);
+        let options = start_options(None);
+        let parameters = [
+            ("application_name", name.as_str()),
+            ("client_encoding", client_encoding(server_encoding)),
+            ("options", options.as_str()),
+        ];
+        let mut last = None;
+        for host in &self.info.hosts {
+            for &tls in self.info.attempts(host) {
+                match ReplicationConn::connect(&self.endpoint(host, tls)?, &parameters).await {
+                    Ok(conn) => return Ok(conn),
+                    Err(e) => last = Some(e),
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::usage("the connection string names no host")))
+    }
+
+    fn endpoint(&self, host: &Host, tls: UseTls) -> Result<Endpoint> {
+        let address = match (&host.address, host.socket_path()) {
+            (_, Some(path)) => wal::Address::Unix { path },
+            (conninfo::Address::Tcp { name, addr }, None) => {
+                wal::Address::Tcp { host: name.clone(), addr: *addr, port: host.port }
+            }
+            (conninfo::Address::Unix(dir), None) => wal::Address::Unix { path: dir.clone() },
+        };
+        Ok(Endpoint {
+            address,
+            user: self.info.user.clone(),
+            password: host.password.as_ref().map(|p| p.reveal().to_owned()),
+            dbname: self.info.dbname.clone(),
+            tls: if tls == UseTls::Never { None } else { self.info.tls(host)? },
+            tls_required: tls == UseTls::Always,
+            connect_timeout: self.info.connect_timeout,
+        })
+    }
+}
+
+/// Pins what could not be pinned at the start, and asks who the server is.
+async fn settle(client: Client, role: &str) -> Result<Session> {
+    client.batch_execute(PINNED_LATER).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_catalog.pg_backend_pid(), \
+             pg_catalog.current_setting('server_version_num')::pg_catalog.int4, \
+             pg_catalog.current_setting('server_encoding')",
+            &[],
+        )
+        .await?;
+    let encoding: String = row.get(2);
+    let session = Session {
+        client,
+        pid: row.get(0),
+        version: row.get(1),
+        encoding: encoding.clone(),
+        role: role.to_owned(),
+    };
+    if session.version >= 170_000 {
+        session.batch("SET transaction_timeout = 0").await?;
+    }
+    if encoding == "SQL_ASCII" {
+        session.set("client_encoding", client_encoding(&encoding)).await?;
+    }
+    Ok(session)
+}
+
+/// The encoding that every connection of ours uses, the walsender's too, so that a text key comes
+/// back to the server as the bytes it left with: UTF-8, which the server converts both ways, or
+/// none at all where the server does not know what its bytes mean.
+fn client_encoding(server_encoding: &str) -> &'static str {
+    if server_encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
 }
 
 /// The session's name in `pg_stat_activity`.
@@ -139,6 +195,7 @@ pub struct Session {
     client: Client,
     pid: i32,
     version: i32,
+    encoding: String,
     role: String,
 }
 
@@ -151,6 +208,11 @@ impl Session {
     /// `server_version_num`.
     pub fn version(&self) -> i32 {
         self.version
+    }
+
+    /// `server_encoding`.
+    pub fn encoding(&self) -> &str {
+        &self.encoding
     }
 
     /// Whether the connection is gone.

@@ -1,0 +1,88 @@
+//! Finds the row that a range fails on, by halving the range.
+
+use tokio_postgres::types::ToSql;
+
+use super::Flow;
+use super::chunk::Range;
+use super::write::{Isolation, Writer};
+use crate::error::Result;
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Raw, Session};
+
+/// The key, as text, of one row in `range` that does not fit the target; None where all fit by now.
+/// Nothing it tries is kept.
+pub async fn blame(
+    session: &Session,
+    flow: &Flow,
+    writer: &Writer,
+    range: &Range,
+) -> Result<Option<String>> {
+    let mut range = range.clone();
+    loop {
+        let rows = count(session, flow, writer, &range).await?;
+        if rows == 0 {
+            return Ok(None);
+        }
+        let Some(middle) = key_at(session, flow, writer, &range, (rows - 1) / 2).await? else {
+            return Ok(None);
+        };
+        let half = Range { upper: Some(middle.clone()), ..range.clone() };
+        match (fits(session, flow, writer, &half).await?, rows) {
+            (false, 1) => return describe(session, flow, &middle).await.map(Some),
+            (true, 1) => return Ok(None),
+            (false, _) => range = half,
+            (true, _) => range = Range { lower: Some(middle), ..range },
+        }
+    }
+}
+
+async fn count(session: &Session, flow: &Flow, writer: &Writer, range: &Range) -> Result<i64> {
+    let rows = read(session, writer, &flow.count_range(range.bounds()), &range.parameters()).await?;
+    Ok(rows.first().map_or(0, |row| row.get(0)))
+}
+
+async fn key_at(
+    session: &Session,
+    flow: &Flow,
+    writer: &Writer,
+    range: &Range,
+    offset: i64,
+) -> Result<Option<Vec<Raw>>> {
+    let mut parameters = range.parameters();
+    parameters.push(&offset);
+    let rows = read(session, writer, &flow.key_in_range(range.bounds()), &parameters).await?;
+    Ok(rows.first().map(|row| (0..flow.key.len()).map(|i| row.get::<_, Raw>(i)).collect()))
+}
+
+async fn fits(session: &Session, flow: &Flow, writer: &Writer, range: &Range) -> Result<bool> {
+    writer.begin(session, Isolation::ReadCommitted).await?;
+    writer.as_owner(session).await?;
+    let tried = session.execute(&flow.copy_range(range.bounds()), &range.parameters()).await;
+    session.rollback().await;
+    match tried {
+        Ok(_) => Ok(true),
+        Err(e) if classify(&e) == Class::RowsDoNotFit => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+async fn describe(session: &Session, flow: &Flow, key: &[Raw]) -> Result<String> {
+    let parameters: Vec<&(dyn ToSql + Sync)> =
+        key.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
+    let text: Vec<String> = session.one(&flow.bound_text(), &parameters).await?.get(0);
+    let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
+    Ok(named.collect::<Vec<_>>().join(", "))
+}
+
+async fn read(
+    session: &Session,
+    writer: &Writer,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<tokio_postgres::Row>> {
+    writer.begin(session, Isolation::ReadCommitted).await?;
+    writer.as_owner(session).await?;
+    let rows = session.query(sql, parameters).await;
+    session.rollback().await;
+    rows
+}

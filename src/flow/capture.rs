@@ -1,0 +1,314 @@
+//! Takes in the stream: marks keys dirty, returns fences, reports how far the slot may advance.
+//!
+//! One task owns the replication stream. It never waits for anybody: where memory for dirty keys
+//! is used up it stops reading, and goes on answering the server.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Flow;
+use super::dirty::DirtySet;
+use super::key::Key;
+use crate::error::{Error, Kind, Result};
+use crate::pg::{Lsn, Session};
+use crate::wal::{Frame, Message, Relation, ReplicationStream, Tuple, Value, XidWidener, decode};
+
+/// The prefix of our messages in the log.
+const FENCE_PREFIX: &str = "pgwraith";
+
+/// How often the server hears from us.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// A server that says nothing for so long, although asked, is gone.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the capture has taken in, shared with those who work it off.
+#[derive(Default)]
+pub struct Tracker {
+    dirty: Mutex<DirtySet>,
+    fences: Mutex<HashMap<String, oneshot::Sender<()>>>,
+    /// Where the slot may advance to: stored in the state before it is set here.
+    confirmed: AtomicU64,
+    /// Counts arrivals: something became dirty, or the position moved.
+    arrived: watch::Sender<u64>,
+    /// Whether stored keys are to be brought back as memory allows (not while rows are copied).
+    reload: AtomicBool,
+    /// Memory was freed.
+    pub freed: Notify,
+    next_fence: AtomicU64,
+}
+
+impl Tracker {
+    /// The dirty keys. Held for moments only, never across an await.
+    pub fn dirty(&self) -> MutexGuard<'_, DirtySet> {
+        // A panic while it was held cannot leave half a change behind that matters: every change is
+        // one call.
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the slot advance. The caller has stored `position` in the state.
+    pub fn confirm(&self, position: Lsn) {
+        self.confirmed.fetch_max(position.0, Ordering::SeqCst);
+    }
+
+    /// Where the slot may advance to.
+    pub fn confirmed(&self) -> Lsn {
+        Lsn(self.confirmed.load(Ordering::SeqCst))
+    }
+
+    /// Wakes whoever waits for something to do.
+    pub fn announce(&self) {
+        self.arrived.send_modify(|n| *n += 1);
+    }
+
+    /// Sees every announcement from now on.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrived.subscribe()
+    }
+
+    /// From now on stored keys are brought back and synced.
+    pub fn start_reloading(&self) {
+        self.reload.store(true, Ordering::SeqCst);
+        self.announce();
+    }
+
+    /// Whether stored keys are brought back.
+    pub fn reloads(&self) -> bool {
+        self.reload.load(Ordering::SeqCst)
+    }
+
+    fn fences(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<()>>> {
+        self.fences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes fences and waits for them.
+///
+/// A fence is a transactional message in a small transaction of its own, committed with
+/// `synchronous_commit = local`: every commit whose record is before it in the log is delivered
+/// before it, and everything a snapshot taken earlier sees has its record before it.
+pub struct Fence {
+    session: Session,
+    tracker: Arc<Tracker>,
+    migration: i64,
+}
+
+impl Fence {
+    /// `session` is used for fences alone.
+    pub fn new(session: Session, tracker: Arc<Tracker>, migration: i64) -> Self {
+        Fence { session, tracker, migration }
+    }
+
+    /// Writes a fence and waits until the stream returns it, no longer than `limit`.
+    pub async fn pass(&self, limit: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        let number = self.tracker.next_fence.fetch_add(1, Ordering::SeqCst);
+        let token = format!("fence {} {} {number}", self.migration, self.session.pid());
+        let (returned, wait) = oneshot::channel();
+        self.tracker.fences().insert(token.clone(), returned);
+        let came_back = timeout(limit, async {
+            let sql = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::pg_catalog.text)";
+            self.session.one(sql, &[&FENCE_PREFIX, &token]).await?;
+            wait.await.map_err(|_| Error::failed("the replication stream ended"))
+        })
+        .await;
+        self.tracker.fences().remove(&token);
+        came_back.unwrap_or_else(|_| {
+            Err(Error::failed(format!(
+                "a message written to the log did not come back within {} ms: logical decoding lags",
+                limit.as_millis()
+            )))
+        })?;
+        Ok(started.elapsed())
+    }
+}
+
+/// Reads the stream until `stop`; ends the stream then. Any other end is an error.
+pub async fn capture(
+    mut stream: ReplicationStream,
+    flow: Arc<Flow>,
+    tracker: Arc<Tracker>,
+    next_xid: u64,
+    most_in_memory: usize,
+    stop: CancellationToken,
+) -> Result<()> {
+    let mut reader = Reader {
+        flow,
+        tracker: tracker.clone(),
+        xids: XidWidener::new(next_xid),
+        relations: HashMap::new(),
+        transaction: None,
+    };
+    let mut status = interval(STATUS_EVERY);
+    status.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    loop {
+        let full = tracker.dirty().in_memory() >= most_in_memory;
+        tokio::select! {
+            biased;
+            _ = stop.cancelled() => break,
+            _ = status.tick() => {
+                let (received, confirmed) = (tracker.dirty().received(), tracker.confirmed());
+                let ask = heard.elapsed() > SILENCE_LIMIT / 4;
+                stream.status_update(received, confirmed, confirmed, ask).await?;
+                if heard.elapsed() > SILENCE_LIMIT && !full {
+                    return Err(Error::failed("the server stopped answering on the replication connection"));
+                }
+            }
+            _ = tracker.freed.notified(), if full => {}
+            frame = stream.next(), if !full => {
+                heard = Instant::now();
+                let Some(frame) = frame? else {
+                    return Err(Error::failed("the server is shutting down and ended the stream"));
+                };
+                if reader.take(frame)? {
+                    let confirmed = tracker.confirmed();
+                    let received = tracker.dirty().received();
+                    stream.status_update(received, confirmed, confirmed, false).await?;
+                }
+            }
+        }
+    }
+    let (received, confirmed) = (tracker.dirty().received(), tracker.confirmed());
+    let _ = stream.status_update(received, confirmed, confirmed, false).await;
+    stream.finish().await;
+    Ok(())
+}
+
+struct Reader {
+    flow: Arc<Flow>,
+    tracker: Arc<Tracker>,
+    xids: XidWidener,
+    /// By relation oid: where the key's columns stand in its tuples.
+    relations: HashMap<u32, Vec<usize>>,
+    transaction: Option<Transaction>,
+}
+
+struct Transaction {
+    xid: u64,
+    /// The position of its commit record.
+    commit: Lsn,
+    fences: Vec<String>,
+}
+
+impl Reader {
+    /// Takes in one frame; true where the server wants an answer.
+    fn take(&mut self, frame: Frame) -> Result<bool> {
+        match frame {
+            Frame::Keepalive { wal_end, reply_requested, .. } => {
+                // Nothing before it is left to send. Our own copy makes gigabytes of log that the
+                // stream skips: without this the slot would hold all of it.
+                if self.transaction.is_none() {
+                    self.tracker.dirty().advance(wal_end);
+                    self.tracker.announce();
+                }
+                Ok(reply_requested)
+            }
+            Frame::XLogData { data, .. } => self.message(decode(data)?).map(|()| false),
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Result<()> {
+        match message {
+            Message::Begin { final_lsn, xid, .. } => {
+                let xid = self.xids.widen(xid);
+                self.transaction = Some(Transaction { xid, commit: final_lsn, fences: Vec::new() });
+            }
+            Message::Commit { end_lsn, .. } => self.commit(end_lsn),
+            Message::Relation(relation) => self.relation(relation)?,
+            Message::Insert { relation, new } => self.mark(relation, &new, None)?,
+            Message::Update { relation, old, new } => {
+                let old = old.map(|o| o.tuple);
+                if let Some(old) = &old {
+                    self.mark(relation, old, None)?;
+                }
+                self.mark(relation, &new, old.as_ref())?;
+            }
+            Message::Delete { relation, old } => self.mark(relation, &old.tuple, None)?,
+            Message::Truncate { relations, .. } => self.truncate(&relations)?,
+            Message::Logical { transactional: true, prefix, content, .. }
+                if prefix == FENCE_PREFIX.as_bytes() =>
+            {
+                if let (Some(t), Ok(token)) =
+                    (&mut self.transaction, String::from_utf8(content.to_vec()))
+                {
+                    t.fences.push(token);
+                }
+            }
+            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Only now may fences return: everything up to this commit is in the dirty set.
+    fn commit(&mut self, end: Lsn) {
+        let Some(transaction) = self.transaction.take() else { return };
+        self.tracker.dirty().advance(end);
+        for token in transaction.fences {
+            if let Some(waiting) = self.tracker.fences().remove(&token) {
+                let _ = waiting.send(());
+            }
+        }
+        self.tracker.announce();
+    }
+
+    fn relation(&mut self, relation: Relation) -> Result<()> {
+        let place = |name: &str| {
+            relation.columns.iter().position(|c| c.name == name.as_bytes()).ok_or_else(|| {
+                Error::new(
+                    Kind::NotResumable,
+                    format!("the stream no longer carries the key column {name:?}"),
+                )
+                .next("Someone changed the table or pgwraith's publication: abort and start again")
+            })
+        };
+        let places = self.flow.key.iter().map(|k| place(&k.source)).collect::<Result<_>>()?;
+        self.relations.insert(relation.oid, places);
+        Ok(())
+    }
+
+    /// Marks the key in `tuple`; a value it does not carry (an unchanged toasted key) is in `old`.
+    fn mark(&mut self, relation: u32, tuple: &Tuple, old: Option<&Tuple>) -> Result<()> {
+        let (transaction, places) = self.place(relation)?;
+        let value = |&place: &usize| match tuple.get(place) {
+            Some(Value::Binary(bytes)) => Some(bytes),
+            Some(Value::Unchanged) => match old.and_then(|o| o.get(place)) {
+                Some(Value::Binary(bytes)) => Some(bytes),
+                _ => None,
+            },
+            _ => None,
+        };
+        let columns: Option<Vec<&Bytes>> = places.iter().map(value).collect();
+        let columns = columns.ok_or_else(|| {
+            Error::new(Kind::NotResumable, "the stream sent a change without its key").next(
+                "Someone changed the table's replica identity or publication: abort and start again",
+            )
+        })?;
+        let key = Key::pack(columns.into_iter().map(|b| &b[..]));
+        let (xid, commit) = (transaction.xid, transaction.commit);
+        self.tracker.dirty().mark(key, xid, commit);
+        Ok(())
+    }
+
+    fn truncate(&mut self, relations: &[u32]) -> Result<()> {
+        if relations.contains(&self.flow.captured.oid)
+            && let Some(t) = &self.transaction
+        {
+            self.tracker.dirty().mark_truncate(t.xid, t.commit);
+            self.tracker.announce();
+        }
+        Ok(())
+    }
+
+    fn place(&self, relation: u32) -> Result<(&Transaction, &Vec<usize>)> {
+        let known = self.transaction.as_ref().zip(self.relations.get(&relation));
+        known.ok_or_else(|| Error::failed("the stream sent a change of an unannounced relation"))
+    }
+}

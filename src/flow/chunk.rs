@@ -1,0 +1,217 @@
+//! Cuts the captured relation's key space into ranges, and sizes them. The bounds are found by the
+//! server, in key order as the server orders it, and travel as its own bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+
+use super::Flow;
+use super::sql::Bounds;
+use super::write::{Isolation, Writer};
+use crate::error::Result;
+use crate::pg::{Raw, Session};
+
+/// What ranges are for; the `kind` of a row in `pgwraith.chunk`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Copy,
+    Verify,
+}
+
+impl Kind {
+    /// As stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Copy => "copy",
+            Kind::Verify => "verify",
+        }
+    }
+}
+
+/// One range of the captured key: lower bound exclusive, upper inclusive, absent ones open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    pub number: i64,
+    pub lower: Option<Vec<Raw>>,
+    pub upper: Option<Vec<Raw>>,
+}
+
+impl Range {
+    /// Which bounds it has.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { lower: self.lower.is_some(), upper: self.upper.is_some() }
+    }
+
+    /// Its bounds as statement parameters.
+    pub fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let bounds = self.lower.iter().chain(&self.upper).flatten();
+        bounds.map(|raw| raw as &(dyn ToSql + Sync)).collect()
+    }
+}
+
+/// How large the next range should be.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    target: Duration,
+    most_wal: u64,
+    rows: i64,
+}
+
+impl Pace {
+    const FEWEST: i64 = 100;
+    const MOST: i64 = 2_000_000;
+
+    /// Starts with `rows` and aims at `target` a range, and at `most_wal` bytes of log.
+    pub fn new(rows: i64, target: Duration, most_wal: u64) -> Self {
+        Pace { target, most_wal, rows: rows.clamp(1, Self::MOST) }
+    }
+
+    /// Rows of the next range.
+    pub fn rows(&self) -> i64 {
+        self.rows
+    }
+
+    /// Learns from a range of `rows` that took `took` and wrote `wal` bytes. Grows at most twofold,
+    /// so that one lucky range does not make a huge one; shrinks at once.
+    pub fn learn(&mut self, rows: i64, took: Duration, wal: u64) {
+        if rows < self.rows / 2 {
+            return; // The last range, or a gap: says nothing of speed.
+        }
+        let by_time = self.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let by_wal = self.most_wal as f64 / (wal as f64).max(1.0);
+        let factor = by_time.min(by_wal).clamp(0.1, 2.0);
+        let next = (rows as f64 * factor) as i64;
+        self.rows = next.clamp(Self::FEWEST.min(self.rows), Self::MOST);
+    }
+}
+
+/// Hands out ranges one after another until the key space is covered.
+///
+/// **Invariant 2** (coverage): the first range has no lower bound, each next one begins where the
+/// last ended, and the last has no upper bound: it is handed out only when the server found no
+/// further bound. Whatever is inserted later arrives by the stream.
+pub struct Planner {
+    session: Session,
+    flow: Arc<Flow>,
+    writer: Writer,
+    kind: Kind,
+    pub pace: Pace,
+    lower: Option<Vec<Raw>>,
+    number: i64,
+    complete: bool,
+    find: [Option<Statement>; 2],
+}
+
+impl Planner {
+    /// `session` is used by the planner alone; its text settings are pinned here.
+    pub async fn new(
+        session: Session,
+        flow: Arc<Flow>,
+        writer: Writer,
+        kind: Kind,
+        pace: Pace,
+    ) -> Result<Self> {
+        session
+            .batch(
+                "SET \"DateStyle\" = 'ISO'; SET \"IntervalStyle\" = 'postgres'; \
+                 SET \"TimeZone\" = 'UTC'; SET enable_seqscan = off; SET enable_sort = off; \
+                 SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0",
+            )
+            .await?;
+        let find = [None, None];
+        Ok(Planner {
+            session,
+            flow,
+            writer,
+            kind,
+            pace,
+            lower: None,
+            number: 0,
+            complete: false,
+            find,
+        })
+    }
+
+    /// The next range, recorded in the state; None when the key space is covered.
+    pub async fn next(&mut self) -> Result<Option<Range>> {
+        if self.complete {
+            return Ok(None);
+        }
+        let upper = self.find_end().await?;
+        self.complete = upper.is_none();
+        let lower = std::mem::replace(&mut self.lower, upper.clone());
+        let range = Range { number: self.number, lower, upper };
+        self.number += 1;
+        self.record(&range).await?;
+        Ok(Some(range))
+    }
+
+    /// Whether the last range was handed out.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    async fn find_end(&mut self) -> Result<Option<Vec<Raw>>> {
+        let offset = self.pace.rows() - 1;
+        let bounded = self.lower.is_some();
+        let statement = match &self.find[usize::from(bounded)] {
+            Some(statement) => statement.clone(),
+            None => {
+                let statement = self.session.prepare(&self.flow.chunk_end(bounded)).await?;
+                self.find[usize::from(bounded)].insert(statement).clone()
+            }
+        };
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = Vec::new();
+        for raw in self.lower.iter().flatten() {
+            parameters.push(raw);
+        }
+        parameters.push(&offset);
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        self.writer.as_owner(&self.session).await?;
+        let rows = self.session.run(&statement, &parameters).await?;
+        self.session.batch("COMMIT").await?;
+        let width = self.flow.key.len();
+        Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
+    }
+
+    async fn record(&self, range: &Range) -> Result<()> {
+        let lower = self.text(range.lower.as_deref()).await?;
+        let upper = self.text(range.upper.as_deref()).await?;
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        let sql = "INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, lower, upper) \
+                   VALUES ($1, $2, $3, $4, $5, $6)";
+        let flow = &self.flow;
+        let kind = self.kind.as_str();
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&flow.migration, &flow.number, &kind, &range.number, &lower, &upper];
+        self.session.execute(sql, &parameters).await?;
+        self.session.batch("COMMIT").await
+    }
+
+    async fn text(&self, bound: Option<&[Raw]>) -> Result<Option<Vec<String>>> {
+        let Some(bound) = bound else { return Ok(None) };
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            bound.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
+        Ok(Some(self.session.one(&self.flow.bound_text(), &parameters).await?.get(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_grow_slowly_and_shrink_at_once() {
+        let mut pace = Pace::new(1000, Duration::from_millis(500), 64 << 20);
+        pace.learn(1000, Duration::from_millis(10), 1 << 20);
+        assert_eq!(pace.rows(), 2000);
+        pace.learn(2000, Duration::from_secs(5), 1 << 20);
+        assert_eq!(pace.rows(), 200);
+        pace.learn(200, Duration::from_millis(100), 640 << 20);
+        assert_eq!(pace.rows(), 100, "the log's limit counts too, but no range is tiny");
+        pace.learn(3, Duration::from_nanos(0), 0);
+        assert_eq!(pace.rows(), 100, "the last range teaches nothing");
+    }
+}

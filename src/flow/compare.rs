@@ -1,0 +1,165 @@
+//! Comparing both sides byte for byte, inside the server.
+//!
+//! A row's hash is 64 bits over its columns: types whose equal values have equal bytes go in as
+//! they are, all others as what `record_send` makes of them, since they compare and hash alike
+//! where they differ (numeric scale, -0, citext). `hash_record_extended` combines its columns
+//! linearly, so a sum of such hashes would not notice two rows that exchanged a value: the row's
+//! hash is hashed again, as bytes, before it is summed.
+
+use super::Flow;
+use super::sql::{Bounds, row, where_all};
+use crate::change::Projected;
+use crate::pg::quote_ident;
+
+/// Types of which equality is equality of bytes, so that their own hash is exact.
+const EXACT: &[&str] = &[
+    "int2", "int4", "int8", "oid", "uuid", "text", "varchar", "bytea", "date", "time", "timestamp",
+    "timestamptz", "bool", "macaddr", "char", "name",
+];
+
+impl Flow {
+    /// `(rows, hash sum)` of the captured side and of the target, over a range and without a set of
+    /// keys. Parameters: the key set's arrays if `except`, then the bounds.
+    pub fn checksums(&self, bounds: Bounds, except: bool) -> String {
+        let skip = if except { self.key.len() } else { 0 };
+        let keys = if except {
+            format!("WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ", self.keys(), self.mapped_key())
+        } else {
+            String::new()
+        };
+        let not_in_k = except.then(|| {
+            format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s"))
+        });
+        let not_in_m = except.then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
+        format!(
+            "{keys}SELECT a.n, a.h::pg_catalog.text, b.n, b.h::pg_catalog.text FROM \
+             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({source_hash}), 0) AS h \
+              FROM ONLY {captured} AS s{source_where}) AS a, \
+             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({target_hash}), 0) AS h \
+              FROM {root} AS t{target_where}) AS b",
+            source_hash = self.hash(|p| self.cast(p)),
+            captured = self.captured.name,
+            source_where = where_all([self.source_range(bounds, skip), not_in_k]),
+            target_hash = self.hash(|p| format!("t.{}", quote_ident(&p.column))),
+            root = self.target.root,
+            target_where = where_all([self.target_range(bounds, skip), not_in_m]),
+        )
+    }
+
+    /// The rows of a range that differ, without a set of keys. Parameters as for `checksums`.
+    pub fn differing_rows(&self, bounds: Bounds, except: bool) -> String {
+        let skip = if except { self.key.len() } else { 0 };
+        let keys = if except {
+            format!("WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ", self.keys(), self.mapped_key())
+        } else {
+            String::new()
+        };
+        let not_in_k = except.then(|| {
+            format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s"))
+        });
+        let not_in_m = except.then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
+        let source = where_all([self.source_range(bounds, skip), not_in_k]);
+        let target = where_all([self.target_range(bounds, skip), not_in_m]);
+        let captured = format!("FROM ONLY {} AS s{source}", self.captured.name);
+        let root = format!("FROM {} AS t{target}", self.target.root);
+        self.differences(&keys, &captured, &root)
+    }
+
+    /// The rows of a set of keys that differ. Parameters: the key set's arrays.
+    pub fn differing_keys(&self) -> String {
+        let keys = format!(
+            "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
+            self.keys(),
+            self.mapped_key()
+        );
+        let captured =
+            format!("FROM k JOIN ONLY {} AS s ON {}", self.captured.name, self.same_key("s", "k"));
+        let root =
+            format!("FROM m JOIN {} AS t ON {}", self.target.root, self.target_is_mapped("m"));
+        self.differences(&keys, &captured, &root)
+    }
+
+    /// Columns of each result row: the captured key's columns (binary), the key as text, whether it
+    /// is missing from the target, whether it is there alone, the columns that differ.
+    fn differences(&self, keys: &str, captured: &str, root: &str) -> String {
+        let columns: Vec<&Projected> = self.written().collect();
+        let select = |value: &dyn Fn(&Projected) -> String| {
+            let items: Vec<_> =
+                columns.iter().enumerate().map(|(i, p)| format!("{} AS c{i}", value(p))).collect();
+            items.join(", ")
+        };
+        let source = select(&|p| self.cast(p));
+        let target = select(&|p| format!("t.{}", quote_ident(&p.column)));
+        let at = |k: usize| columns.iter().position(|p| p.column == self.key[k].target).unwrap_or(k);
+        let width = self.key.len();
+        let join: Vec<_> = (0..width).map(|k| format!("a.c{0} = b.c{0}", at(k))).collect();
+        // An extra row's key goes back the way it came; where it does not fit, the cast says so.
+        let key: Vec<_> = (0..width)
+            .map(|k| {
+                let c = at(k);
+                let ty = &self.key[k].source_type_sql;
+                format!("COALESCE(a.s{k}, CAST(b.c{c} AS {ty}))")
+            })
+            .collect();
+        let text: Vec<_> =
+            (0..width).map(|k| format!("COALESCE(a.s{k}::pg_catalog.text, b.c{}::pg_catalog.text)", at(k))).collect();
+        let source_key: Vec<_> = self
+            .key
+            .iter()
+            .enumerate()
+            .map(|(k, c)| format!("s.{} AS s{k}", quote_ident(&c.source)))
+            .collect();
+        let all = |side: &str| {
+            let items: Vec<_> = (0..columns.len()).map(|i| format!("{side}.c{i}")).collect();
+            items.join(", ")
+        };
+        let differing: Vec<_> = columns
+            .iter()
+            .enumerate()
+            .map(|(i, p)| {
+                let name = crate::pg::quote_literal(&p.column);
+                format!("CASE WHEN ROW(a.c{i})::record OPERATOR(pg_catalog.*<>) ROW(b.c{i})::record THEN {name} END")
+            })
+            .collect();
+        format!(
+            "{keys}SELECT {key}, ARRAY[{text}]::pg_catalog.text[], b.there IS NULL, a.there IS NULL, \
+             pg_catalog.array_remove(ARRAY[{differing}]::pg_catalog.text[], NULL) FROM \
+             (SELECT true AS there, {source_key}, {source} {captured}) AS a FULL JOIN \
+             (SELECT true AS there, {target} {root}) AS b ON {join} \
+             WHERE a.there IS NULL OR b.there IS NULL \
+             OR ROW({left})::record OPERATOR(pg_catalog.*<>) ROW({right})::record LIMIT 1000",
+            key = key.join(", "),
+            text = text.join(", "),
+            differing = differing.join(", "),
+            source_key = source_key.join(", "),
+            join = join.join(" AND "),
+            left = all("a"),
+            right = all("b"),
+        )
+    }
+
+    /// The projected value as the target's type, as the assignment made it.
+    fn cast(&self, p: &Projected) -> String {
+        format!("CAST({} AS {})", p.expression.as_deref().unwrap_or("NULL"), p.type_sql)
+    }
+
+    fn hash(&self, value: impl Fn(&Projected) -> String) -> String {
+        let (exact, other): (Vec<_>, Vec<_>) = self
+            .written()
+            .partition(|p| p.plain_type && EXACT.contains(&p.type_name.as_str()));
+        let mut parts: Vec<String> = exact.into_iter().map(&value).collect();
+        if !other.is_empty() {
+            let other: Vec<_> = other.into_iter().map(&value).collect();
+            parts.push(format!("pg_catalog.record_send(ROW({}))", other.join(", ")));
+        }
+        format!(
+            "pg_catalog.hash_record_extended(ROW(pg_catalog.int8send(\
+             pg_catalog.hash_record_extended(ROW({}), 0))), 0)",
+            parts.join(", ")
+        )
+    }
+
+    fn target_is_mapped(&self, mapped: &str) -> String {
+        format!("{} = {}", row(self.target_key("t")), row(self.numbered(mapped)))
+    }
+}

@@ -1,0 +1,141 @@
+//! Copies the captured relation range by range into the target, several at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio_postgres::types::ToSql;
+
+use super::blame::blame;
+use super::chunk::{Kind, Planner, Range};
+use super::write::{Door, Isolation, Writer};
+use super::{Flow, sql::Bounds};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Lsn, Session, Snapshot};
+
+/// A chunk that failed for a passing reason is tried so often.
+const ATTEMPTS: u32 = 8;
+
+/// One copied range.
+#[derive(Debug, Clone, Copy)]
+pub struct Copied {
+    pub rows: u64,
+    pub took: Duration,
+}
+
+/// Copies one flow; shared by its workers.
+pub struct Copier {
+    pub flow: Arc<Flow>,
+    pub writer: Writer,
+    pub door: Door,
+    pub planner: Mutex<Planner>,
+}
+
+impl Copier {
+    /// One worker: takes range after range until the key space is covered. Tells each to `report`.
+    pub async fn work(&self, session: &Session, report: impl Fn(Copied)) -> Result<()> {
+        session.batch("SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0").await?;
+        loop {
+            let shared = self.door.share().await;
+            let Some(range) = self.planner.lock().await.next().await? else { return Ok(()) };
+            let copied = self.copy(session, &range).await?;
+            drop(shared);
+            report(copied);
+        }
+    }
+
+    async fn copy(&self, session: &Session, range: &Range) -> Result<Copied> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let error = match self.try_copy(session, range).await {
+                Ok(copied) => return Ok(copied),
+                Err(error) => error,
+            };
+            if session.is_closed() {
+                return Err(error);
+            }
+            session.rollback().await;
+            match classify(&error) {
+                Class::Transient if attempt < ATTEMPTS => {
+                    tracing::debug!("chunk {} is tried again: {error}", range.number);
+                }
+                Class::RowsDoNotFit => {
+                    return Err(self.rows_do_not_fit(session, range, error).await);
+                }
+                _ => return Err(error.context(format!("copying chunk {}", range.number))),
+            }
+        }
+    }
+
+    /// One range in one transaction, its progress in the same transaction: committed both or none.
+    async fn try_copy(&self, session: &Session, range: &Range) -> Result<Copied> {
+        let started = Instant::now();
+        let snapshot = self.writer.begin(session, Isolation::RepeatableRead).await?;
+        let wal_before = self.claim(session, range).await?;
+        self.writer.as_owner(session).await?;
+        let sql = self.flow.copy_range(range.bounds());
+        let rows = session.execute(&sql, &range.parameters()).await?;
+        self.writer.as_tool(session).await?;
+        let wal_after = self.settle(session, range, rows, &snapshot).await?;
+        session.batch("COMMIT").await?;
+        let took = started.elapsed();
+        let wal = wal_after.bytes_since(wal_before);
+        self.planner.lock().await.pace.learn(rows as i64, took, wal);
+        Ok(Copied { rows, took })
+    }
+
+    /// Locks the chunk's row and finds it not done (**Invariant 9**: no chunk is copied twice).
+    async fn claim(&self, session: &Session, range: &Range) -> Result<Lsn> {
+        let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn() FROM pgwraith.chunk \
+                   WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 \
+                   AND NOT done FOR UPDATE";
+        let row = session.maybe(sql, &self.identity(&range.number)).await?;
+        row.map(|r| r.get(0)).ok_or_else(|| {
+            Error::failed(format!("chunk {} was copied by another run", range.number))
+        })
+    }
+
+    async fn settle(
+        &self,
+        session: &Session,
+        range: &Range,
+        rows: u64,
+        snapshot: &Snapshot,
+    ) -> Result<Lsn> {
+        let sql = "UPDATE pgwraith.chunk SET done = true, rows = $5, snapshot_xmax = \
+                   $6::pg_catalog.text::pg_catalog.xid8, finished_at = pg_catalog.clock_timestamp() \
+                   WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 \
+                   RETURNING pg_catalog.pg_current_wal_insert_lsn()";
+        let (rows, xmax) = (rows as i64, snapshot.xmax().to_string());
+        let [a, b, c, d] = self.identity(&range.number);
+        Ok(session.one(sql, &[a, b, c, d, &rows, &xmax]).await?.get(0))
+    }
+
+    fn identity<'a>(&'a self, number: &'a i64) -> [&'a (dyn ToSql + Sync); 4] {
+        const COPY: &str = Kind::Copy.as_str();
+        [&self.flow.migration, &self.flow.number, &COPY, number]
+    }
+
+    async fn rows_do_not_fit(&self, session: &Session, range: &Range, error: Error) -> Error {
+        let culprit = match blame(session, &self.flow, &self.writer, range).await {
+            Ok(Some(key)) => format!("the row with key {key} does not fit the new table"),
+            Ok(None) => "a row did not fit the new table, and has changed since".to_owned(),
+            Err(e) => format!("a row does not fit the new table (its key was not found: {e})"),
+        };
+        Error::new(ErrorKind::DataDiffers, format!("{culprit}. {}", error.what()))
+            .next("Correct the data or the change (USING, --map, a default), then start again")
+    }
+
+    /// Whether the server would answer a range by reading the whole table, asked without running it.
+    pub async fn reads_whole_table(&self, session: &Session, range: &Range) -> Result<bool> {
+        let bounds = range.bounds();
+        if bounds == (Bounds { lower: false, upper: false }) {
+            return Ok(false);
+        }
+        let sql = format!("EXPLAIN {}", self.flow.copy_range(bounds));
+        let plan = session.query(&sql, &range.parameters()).await?;
+        Ok(plan.iter().any(|line| line.get::<_, &str>(0).contains("Seq Scan on")))
+    }
+}

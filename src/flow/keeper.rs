@@ -1,0 +1,164 @@
+//! Keeps **Invariant 5**: what memory should not hold goes to `pgwraith.dirty`, and the slot's
+//! position advances only past what is synced or stored, after the state says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Flow;
+use super::capture::Tracker;
+use super::dirty::{Spill, StoredRow};
+use super::key::Key;
+use super::write::{Isolation, Writer};
+use crate::error::Result;
+use crate::pg::{Lsn, Session};
+
+/// When keys leave memory, and how often the position is stored.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Keys in memory from which on they are stored in the database.
+    pub spill_keys: usize,
+    /// Keys in memory at which the stream is not read further.
+    pub most_keys: usize,
+    /// Retained log from which on keys are stored so that the slot can advance.
+    pub spill_wal: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { spill_keys: 50_000, most_keys: 100_000, spill_wal: 64 << 20 }
+    }
+}
+
+/// The least interval between two stored positions.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+/// The least advance that is stored.
+const CONFIRM_BYTES: u64 = 16 << 10;
+const SPILL_BATCH: usize = 20_000;
+const LOAD_BATCH: i64 = 10_000;
+
+/// Stores keys and positions of one flow, and brings keys back.
+pub struct Keeper {
+    /// Used by the keeper alone.
+    pub session: Session,
+    pub flow: Arc<Flow>,
+    pub writer: Writer,
+    pub tracker: Arc<Tracker>,
+    pub limits: Limits,
+}
+
+impl Keeper {
+    /// Works until `stop`.
+    pub async fn keep(self, stop: CancellationToken) -> Result<()> {
+        let mut arrivals = self.tracker.arrivals();
+        let mut loaded_through = 0;
+        let mut confirmed_at = Instant::now();
+        loop {
+            tokio::select! {
+                _ = stop.cancelled() => return Ok(()),
+                _ = arrivals.changed() => {}
+                // The position moves on a quiet table too.
+                _ = sleep(CONFIRM_EVERY) => {}
+            }
+            while self.should_spill() && self.spill().await? {}
+            if self.should_load() {
+                self.load(&mut loaded_through).await?;
+            }
+            if confirmed_at.elapsed() >= CONFIRM_EVERY {
+                self.confirm().await?;
+                confirmed_at = Instant::now();
+            }
+        }
+    }
+
+    fn should_spill(&self) -> bool {
+        let dirty = self.tracker.dirty();
+        let retained = dirty.received().bytes_since(dirty.confirmable());
+        dirty.in_memory() > self.limits.spill_keys
+            || retained > self.limits.spill_wal && dirty.in_memory() > 0
+    }
+
+    fn should_load(&self) -> bool {
+        let dirty = self.tracker.dirty();
+        self.tracker.reloads()
+            && dirty.on_disk() > 0
+            && dirty.in_memory() < self.limits.spill_keys / 2
+    }
+
+    /// Stores some keys; false where all are in flight or stored already, and the syncs will make
+    /// room.
+    async fn spill(&self) -> Result<bool> {
+        let spills = self.tracker.dirty().to_spill(SPILL_BATCH);
+        if spills.is_empty() {
+            return Ok(false);
+        }
+        self.store(&spills).await?;
+        self.tracker.dirty().spilled(spills);
+        self.tracker.freed.notify_one();
+        Ok(true)
+    }
+
+    async fn store(&self, spills: &[Spill]) -> Result<()> {
+        let keys: Vec<&[u8]> = spills.iter().map(|s| s.key.as_bytes()).collect();
+        let xids: Vec<String> = spills.iter().map(|s| s.xid.to_string()).collect();
+        let replaced: Vec<i64> = spills.iter().flat_map(|s| s.replaces.iter().copied()).collect();
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        self.session
+            .execute(
+                "INSERT INTO pgwraith.dirty (migration_id, flow, kind, key, xid) \
+                 SELECT $1, $2, 'key', u.key, u.xid::pg_catalog.xid8 FROM ROWS FROM (\
+                 pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)",
+                &[&self.flow.migration, &self.flow.number, &keys, &xids],
+            )
+            .await?;
+        if !replaced.is_empty() {
+            let sql = "DELETE FROM pgwraith.dirty WHERE id = ANY($1)";
+            self.session.execute(sql, &[&replaced]).await?;
+        }
+        self.session.batch("COMMIT").await
+    }
+
+    async fn load(&self, through: &mut i64) -> Result<()> {
+        let rows = self
+            .session
+            .query(
+                "SELECT id, key, xid::pg_catalog.text FROM pgwraith.dirty WHERE migration_id = $1 \
+                 AND flow = $2 AND kind = 'key' AND id > $3 ORDER BY id LIMIT $4",
+                &[&self.flow.migration, &self.flow.number, &*through, &LOAD_BATCH],
+            )
+            .await?;
+        let mut dirty = self.tracker.dirty();
+        for row in &rows {
+            let id = row.get(0);
+            *through = id;
+            let xid = row.get::<_, &str>(2).parse().unwrap_or(u64::MAX);
+            dirty.load(Key::from_bytes(row.get(1)), StoredRow { id, xid });
+        }
+        drop(dirty);
+        self.tracker.announce();
+        Ok(())
+    }
+
+    async fn confirm(&self) -> Result<()> {
+        let position = self.tracker.dirty().confirmable();
+        // Storing it moves the log's end too; on a resting server that must come to rest.
+        if position.bytes_since(self.tracker.confirmed()) < CONFIRM_BYTES {
+            return Ok(());
+        }
+        self.store_position(position).await?;
+        self.tracker.confirm(position);
+        Ok(())
+    }
+
+    /// The state's position is never behind the slot's: stored first, confirmed afterwards.
+    async fn store_position(&self, position: Lsn) -> Result<()> {
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        let sql = "UPDATE pgwraith.flow SET stored_lsn = GREATEST(stored_lsn, $3) \
+                   WHERE migration_id = $1 AND flow = $2";
+        let flow = &self.flow;
+        self.session.execute(sql, &[&flow.migration, &flow.number, &position]).await?;
+        self.session.batch("COMMIT").await
+    }
+}

@@ -1,0 +1,282 @@
+//! Brings the target's rows for a set of keys to what the captured relation holds.
+//!
+//! A sync runs at one repeatable-read snapshot S: rows that are gone are deleted, the others
+//! written, unless they are the same byte for byte. A unique value that wanders between rows may
+//! clash in another unique index while the target mixes moments; then all rows of the batch are
+//! deleted before they are inserted, and what still clashes waits for a point of **Invariant 6**
+//! ([`Syncer::full`]), at which only real duplicates clash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_postgres::Statement;
+use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
+
+use super::Flow;
+use super::capture::{Fence, Tracker};
+use super::dirty::Batch;
+use super::key::{Key, key_arrays};
+use super::write::{Alone, Door, Isolation, Writer};
+use crate::error::{Error, Kind, Result};
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{RawArray, Session, Snapshot};
+
+/// Keys of one batch.
+const BATCH: usize = 2000;
+/// Keys of one statement within a large transaction.
+const SLICE: usize = 5000;
+/// How long to leave keys alone whose changes are decoded and not visible yet, or that clash.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Plans that look keys up, whatever the statistics of a new table say.
+const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; \
+    SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0; \
+    SET plan_cache_mode = force_generic_plan";
+
+/// How a set of keys is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Delete what is gone, write the rest where it differs.
+    Upsert,
+    /// Delete every row of the set, then insert: values that wander between rows do not clash.
+    Replace,
+}
+
+/// Writes key sets of one flow in one session.
+pub struct Syncer {
+    session: Session,
+    flow: Arc<Flow>,
+    writer: Writer,
+    statements: Statements,
+}
+
+/// The flow's statements, prepared in one session.
+pub struct Statements {
+    delete_gone: Statement,
+    upsert: Statement,
+    delete_all: Statement,
+    insert: Statement,
+}
+
+impl Statements {
+    /// Prepares them, and sets the session up for their plans.
+    pub async fn prepare(session: &Session, flow: &Flow) -> Result<Self> {
+        session.batch(PLANS).await?;
+        Ok(Statements {
+            delete_gone: session.prepare(&flow.sync_delete()).await?,
+            upsert: session.prepare(&flow.sync_upsert()).await?,
+            delete_all: session.prepare(&flow.delete_keys()).await?,
+            insert: session.prepare(&flow.insert_keys()).await?,
+        })
+    }
+
+    /// Syncs `keys` in the open transaction; every deletion goes before the first insertion.
+    async fn apply(&self, session: &Session, flow: &Flow, keys: &[&Key], way: Way) -> Result<()> {
+        let (first, then) = match way {
+            Way::Upsert => (&self.delete_gone, &self.upsert),
+            Way::Replace => (&self.delete_all, &self.insert),
+        };
+        for statement in [first, then] {
+            for slice in keys.chunks(SLICE) {
+                let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
+                session.run_count(statement, &parameters(&arrays)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs `keys` in the open transaction, under a savepoint where values may wander.
+    pub async fn apply_all(&self, session: &Session, flow: &Flow, keys: &[&Key]) -> Result<()> {
+        session.batch("SAVEPOINT sync").await?;
+        match self.apply(session, flow, keys, Way::Upsert).await {
+            Err(e) if classify(&e) == Class::Duplicate => {
+                session.batch("ROLLBACK TO SAVEPOINT sync").await?;
+                self.apply(session, flow, keys, Way::Replace).await
+            }
+            other => other,
+        }
+    }
+}
+
+fn parameters(arrays: &[RawArray]) -> Vec<&(dyn ToSql + Sync)> {
+    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect()
+}
+
+/// How a full sync ended.
+pub enum Full {
+    /// The target equals the captured relation as of this snapshot, and rests while the guard is
+    /// held.
+    Equal(Snapshot, Alone),
+    /// A TRUNCATE came in between; let the truncator have the door and try again.
+    Truncated,
+}
+
+impl Syncer {
+    /// `session` is used by this syncer alone.
+    pub async fn new(session: Session, flow: Arc<Flow>, writer: Writer) -> Result<Self> {
+        let statements = Statements::prepare(&session, &flow).await?;
+        Ok(Syncer { session, flow, writer, statements })
+    }
+
+    /// Syncs batch after batch until `stop`.
+    pub async fn work(&self, tracker: &Tracker, door: &Door, stop: CancellationToken) -> Result<()> {
+        let mut arrivals = tracker.arrivals();
+        while !stop.is_cancelled() {
+            arrivals.borrow_and_update();
+            let shared = tokio::select! {
+                _ = stop.cancelled() => return Ok(()),
+                shared = door.share() => shared,
+            };
+            let batch = tracker.dirty().select(BATCH);
+            if batch.is_empty() {
+                drop(shared);
+                // A batch given back without an arrival is found by the timeout.
+                let _ = timeout(Duration::from_millis(100), arrivals.changed()).await;
+                continue;
+            }
+            let cleared = self.sync(tracker, batch).await?;
+            drop(shared);
+            if cleared == 0 {
+                sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Syncs one batch; gives it back where it clashes. Returns how many keys were cleared.
+    async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
+        for way in [Way::Upsert, Way::Replace] {
+            match self.try_sync(&batch, way).await {
+                Ok(snapshot) => {
+                    let cleared = tracker.dirty().finish(batch, &snapshot);
+                    tracker.freed.notify_one();
+                    return Ok(cleared);
+                }
+                Err(e) if self.session.is_closed() => return Err(e),
+                Err(e) => {
+                    self.session.rollback().await;
+                    match classify(&e) {
+                        Class::Duplicate => {}
+                        Class::Transient => break,
+                        Class::RowsDoNotFit => return Err(self.rows_do_not_fit(&batch, e).await),
+                        _ => return Err(e.context("applying changes")),
+                    }
+                }
+            }
+        }
+        tracker.dirty().abandon(batch);
+        Ok(0)
+    }
+
+    async fn try_sync(&self, batch: &Batch, way: Way) -> Result<Snapshot> {
+        let keys: Vec<&Key> = batch.keys().collect();
+        let snapshot = self.writer.begin(&self.session, Isolation::RepeatableRead).await?;
+        self.writer.as_owner(&self.session).await?;
+        self.statements.apply(&self.session, &self.flow, &keys, way).await?;
+        self.settle(batch, &snapshot).await?;
+        self.session.batch("COMMIT").await?;
+        Ok(snapshot)
+    }
+
+    /// Deletes the stored rows that this sync makes superfluous, in its transaction.
+    async fn settle(&self, batch: &Batch, snapshot: &Snapshot) -> Result<()> {
+        self.writer.as_tool(&self.session).await?;
+        let rows = batch.settled_rows(snapshot);
+        if !rows.is_empty() {
+            let sql = "DELETE FROM pgwraith.dirty WHERE id = ANY($1)";
+            self.session.execute(sql, &[&rows]).await?;
+        }
+        Ok(())
+    }
+
+    /// **Invariant 6**, exactly the source at S: every other writer is out of the door; S is taken;
+    /// a fence written after S returns, so every change that S sees has been marked; then all dirty
+    /// keys are synced at S. What S does not see stays dirty.
+    ///
+    /// A violation of a unique index here is one of the data: `DataDiffers`.
+    pub async fn full(&self, tracker: &Tracker, door: &Door, fence: &Fence) -> Result<Full> {
+        let alone = door.alone().await;
+        let snapshot = self.writer.begin(&self.session, Isolation::RepeatableRead).await?;
+        fence.pass(FENCE_LIMIT).await?;
+        if tracker.dirty().on_disk() > 0 {
+            self.session.rollback().await;
+            return Err(Error::failed("changes arrived faster than they could be applied"));
+        }
+        let batch = tracker.dirty().select(usize::MAX);
+        if tracker.dirty().barrier().is_some() {
+            tracker.dirty().abandon(batch);
+            self.session.rollback().await;
+            return Ok(Full::Truncated);
+        }
+        let keys: Vec<&Key> = batch.keys().collect();
+        self.writer.as_owner(&self.session).await?;
+        if let Err(e) = self.statements.apply_all(&self.session, &self.flow, &keys).await {
+            self.session.rollback().await;
+            let error = match classify(&e) {
+                Class::Duplicate => duplicate(&e),
+                Class::RowsDoNotFit => self.rows_do_not_fit(&batch, e).await,
+                _ => e.context("applying all changes at one snapshot"),
+            };
+            tracker.dirty().abandon(batch);
+            return Err(error);
+        }
+        self.settle(&batch, &snapshot).await?;
+        self.session.batch("COMMIT").await?;
+        tracker.dirty().finish(batch, &snapshot);
+        tracker.freed.notify_one();
+        Ok(Full::Equal(snapshot, alone))
+    }
+
+    /// Tries the keys one by one, to name the row.
+    async fn rows_do_not_fit(&self, batch: &Batch, error: Error) -> Error {
+        let mut culprit = String::from("a row");
+        for key in batch.keys() {
+            let tried = self.try_one(key).await;
+            self.session.rollback().await;
+            if tried.is_err() {
+                culprit = match self.describe(key).await {
+                    Ok(text) => format!("the row with key {text}"),
+                    Err(_) => culprit,
+                };
+                break;
+            }
+        }
+        Error::new(Kind::DataDiffers, format!("{culprit} does not fit the new table. {}", error.what()))
+            .next("Correct the data or the change (USING, --map, a default), then start again")
+    }
+
+    async fn try_one(&self, key: &Key) -> Result<()> {
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        self.writer.as_owner(&self.session).await?;
+        self.statements.apply(&self.session, &self.flow, &[key], Way::Upsert).await
+    }
+
+    async fn describe(&self, key: &Key) -> Result<String> {
+        describe_key(&self.session, &self.flow, key).await
+    }
+}
+
+/// A fence that takes longer than this means that decoding is in trouble.
+pub const FENCE_LIMIT: Duration = Duration::from_secs(300);
+
+/// The key as `column = value, …`.
+pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<String> {
+    let raws: Vec<crate::pg::Raw> =
+        key.columns().map(|c| crate::pg::Raw(bytes::Bytes::copy_from_slice(c))).collect();
+    let parameters: Vec<&(dyn ToSql + Sync)> =
+        raws.iter().map(|r| r as &(dyn ToSql + Sync)).collect();
+    let text: Vec<String> = session.one(&flow.bound_text(), &parameters).await?.get(0);
+    let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
+    Ok(named.collect::<Vec<_>>().join(", "))
+}
+
+/// The data violates a unique index of the new table.
+fn duplicate(error: &Error) -> Error {
+    Error::new(
+        Kind::DataDiffers,
+        format!("the data violates a unique constraint of the new table. {}", error.what()),
+    )
+    .next("Remove the duplicates or leave the constraint out, then start again")
+}
