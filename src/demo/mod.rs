@@ -2,3 +2,5 @@
 //! the table must hold. Used by `pgwraith demo` and by the tests.
 
 pub mod cluster;
+pub mod orders;
+pub mod traffic;
