@@ -65,10 +65,9 @@ impl Oracle {
 
     /// A row of this session's: half the time one of those that were there at the start.
     pub(super) fn choose(&mut self, rng: &mut impl Rng) -> Option<Target> {
-        if rng.random::<bool>()
-            && let Some(target) = self.choose_initial(rng)
-        {
-            return Some(target);
+        let initial = if rng.random::<bool>() { self.choose_initial(rng) } else { None };
+        if initial.is_some() {
+            return initial;
         }
         while !self.candidates.is_empty() {
             let index = rng.random_range(0..self.candidates.len());
