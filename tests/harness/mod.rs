@@ -1,0 +1,58 @@
+//! What every integration test needs: a cluster of its own, a connection, the program, a way to
+//! wait for something.
+//!
+//! Not every helper is used by every stage of the suite, hence the `allow`.
+#![allow(dead_code, unused_imports)]
+
+mod program;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use pgwraith::demo::cluster::{Cluster, ServerBinaries};
+use tokio_postgres::{Client, NoTls};
+
+pub use program::{Output, pgwraith, run, run_within};
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// A cluster for this test alone. No template is copied: initdb takes half a second, and copies
+/// would share a system identifier.
+pub async fn cluster() -> Cluster {
+    cluster_with(&[]).await
+}
+
+/// A cluster with more settings.
+pub async fn cluster_with(settings: &[(&str, &str)]) -> Cluster {
+    let binaries = ServerBinaries::find().unwrap_or_else(|e| panic!("{e}"));
+    Cluster::start(&binaries, settings).await.unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A new database on the cluster; its connection string.
+pub async fn database(cluster: &Cluster, name: &str) -> String {
+    let admin = connect(&cluster.dsn("postgres")).await;
+    let statement = format!("CREATE DATABASE {}", pgwraith::pg::quote_ident(name));
+    admin.batch_execute(&statement).await.unwrap();
+    cluster.dsn(name)
+}
+
+/// A session; its connection is served by a task and ends when the client is dropped.
+pub async fn connect(dsn: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls)
+        .await
+        .unwrap_or_else(|e| panic!("no connection to {dsn}: {e:?}"));
+    tokio::spawn(async move { connection.await.ok() });
+    client
+}
+
+/// Polls `condition` until it holds; panics, saying `what` was waited for, after `limit`.
+pub async fn wait_until<F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let deadline = Instant::now() + limit;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! Running the program itself, with a time limit that kills.
+
+use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What a run of the program left.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code; `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+    /// The last line of stdout, where it is JSON.
+    pub json: Option<Value>,
+}
+
+impl Output {
+    /// Itself, if the program ended with `code`; shows everything it said otherwise.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Output {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    /// The machine-readable result.
+    #[track_caller]
+    pub fn json(&self) -> &Value {
+        self.json.as_ref().unwrap_or_else(|| panic!("the last line is no JSON: {self}"))
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "exit code {:?}, signal {:?}", self.code, self.signal)?;
+        write!(f, "--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr)
+    }
+}
+
+/// The program, free of the caller's libpq environment; for tests that drive it themselves.
+pub fn pgwraith() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pgwraith"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PG") && name != "PGWRAITH_PG_BIN" {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Runs the program to its end.
+pub async fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    run_within(LIMIT, args).await
+}
+
+/// Runs the program to its end; kills it and panics when it takes longer than `limit`.
+pub async fn run_within(
+    limit: Duration,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Output {
+    let mut command = tokio::process::Command::from(pgwraith());
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let shown = format!("{:?}", command.as_std());
+    let child = command.spawn().unwrap();
+    let done = tokio::time::timeout(limit, child.wait_with_output()).await;
+    let output = done.unwrap_or_else(|_| panic!("{shown} ran longer than {limit:?}")).unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    Output {
+        code: output.status.code(),
+        signal: output.status.signal(),
+        json: stdout.lines().last().and_then(|line| serde_json::from_str(line).ok()),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        stdout,
+    }
+}

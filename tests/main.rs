@@ -1,0 +1,5 @@
+//! The integration tests, all in one binary: one link, one place to look.
+
+mod cluster;
+mod harness;
+mod traffic;
