@@ -112,7 +112,8 @@ const INDEXES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
     CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, ic.relname, n.nspname, c.relname) AS head) h
   WHERE i.indrelid = $1) x";
 
-const CONSTRAINTS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
+const CONSTRAINTS: &str =
+    "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
   SELECT k.oid::int8 AS oid, k.conname AS name, k.contype AS kind,
     pg_catalog.pg_get_constraintdef(k.oid) AS definition, k.convalidated AS validated,
     k.condeferrable AS deferrable, k.condeferred AS deferred, k.conindid::int8 AS index_oid

@@ -102,9 +102,7 @@ fn tokens(sql: &str) -> Vec<Token<'_>> {
             '\'' => (quoted(rest, '\'', is_escape_string(&out, at)), Kind::Other),
             '"' => (quoted(rest, '"', false), Kind::Quoted),
             '$' => (dollar_quoted(rest), Kind::Other),
-            c if is_word_start(c) => {
-                (rest.find(|c| !is_word(c)).unwrap_or(rest.len()), Kind::Word)
-            }
+            c if is_word_start(c) => (rest.find(|c| !is_word(c)).unwrap_or(rest.len()), Kind::Word),
             c => (c.len_utf8(), Kind::Other),
         };
         if matches!(c, ')' | ']') {
@@ -192,14 +190,19 @@ mod tests {
         let one = |c: &str, e: &str| vec![(c.to_owned(), e.to_owned())];
         assert_eq!(found("ALTER a TYPE int USING a::int"), one("a", "a::int"));
         assert_eq!(
-            found("alter column \"Ü \"\"x\" set data type numeric(10, 2) using round(\"y\", 2) -- end"),
+            found(
+                "alter column \"Ü \"\"x\" set data type numeric(10, 2) using round(\"y\", 2) -- end"
+            ),
             one("Ü \"x", "round(\"y\", 2)")
         );
         assert_eq!(
             found("ADD x int, ALTER b TYPE text USING concat(b, ', using ', $q$,'$q$), DROP c"),
             one("b", "concat(b, ', using ', $q$,'$q$)")
         );
-        assert_eq!(found("ALTER a TYPE t USING e'\\'', /* , */ ALTER b TYPE u"), one("a", "e'\\''"));
+        assert_eq!(
+            found("ALTER a TYPE t USING e'\\'', /* , */ ALTER b TYPE u"),
+            one("a", "e'\\''")
+        );
         assert_eq!(found("ALTER a SET NOT NULL"), []);
         assert_eq!(found("ADD CONSTRAINT u UNIQUE USING INDEX i"), []);
         assert_eq!(found("ALTER a TYPE bigint"), []);

@@ -35,8 +35,10 @@ pub(super) async fn understand(
     let (source_oid, source) = source;
     let view = QualifiedName::new(scratch, "expression");
     let refuse = |e: Error| match e.db() {
-        Some(db) => Error::usage(format!("the expression {typed:?} is not valid: {}", db.message()))
-            .next("It may use the table's present columns, functions and operators"),
+        Some(db) => {
+            Error::usage(format!("the expression {typed:?} is not valid: {}", db.message()))
+                .next("It may use the table's present columns, functions and operators")
+        }
         None => e,
     };
     // Prepared on its own, so that `typed` cannot smuggle in a second statement.

@@ -49,7 +49,10 @@ async fn make_clone(session: &Session, source: &Table, clone: &QualifiedName) ->
         session.batch(&sql).await?;
     }
     let oid = session
-        .one("SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid", &[&clone.to_string()])
+        .one(
+            "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid",
+            &[&clone.to_string()],
+        )
         .await?;
     Ok(oid.get(0))
 }
@@ -92,7 +95,8 @@ async fn read_result(
             first.kind, first.name
         )));
     }
-    if target.row_security || target.force_row_security || target.persistence != source.persistence {
+    if target.row_security || target.force_row_security || target.persistence != source.persistence
+    {
         return Err(Error::usage("--alter may not change row security or persistence"));
     }
     if target.replica_identity != source.replica_identity {
@@ -200,10 +204,8 @@ impl Fill<'_> {
 
     async fn new_column(&self, column: &Column) -> Result<Expression> {
         let refuse = |why: &str| {
-            Err(Error::usage(format!("the new column {:?} {why}", column.name)).next(format!(
-                "Give existing rows a value: --map \"{}=expression\"",
-                column.name
-            )))
+            Err(Error::usage(format!("the new column {:?} {why}", column.name))
+                .next(format!("Give existing rows a value: --map \"{}=expression\"", column.name)))
         };
         if !column.identity.is_empty() {
             return refuse("is an identity column, whose values existing rows do not have");
@@ -299,7 +301,8 @@ fn key_mapping(
             .next("A deleted row is known only by its key, so its new key must follow from that"));
         }
         let (to, fill) = (&target.columns[at], &projection[at]);
-        let expression = fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
+        let expression =
+            fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
         let plain = expression == self::expression::column(&column.name);
         mapped.push(KeyColumn {
             source: column.name.clone(),
@@ -331,13 +334,28 @@ fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
 /// Types of which two equal values always have the same bytes.
 fn is_canonical(column: &Column) -> bool {
     const CANONICAL: &[&str] = &[
-        "int2", "int4", "int8", "oid", "uuid", "text", "varchar", "name", "bytea", "date",
-        "timestamp", "timestamptz", "time", "bool", "macaddr", "macaddr8", "pg_lsn", "char",
+        "int2",
+        "int4",
+        "int8",
+        "oid",
+        "uuid",
+        "text",
+        "varchar",
+        "name",
+        "bytea",
+        "date",
+        "timestamp",
+        "timestamptz",
+        "time",
+        "bool",
+        "macaddr",
+        "macaddr8",
+        "pg_lsn",
+        "char",
     ];
     column.collation_deterministic
         && (column.type_kind == 'e'
-            || column.type_schema == "pg_catalog"
-                && CANONICAL.contains(&column.type_name.as_str()))
+            || column.type_schema == "pg_catalog" && CANONICAL.contains(&column.type_name.as_str()))
 }
 
 /// Whether a plain conversion from one column to the other keeps the order of values.

@@ -37,7 +37,8 @@ pub async fn blame(
 }
 
 async fn count(session: &Session, flow: &Flow, writer: &Writer, range: &Range) -> Result<i64> {
-    let rows = read(session, writer, &flow.count_range(range.bounds()), &range.parameters()).await?;
+    let rows =
+        read(session, writer, &flow.count_range(range.bounds()), &range.parameters()).await?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }
 

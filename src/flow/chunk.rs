@@ -148,6 +148,11 @@ impl Planner {
         Ok(Some(range))
     }
 
+    /// The planner's session, for recording what became of a range.
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Whether the last range was handed out.
     pub fn is_complete(&self) -> bool {
         self.complete

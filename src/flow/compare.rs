@@ -13,8 +13,22 @@ use crate::pg::quote_ident;
 
 /// Types of which equality is equality of bytes, so that their own hash is exact.
 const EXACT: &[&str] = &[
-    "int2", "int4", "int8", "oid", "uuid", "text", "varchar", "bytea", "date", "time", "timestamp",
-    "timestamptz", "bool", "macaddr", "char", "name",
+    "int2",
+    "int4",
+    "int8",
+    "oid",
+    "uuid",
+    "text",
+    "varchar",
+    "bytea",
+    "date",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "bool",
+    "macaddr",
+    "char",
+    "name",
 ];
 
 impl Flow {
@@ -23,14 +37,18 @@ impl Flow {
     pub fn checksums(&self, bounds: Bounds, except: bool) -> String {
         let skip = if except { self.key.len() } else { 0 };
         let keys = if except {
-            format!("WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ", self.keys(), self.mapped_key())
+            format!(
+                "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
+                self.keys(),
+                self.mapped_key()
+            )
         } else {
             String::new()
         };
-        let not_in_k = except.then(|| {
-            format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s"))
-        });
-        let not_in_m = except.then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
+        let not_in_k = except
+            .then(|| format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s")));
+        let not_in_m = except
+            .then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
         format!(
             "{keys}SELECT a.n, a.h::pg_catalog.text, b.n, b.h::pg_catalog.text FROM \
              (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({source_hash}), 0) AS h \
@@ -50,14 +68,18 @@ impl Flow {
     pub fn differing_rows(&self, bounds: Bounds, except: bool) -> String {
         let skip = if except { self.key.len() } else { 0 };
         let keys = if except {
-            format!("WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ", self.keys(), self.mapped_key())
+            format!(
+                "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
+                self.keys(),
+                self.mapped_key()
+            )
         } else {
             String::new()
         };
-        let not_in_k = except.then(|| {
-            format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s"))
-        });
-        let not_in_m = except.then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
+        let not_in_k = except
+            .then(|| format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s")));
+        let not_in_m = except
+            .then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
         let source = where_all([self.source_range(bounds, skip), not_in_k]);
         let target = where_all([self.target_range(bounds, skip), not_in_m]);
         let captured = format!("FROM ONLY {} AS s{source}", self.captured.name);
@@ -90,7 +112,8 @@ impl Flow {
         };
         let source = select(&|p| self.cast(p));
         let target = select(&|p| format!("t.{}", quote_ident(&p.column)));
-        let at = |k: usize| columns.iter().position(|p| p.column == self.key[k].target).unwrap_or(k);
+        let at =
+            |k: usize| columns.iter().position(|p| p.column == self.key[k].target).unwrap_or(k);
         let width = self.key.len();
         let join: Vec<_> = (0..width).map(|k| format!("a.c{0} = b.c{0}", at(k))).collect();
         // An extra row's key goes back the way it came; where it does not fit, the cast says so.
@@ -101,8 +124,9 @@ impl Flow {
                 format!("COALESCE(a.s{k}, CAST(b.c{c} AS {ty}))")
             })
             .collect();
-        let text: Vec<_> =
-            (0..width).map(|k| format!("COALESCE(a.s{k}::pg_catalog.text, b.c{}::pg_catalog.text)", at(k))).collect();
+        let text: Vec<_> = (0..width)
+            .map(|k| format!("COALESCE(a.s{k}::pg_catalog.text, b.c{}::pg_catalog.text)", at(k)))
+            .collect();
         let source_key: Vec<_> = self
             .key
             .iter()
@@ -144,9 +168,8 @@ impl Flow {
     }
 
     fn hash(&self, value: impl Fn(&Projected) -> String) -> String {
-        let (exact, other): (Vec<_>, Vec<_>) = self
-            .written()
-            .partition(|p| p.plain_type && EXACT.contains(&p.type_name.as_str()));
+        let (exact, other): (Vec<_>, Vec<_>) =
+            self.written().partition(|p| p.plain_type && EXACT.contains(&p.type_name.as_str()));
         let mut parts: Vec<String> = exact.into_iter().map(&value).collect();
         if !other.is_empty() {
             let other: Vec<_> = other.into_iter().map(&value).collect();

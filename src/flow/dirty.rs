@@ -273,7 +273,13 @@ impl DirtySet {
         let ready = &mut self.ready;
         let entry = self.entries.entry(key.clone()).or_insert_with(|| {
             ready.push_back(key);
-            Entry { xid: row.xid, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
+            Entry {
+                xid: row.xid,
+                version: 0,
+                undurable: None,
+                stored: Vec::new(),
+                in_flight: false,
+            }
         });
         entry.xid = entry.xid.max(row.xid);
         entry.version += 1;

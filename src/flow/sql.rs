@@ -82,10 +82,8 @@ impl Flow {
 
     /// Writes the rows of the key set; rows already the same byte for byte are left alone.
     pub fn sync_upsert(&self) -> String {
-        let set: Vec<_> = self
-            .written()
-            .map(|p| format!("{0} = EXCLUDED.{0}", quote_ident(&p.column)))
-            .collect();
+        let set: Vec<_> =
+            self.written().map(|p| format!("{0} = EXCLUDED.{0}", quote_ident(&p.column))).collect();
         format!(
             "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} AS t ({columns}) \
              OVERRIDING SYSTEM VALUE SELECT {expressions} FROM k AS q JOIN ONLY {captured} AS s \
@@ -180,9 +178,7 @@ impl Flow {
             .key
             .iter()
             .enumerate()
-            .map(|(i, k)| {
-                format!("CAST({} AS {}) AS k{}", k.expression, k.target_type_sql, i + 1)
-            })
+            .map(|(i, k)| format!("CAST({} AS {}) AS k{}", k.expression, k.target_type_sql, i + 1))
             .collect();
         mapped.join(", ")
     }

@@ -121,7 +121,12 @@ impl Syncer {
     }
 
     /// Syncs batch after batch until `stop`.
-    pub async fn work(&self, tracker: &Tracker, door: &Door, stop: CancellationToken) -> Result<()> {
+    pub async fn work(
+        &self,
+        tracker: &Tracker,
+        door: &Door,
+        stop: CancellationToken,
+    ) -> Result<()> {
         let mut arrivals = tracker.arrivals();
         while !stop.is_cancelled() {
             arrivals.borrow_and_update();
@@ -243,8 +248,11 @@ impl Syncer {
                 break;
             }
         }
-        Error::new(Kind::DataDiffers, format!("{culprit} does not fit the new table. {}", error.what()))
-            .next("Correct the data or the change (USING, --map, a default), then start again")
+        Error::new(
+            Kind::DataDiffers,
+            format!("{culprit} does not fit the new table. {}", error.what()),
+        )
+        .next("Correct the data or the change (USING, --map, a default), then start again")
     }
 
     async fn try_one(&self, key: &Key) -> Result<()> {

@@ -230,8 +230,9 @@ impl Session {
         let mut rows = Vec::new();
         for message in self.client.simple_query(&self.tag(sql)).await? {
             match message {
-                SimpleQueryMessage::Row(row) => rows
-                    .push((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect()),
+                SimpleQueryMessage::Row(row) => {
+                    rows.push((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+                }
                 SimpleQueryMessage::RowDescription(_) => rows.clear(),
                 _ => {}
             }

@@ -60,7 +60,9 @@ fn attach(target: &Table, index: &Index, table: &QualifiedName, quoted: &str) ->
         (true, false) => " DEFERRABLE",
         (true, true) => " DEFERRABLE INITIALLY DEFERRED",
     };
-    Some(format!("ALTER TABLE {table} ADD CONSTRAINT {quoted} {kind} USING INDEX {quoted}{deferrable}"))
+    Some(format!(
+        "ALTER TABLE {table} ADD CONSTRAINT {quoted} {kind} USING INDEX {quoted}{deferrable}"
+    ))
 }
 
 /// The unique index of `target` on exactly the mapped key's columns.

@@ -1,0 +1,343 @@
+//! Verification: read-only, and exact under full write load (**Invariant 8**'s proof).
+//!
+//! A round: start recording P, every key that is or becomes dirty, batches in flight included; take
+//! a repeatable-read snapshot S; pass a fence, after which P is complete. For a key outside P the
+//! target at S must be the captured relation at S: whatever S sees of it was delivered before the
+//! fence, so before it was recorded nothing of it was outstanding, and a sync that cleared it
+//! committed before S. So ranges are compared in S without the keys of P, with no tolerance. The
+//! keys of P are compared by name in a later round, once they are not in its P; those that are hot
+//! to the end are compared under the cutover lock.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::Flow;
+use super::capture::{Fence, Tracker};
+use super::chunk::{Planner, Range};
+use super::key::{Key, key_arrays};
+use super::sync::FENCE_LIMIT;
+use super::write::{Isolation, Writer};
+use crate::error::{Error, Kind, Result};
+use crate::pg::{Raw, RawArray, Session, quote_ident, quote_literal};
+
+/// Keys of one comparison by name.
+const SLICE: usize = 5000;
+/// So few keys are left for the comparison under the cutover lock.
+const FEW: usize = 500;
+/// Rounds spent on keys that are changed again and again.
+const KEY_ROUNDS: usize = 5;
+
+/// What verification found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Findings {
+    /// Ranges that compared equal, in the end all of them.
+    pub ranges: u64,
+    /// Rows in them.
+    pub rows: u64,
+    /// Rows that differed and were repaired.
+    pub mismatches: u64,
+}
+
+/// One row that differs.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    pub key: Key,
+    /// The key as text, and how the row differs.
+    pub text: String,
+}
+
+/// Compares one flow's sides; its sessions share each round's snapshot.
+pub struct Verifier {
+    pub flow: Arc<Flow>,
+    pub writer: Writer,
+    pub tracker: Arc<Tracker>,
+    pub planner: Mutex<Planner>,
+    /// No snapshot of ours lives longer.
+    pub max_snapshot_age: Duration,
+}
+
+/// The state of one verification.
+#[derive(Default)]
+struct Progress {
+    findings: Findings,
+    /// Ranges that differed once, to be compared again after the repair.
+    again: Vec<Range>,
+    /// Keys not compared yet.
+    open: HashSet<Key>,
+    /// Keys that differed by name and were repaired.
+    repaired: HashSet<Key>,
+}
+
+impl Verifier {
+    /// Compares every range, repairs what differs, and compares that again. Returns the findings
+    /// and the keys that were too hot to compare, for the comparison under the cutover lock.
+    ///
+    /// `DataDiffers` where repair does not cure a difference.
+    pub async fn verify(
+        &self,
+        sessions: &[Session],
+        fence: &Fence,
+        report: impl Fn(u64),
+    ) -> Result<(Findings, HashSet<Key>)> {
+        for session in sessions {
+            let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
+            session.batch(sql).await?;
+        }
+        let mut progress = Progress::default();
+        let mut key_rounds = 0;
+        loop {
+            self.round(sessions, fence, &mut progress, &report).await?;
+            let ranges_done = self.planner.lock().await.is_complete() && progress.again.is_empty();
+            if ranges_done {
+                key_rounds += 1;
+                if progress.open.len() <= FEW || key_rounds > KEY_ROUNDS {
+                    return Ok((progress.findings, progress.open));
+                }
+            }
+        }
+    }
+
+    async fn round(
+        &self,
+        sessions: &[Session],
+        fence: &Fence,
+        progress: &mut Progress,
+        report: &impl Fn(u64),
+    ) -> Result<()> {
+        self.wait_for_repairs().await;
+        self.tracker.dirty().start_recording();
+        let snapshot = self.share_snapshot(sessions).await;
+        let passed = match snapshot {
+            Ok(()) => fence.pass(FENCE_LIMIT).await,
+            Err(e) => Err(e),
+        };
+        let recorded = self.tracker.dirty().take_recorded();
+        passed?;
+        let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
+        let compared = self.compare_all(sessions, &recorded, deadline, progress, report).await;
+        for session in sessions {
+            session.rollback().await;
+        }
+        let suspects = compared?;
+        self.repair(suspects, progress).await?;
+        progress.open.extend(recorded);
+        Ok(())
+    }
+
+    /// P must be small enough to hold, and keys on disk are not in it: let the syncs catch up.
+    async fn wait_for_repairs(&self) {
+        let mut arrivals = self.tracker.arrivals();
+        loop {
+            {
+                let dirty = self.tracker.dirty();
+                if dirty.on_disk() == 0 && dirty.backlog() < 20_000 {
+                    return;
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(50), arrivals.changed()).await;
+        }
+    }
+
+    async fn share_snapshot(&self, sessions: &[Session]) -> Result<()> {
+        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let role = format!("SET LOCAL ROLE {}", quote_ident(&self.writer.owner));
+        let mut exported: Option<String> = None;
+        for session in sessions {
+            session.batch(begin).await?;
+            match &exported {
+                Some(name) => {
+                    let sql = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(name));
+                    session.batch(&sql).await?;
+                }
+                None => {
+                    let row = session.one("SELECT pg_catalog.pg_export_snapshot()", &[]).await?;
+                    exported = Some(row.get(0));
+                }
+            }
+            session.batch(&role).await?;
+        }
+        Ok(())
+    }
+
+    /// All sessions take ranges until the snapshot is too old; returns the ranges that differ.
+    async fn compare_all(
+        &self,
+        sessions: &[Session],
+        recorded: &HashSet<Key>,
+        deadline: Instant,
+        progress: &mut Progress,
+        report: &impl Fn(u64),
+    ) -> Result<Vec<(Range, Vec<Difference>, bool)>> {
+        let Some(first) = sessions.first() else { return Ok(Vec::new()) };
+        let ready: Vec<Key> = progress.open.difference(recorded).cloned().collect();
+        let differing = compare_keys(first, &self.flow, &ready).await?;
+        for key in &ready {
+            progress.open.remove(key);
+        }
+        for d in differing {
+            tracing::warn!("source and shadow differ: {}", d.text);
+            if !progress.repaired.insert(d.key.clone()) {
+                return Err(incurable(&d.text));
+            }
+            progress.findings.mismatches += 1;
+            self.tracker.dirty().mark_for_repair(d.key.clone());
+            progress.open.insert(d.key);
+        }
+        let again = Mutex::new(std::mem::take(&mut progress.again));
+        let found = Mutex::new((Vec::new(), Findings::default()));
+        let workers = sessions.iter().map(|session| async {
+            while Instant::now() < deadline {
+                let repeated = again.lock().await.pop();
+                let (range, second) = match repeated {
+                    Some(range) => (range, true),
+                    None => match self.planner.lock().await.next().await? {
+                        Some(range) => (range, false),
+                        None => return Ok(()),
+                    },
+                };
+                let started = Instant::now();
+                let (rows, equal) = self.compare(session, &range, recorded).await?;
+                self.planner.lock().await.pace.learn(rows, started.elapsed(), 0);
+                if equal {
+                    report(rows as u64);
+                    let mut found = found.lock().await;
+                    found.1.ranges += 1;
+                    found.1.rows += rows as u64;
+                } else {
+                    let differences = self.find(session, &range, recorded).await?;
+                    found.lock().await.0.push((range, differences, second));
+                }
+            }
+            Ok::<_, Error>(())
+        });
+        futures_util::future::try_join_all(workers).await?;
+        progress.again = again.into_inner();
+        let (suspects, findings) = found.into_inner();
+        progress.findings.ranges += findings.ranges;
+        progress.findings.rows += findings.rows;
+        Ok(suspects)
+    }
+
+    /// Compares one range; returns the captured side's rows and whether both sides are equal.
+    async fn compare(
+        &self,
+        session: &Session,
+        range: &Range,
+        except: &HashSet<Key>,
+    ) -> Result<(i64, bool)> {
+        let arrays = self.arrays(except);
+        let sql = self.flow.checksums(range.bounds(), !except.is_empty());
+        let row = session.one(&sql, &parameters(&arrays, range)).await?;
+        let (rows, sum): (i64, &str) = (row.get(0), row.get(1));
+        let equal = (rows, sum) == (row.get(2), row.get(3));
+        if equal {
+            self.record(range, rows, sum).await?;
+        }
+        Ok((rows, equal))
+    }
+
+    async fn find(
+        &self,
+        session: &Session,
+        range: &Range,
+        except: &HashSet<Key>,
+    ) -> Result<Vec<Difference>> {
+        let arrays = self.arrays(except);
+        let sql = self.flow.differing_rows(range.bounds(), !except.is_empty());
+        let rows = session.query(&sql, &parameters(&arrays, range)).await?;
+        Ok(rows.iter().map(|row| difference(&self.flow, row)).collect())
+    }
+
+    /// The key set's arrays; no parameters for an empty set.
+    fn arrays(&self, except: &HashSet<Key>) -> Vec<RawArray> {
+        if except.is_empty() {
+            return Vec::new();
+        }
+        key_arrays(self.flow.key_type_oids(), except)
+    }
+
+    /// The checksum is kept as evidence.
+    async fn record(&self, range: &Range, rows: i64, sum: &str) -> Result<()> {
+        let session = &self.planner.lock().await;
+        let session = session.session();
+        self.writer.begin(session, Isolation::ReadCommitted).await?;
+        let sql = "UPDATE pgwraith.chunk SET done = true, rows = $4, checksum = \
+                   $5::pg_catalog.text::pg_catalog.numeric, finished_at = pg_catalog.clock_timestamp() \
+                   WHERE migration_id = $1 AND flow = $2 AND kind = 'verify' AND number = $3";
+        let flow = &self.flow;
+        let values: [&(dyn ToSql + Sync); 5] =
+            [&flow.migration, &flow.number, &range.number, &rows, &sum];
+        session.execute(sql, &values).await?;
+        session.batch("COMMIT").await
+    }
+
+    /// Repair only marks keys dirty; a repaired range is not a verified one.
+    async fn repair(
+        &self,
+        suspects: Vec<(Range, Vec<Difference>, bool)>,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        for (range, differences, second) in suspects {
+            for d in &differences {
+                tracing::warn!("source and shadow differ: {}", d.text);
+            }
+            if second {
+                let text = differences.first().map_or("a range", |d| d.text.as_str());
+                return Err(incurable(text));
+            }
+            progress.findings.mismatches += differences.len() as u64;
+            let mut dirty = self.tracker.dirty();
+            for d in differences {
+                dirty.mark_for_repair(d.key);
+            }
+            drop(dirty);
+            self.tracker.announce();
+            progress.again.push(range);
+        }
+        Ok(())
+    }
+}
+
+fn parameters<'a>(arrays: &'a [RawArray], range: &'a Range) -> Vec<&'a (dyn ToSql + Sync)> {
+    let arrays = arrays.iter().map(|a| a as &(dyn ToSql + Sync));
+    arrays.chain(range.parameters()).collect()
+}
+
+/// Compares both sides for a set of keys, in whatever transaction the session has open.
+pub async fn compare_keys(session: &Session, flow: &Flow, keys: &[Key]) -> Result<Vec<Difference>> {
+    let mut found = Vec::new();
+    for slice in keys.chunks(SLICE) {
+        let arrays = key_arrays(flow.key_type_oids(), slice);
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
+        let rows = session.query(&flow.differing_keys(), &parameters).await?;
+        found.extend(rows.iter().map(|row| difference(flow, row)));
+    }
+    Ok(found)
+}
+
+fn difference(flow: &Flow, row: &Row) -> Difference {
+    let width = flow.key.len();
+    let columns: Vec<Raw> = (0..width).map(|i| row.get(i)).collect();
+    let key = Key::pack(columns.iter().map(|c| &c.0[..]));
+    let values: Vec<Option<String>> = row.get(width);
+    let named = flow.key.iter().zip(values);
+    let named: Vec<String> =
+        named.map(|(k, v)| format!("{} = {}", k.source, v.as_deref().unwrap_or("NULL"))).collect();
+    let how = match (row.get(width + 1), row.get(width + 2)) {
+        (true, _) => "missing from the shadow".to_owned(),
+        (_, true) => "only in the shadow".to_owned(),
+        _ => format!("differs in {}", row.get::<_, Vec<String>>(width + 3).join(", ")),
+    };
+    Difference { key, text: format!("{}: {how}", named.join(", ")) }
+}
+
+fn incurable(text: &str) -> Error {
+    Error::new(Kind::DataDiffers, format!("source and shadow still differ after repair: {text}"))
+        .next("Something else writes to the shadow, or the projection is not deterministic")
+}
