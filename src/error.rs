@@ -78,6 +78,19 @@ impl Error {
         self
     }
 
+    /// Adds the state of the run and its way out, after what is already said to do next.
+    pub fn and_then_state(mut self, state: String, next: String) -> Self {
+        self.0.state = Some(match self.0.state.take() {
+            Some(known) => format!("{known}. {state}"),
+            None => state,
+        });
+        self.0.next = Some(match self.0.next.take() {
+            Some(known) => format!("{known}. {next}"),
+            None => next,
+        });
+        self
+    }
+
     /// Keeps the underlying error.
     pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

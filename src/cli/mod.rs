@@ -1,1 +1,30 @@
+//! The command line: arguments as typed ([`args`]), as resolved, one file a command.
 
+mod abort;
+pub mod args;
+mod demo;
+mod resolve;
+mod run;
+mod signals;
+
+use std::process::ExitCode;
+
+use args::{Arguments, Command};
+
+use crate::error::Result;
+
+/// Runs the command and says how it went; the exit code is the error's kind.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let done: Result<()> = match arguments.command {
+        Command::Run(command) => run::run(command).await,
+        Command::Abort(command) => abort::abort(command).await,
+        Command::Demo(command) => demo::demo(command).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("pgwraith: {e}.");
+            ExitCode::from(e.kind().exit_code())
+        }
+    }
+}

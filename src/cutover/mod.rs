@@ -1,1 +1,185 @@
+//! The swap: one transaction, under one lock, with a deadline that the server enforces.
+//!
+//! **Invariant 7.** Lock, fence, final sync, comparison, rename: one session, one transaction
+//! ([`attempt`]). Before its first LOCK every timeout is set to what is left of the deadline, so a
+//! tool that is stopped, cut off or dead holds the application no longer than that. It commits with
+//! `synchronous_commit = local` and never NOTIFYs. Whatever is late or fails rolls back to before the
+//! lock, and the application goes on with the old table. If the connection breaks at COMMIT, the
+//! outcome is looked up ([`outcome`]), not guessed.
 
+mod attempt;
+mod deadline;
+mod look;
+mod outcome;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::time::{Instant, sleep};
+
+use crate::catalog::{Fingerprint, Table};
+use crate::error::{Error, Kind, Result};
+use crate::flow::Flow;
+use crate::flow::capture::{Fence, Tracker};
+use crate::flow::key::Key;
+use crate::flow::sync::{Full, Syncer};
+use crate::flow::write::{Door, Writer};
+use crate::pg::{Connector, Session, Snapshot};
+use crate::shadow::Names;
+use crate::telemetry::Meter;
+
+use attempt::{Locker, Tried};
+use look::Obstacle;
+
+/// The limits of the cutover.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the first lock request to the end of COMMIT.
+    pub max_lock_hold: Duration,
+    /// From the first lock request to the last grant; halved deadlock_timeout where that is less.
+    pub lock_timeout: Duration,
+    /// How long to go on trying.
+    pub patience: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_lock_hold: Duration::from_millis(500),
+            lock_timeout: Duration::from_millis(250),
+            patience: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// How the swap went.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Swapped {
+    pub attempts: u32,
+    /// From the first grant to COMMIT's reply.
+    pub lock_held_ms: f64,
+    /// From the first request to COMMIT's reply.
+    pub stall_ms: f64,
+}
+
+/// What the cutover works with.
+pub struct Cutover<'a> {
+    pub connector: &'a Connector,
+    pub flow: Arc<Flow>,
+    pub writer: &'a Writer,
+    pub tracker: &'a Tracker,
+    pub door: &'a Door,
+    pub fence: &'a Fence,
+    pub names: &'a Names,
+    /// The table as it will be.
+    pub target: &'a Table,
+    /// As read before the copy began.
+    pub fingerprint: &'a Fingerprint,
+    pub meter: &'a Meter,
+    pub limits: Limits,
+}
+
+impl Cutover<'_> {
+    /// Swaps; tries again until `limits.patience` is over. `open` are the keys that verification
+    /// found too hot to compare: they are compared under the lock.
+    pub async fn run(&self, open: HashSet<Key>) -> Result<Swapped> {
+        let role = |what: &str| format!("{}/{what}", self.flow.migration);
+        let observer = self.connector.session(&role("observer")).await?;
+        let session = self.connector.session(&role("final sync")).await?;
+        let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
+        let started = Instant::now();
+        let mut locker: Option<Locker> = None;
+        let mut attempts = 0;
+        let mut told = String::new();
+        loop {
+            let obstacle = match self.prepare(&observer, &syncer, &mut locker, started).await? {
+                Err(obstacle) => obstacle,
+                Ok((mut ready, snapshot)) => {
+                    attempts += 1;
+                    let tried = ready.attempt(self, &observer, &open, &snapshot).await?;
+                    locker = Some(ready);
+                    match tried {
+                        Tried::Swapped { lock_held, stall } => {
+                            return Ok(Swapped {
+                                attempts,
+                                lock_held_ms: lock_held.as_secs_f64() * 1000.0,
+                                stall_ms: stall.as_secs_f64() * 1000.0,
+                            });
+                        }
+                        Tried::Late(obstacle) => obstacle,
+                    }
+                }
+            };
+            if started.elapsed() > self.limits.patience {
+                return Err(self.out_of_patience(attempts, &obstacle));
+            }
+            if told != obstacle.text {
+                self.meter.note(format!("the cutover waits: {}", obstacle.text));
+                told.clone_from(&obstacle.text);
+            }
+            // No lock that blocks the application is held here.
+            look::wait_for_standbys(&observer).await?;
+            sleep(back_off(attempts)).await;
+        }
+    }
+
+    /// Everything that can be done without blocking anybody. On success the shadow equalled the
+    /// source at the returned snapshot, nobody uses an older one, and DDL on the source is locked
+    /// out.
+    async fn prepare(
+        &self,
+        observer: &Session,
+        syncer: &Syncer,
+        locker: &mut Option<Locker>,
+        started: Instant,
+    ) -> Result<Result<(Locker, Snapshot), Obstacle>> {
+        if let Some(obstacle) = look::backlog(self.tracker, self.fence).await? {
+            return Ok(Err(obstacle));
+        }
+        let snapshot = match syncer.full(self.tracker, self.door, self.fence).await? {
+            Full::Equal(snapshot, _) => snapshot,
+            Full::Truncated => return Ok(Err(Obstacle::new("the table was truncated just now"))),
+            Full::Behind => return Ok(Err(Obstacle::new("many changed keys wait to be applied"))),
+        };
+        if let Some(obstacle) =
+            look::old_snapshots(observer, &snapshot, self.remaining(started)).await?
+        {
+            return Ok(Err(obstacle));
+        }
+        if let Some(obstacle) = look::long_holders(observer, &self.flow).await? {
+            return Ok(Err(obstacle));
+        }
+        let ready = match locker.take().filter(|l| !l.is_broken()) {
+            Some(locker) => locker,
+            None => match Locker::open(self, observer).await? {
+                Ok(locker) => locker,
+                Err(obstacle) => return Ok(Err(obstacle)),
+            },
+        };
+        Ok(Ok((ready, snapshot)))
+    }
+
+    fn remaining(&self, started: Instant) -> Duration {
+        self.limits.patience.saturating_sub(started.elapsed()).min(Duration::from_secs(10))
+    }
+
+    fn out_of_patience(&self, attempts: u32, obstacle: &Obstacle) -> Error {
+        Error::new(
+            Kind::Failed,
+            format!(
+                "the cutover did not get its lock in {} s and {attempts} attempts: {}",
+                self.limits.patience.as_secs(),
+                obstacle.text
+            ),
+        )
+        .next("End what is in the way, or try at a calmer time")
+    }
+}
+
+/// Longer and longer, with jitter, so as not to fall into step with a periodic job.
+fn back_off(attempts: u32) -> Duration {
+    let base = 50u64 << attempts.min(6);
+    Duration::from_millis(rand::rng().random_range(base / 2..=base))
+}

@@ -68,6 +68,11 @@ impl Pace {
         Pace { target, most_wal, rows: rows.clamp(1, Self::MOST) }
     }
 
+    /// One range for everything.
+    pub fn whole() -> Self {
+        Pace { target: Duration::MAX, most_wal: u64::MAX, rows: i64::MAX }
+    }
+
     /// Rows of the next range.
     pub fn rows(&self) -> i64 {
         self.rows
@@ -160,6 +165,9 @@ impl Planner {
 
     async fn find_end(&mut self) -> Result<Option<Vec<Raw>>> {
         let offset = self.pace.rows() - 1;
+        if offset == i64::MAX - 1 {
+            return Ok(None);
+        }
         let bounded = self.lower.is_some();
         let statement = match &self.find[usize::from(bounded)] {
             Some(statement) => statement.clone(),

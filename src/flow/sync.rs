@@ -111,6 +111,8 @@ pub enum Full {
     Equal(Snapshot, Alone),
     /// A TRUNCATE came in between; let the truncator have the door and try again.
     Truncated,
+    /// Keys had to be stored in the database meanwhile; let the sync workers catch up.
+    Behind,
 }
 
 impl Syncer {
@@ -207,7 +209,7 @@ impl Syncer {
         fence.pass(FENCE_LIMIT).await?;
         if tracker.dirty().on_disk() > 0 {
             self.session.rollback().await;
-            return Err(Error::failed("changes arrived faster than they could be applied"));
+            return Ok(Full::Behind);
         }
         let batch = tracker.dirty().select(usize::MAX);
         if tracker.dirty().barrier().is_some() {

@@ -1,0 +1,28 @@
+//! Ctrl-C and SIGTERM: the first stops in good order, the second leaves at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{Kind, Result};
+use crate::migration::Supervisor;
+
+/// Stops `supervisor` at the first signal; ends the process at the second, which is as safe as a
+/// crash.
+pub(super) fn watch(supervisor: &Supervisor) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let supervisor = supervisor.clone();
+    tokio::spawn(async move {
+        for stopped in [false, true] {
+            let name = tokio::select! {
+                _ = interrupt.recv() => "Ctrl-C",
+                _ = terminate.recv() => "SIGTERM",
+            };
+            if stopped {
+                eprintln!("pgwraith: leaving at once; `pgwraith abort` removes what is left.");
+                std::process::exit(i32::from(Kind::Stopped.exit_code()));
+            }
+            supervisor.stop(name);
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Looking before locking: what would make us wait, and others behind us.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::error::Result;
+use crate::flow::Flow;
+use crate::flow::capture::{Fence, Tracker};
+use crate::flow::sync::FENCE_LIMIT;
+use crate::pg::{Session, Snapshot};
+use crate::wal::XidWidener;
+
+/// So few keys can be synced under the lock.
+const FEW: u64 = 500;
+/// A fence that takes longer means that decoding lags.
+const FAST: Duration = Duration::from_millis(200);
+/// A transaction older than this is not queued behind.
+const LONG: &str = "1 second";
+const POLL: Duration = Duration::from_millis(10);
+
+/// Why not now.
+#[derive(Debug, Clone)]
+pub(super) struct Obstacle {
+    pub(super) text: String,
+}
+
+impl Obstacle {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Obstacle { text: text.into() }
+    }
+}
+
+/// Few keys may be waiting, and a fence must come back fast.
+pub(super) async fn backlog(tracker: &Tracker, fence: &Fence) -> Result<Option<Obstacle>> {
+    let took = fence.pass(FENCE_LIMIT).await?;
+    if took > FAST {
+        let text = format!("logical decoding lags: a message took {} ms", took.as_millis());
+        return Ok(Some(Obstacle::new(text)));
+    }
+    let mut arrivals = tracker.arrivals();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let waiting = tracker.dirty().backlog();
+        if waiting <= FEW {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Ok(Some(Obstacle::new(format!("{waiting} changed keys wait to be applied"))));
+        }
+        let _ = timeout(POLL, arrivals.changed()).await;
+    }
+}
+
+/// A snapshot older than the last full sync sees the shadow as it was before: wait until none is
+/// left, and name those that stay.
+pub(super) async fn old_snapshots(
+    observer: &Session,
+    synced: &Snapshot,
+    limit: Duration,
+) -> Result<Option<Obstacle>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let found = holders_of_old_snapshots(observer, synced).await?;
+        match found {
+            None => return Ok(None),
+            Some(who) if Instant::now() > deadline => {
+                let text = format!("older snapshots would see the new table as it was: {who}");
+                return Ok(Some(Obstacle::new(text)));
+            }
+            Some(_) => sleep(POLL).await,
+        }
+    }
+}
+
+/// Who uses a snapshot older than `synced`, in this database.
+pub(super) async fn holders_of_old_snapshots(
+    observer: &Session,
+    synced: &Snapshot,
+) -> Result<Option<String>> {
+    let rows = observer
+        .query(
+            &format!(
+                "{WHO}, a.backend_xmin::pg_catalog.text, \
+                 pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text \
+                 FROM pg_catalog.pg_stat_activity a WHERE a.datname = pg_catalog.current_database() \
+                 AND a.backend_xmin IS NOT NULL AND a.backend_type IN ('client backend', 'parallel worker') \
+                 AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') ORDER BY a.xact_start"
+            ),
+            &[],
+        )
+        .await?;
+    let old: Vec<_> = rows.into_iter().filter(|row| xmin(row) < Some(synced.xmax())).collect();
+    Ok(names(&old))
+}
+
+/// The row's `backend_xmin`, which has 32 bits, widened by the server's present xid.
+fn xmin(row: &tokio_postgres::Row) -> Option<u64> {
+    let xmin: u32 = row.get::<_, &str>(5).parse().ok()?;
+    let now: u64 = row.get::<_, &str>(6).parse().ok()?;
+    Some(XidWidener::new(now).widen(xmin))
+}
+
+/// Transactions that have been holding a lock on the table for long: do not queue behind them.
+pub(super) async fn long_holders(observer: &Session, flow: &Flow) -> Result<Option<Obstacle>> {
+    let rows = observer
+        .query(
+            &format!(
+                "{WHO} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT l.pid \
+                 FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted \
+                 AND l.relation = ANY(ARRAY[$1::pg_catalog.oid, pg_catalog.to_regclass($2)])) \
+                 AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') \
+                 AND a.backend_type <> 'autovacuum worker' \
+                 AND a.xact_start < pg_catalog.clock_timestamp() - interval '{LONG}' \
+                 ORDER BY a.xact_start LIMIT 3"
+            ),
+            &[&flow.captured.oid, &flow.target.root.to_string()],
+        )
+        .await?;
+    let text = names(&rows).map(|who| format!("a long transaction uses the table: {who}"));
+    if text.is_some() {
+        return Ok(text.map(Obstacle::new));
+    }
+    let prepared = observer
+        .query(
+            "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' \
+             AND l.pid IS NULL AND l.granted AND l.relation = $1",
+            &[&flow.captured.oid],
+        )
+        .await?;
+    Ok(prepared.first().map(|r| {
+        let number: &str = r.get(0);
+        Obstacle::new(format!(
+            "prepared transaction {number} holds the table (see pg_prepared_xacts)"
+        ))
+    }))
+}
+
+/// Who blocks the backend `pid` right now.
+pub(super) async fn blockers(observer: &Session, pid: i32) -> Result<Option<String>> {
+    let sql = format!(
+        "{WHO} FROM pg_catalog.pg_stat_activity a \
+         WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) LIMIT 3"
+    );
+    Ok(names(&observer.query(&sql, &[&pid]).await?))
+}
+
+/// A lock is replayed on standbys too, behind their queries: between attempts let them catch up,
+/// for a limited time.
+pub(super) async fn wait_for_standbys(observer: &Session) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let position: crate::pg::Lsn =
+        observer.one("SELECT pg_catalog.pg_current_wal_flush_lsn()", &[]).await?.get(0);
+    while Instant::now() < deadline {
+        let behind: bool = observer
+            .one(
+                "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication r \
+                 WHERE r.state = 'streaming' AND r.replay_lsn < $1 \
+                 AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s \
+                   WHERE s.active_pid = r.pid AND s.slot_type = 'logical'))",
+                &[&position],
+            )
+            .await?
+            .get(0);
+        if !behind {
+            return Ok(());
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
+}
+
+const WHO: &str = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
+    COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.int8, \
+    COALESCE(pg_catalog.left(a.query, 120), '(not allowed to see)')";
+
+fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
+    let all: Vec<String> = rows
+        .iter()
+        .take(3)
+        .map(|r| {
+            let (pid, user, state): (i32, &str, &str) = (r.get(0), r.get(1), r.get(2));
+            let (seconds, query): (i64, &str) = (r.get(3), r.get(4));
+            format!("pid {pid} {user} ({state}, transaction of {seconds} s): {query}")
+        })
+        .collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}

@@ -1,0 +1,67 @@
+//! Phase "catch up": sync workers beside everything that follows, and the wait until few keys are
+//! left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use crate::error::{Error, Result};
+use crate::flow::sync::{FENCE_LIMIT, Syncer};
+
+use super::run::Context;
+use super::supervisor::{Background, Supervisor};
+
+/// With so few keys left, one transaction takes care of the rest.
+const FEW: u64 = 5_000;
+/// After so long without getting there, say so.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Starts the sync workers. More than one only where keys that differ in their bytes are different
+/// keys (**Invariant 4**).
+pub(super) async fn start(
+    context: &Context,
+    supervisor: &Supervisor,
+    workers: usize,
+) -> Result<Vec<Background>> {
+    let workers = if context.flow.is_canonical() { workers.max(1) } else { 1 };
+    context.tracker.start_reloading();
+    let mut tasks = Vec::new();
+    for n in 1..=workers {
+        let session = context.session(&format!("sync {n}")).await?;
+        let syncer =
+            Syncer::new(session, Arc::clone(&context.flow), context.writer.clone()).await?;
+        let (tracker, door) = (Arc::clone(&context.tracker), context.door.clone());
+        tasks.push(supervisor.spawn(|end| async move { syncer.work(&tracker, &door, end).await }));
+    }
+    Ok(tasks)
+}
+
+/// Waits until what was committed up to now is in, and few keys are left to sync.
+pub(super) async fn drain(context: &Context) -> Result<()> {
+    context.fence.pass(FENCE_LIMIT).await?;
+    let mut arrivals = context.tracker.arrivals();
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        let (backlog, on_disk) = {
+            let dirty = context.tracker.dirty();
+            (dirty.backlog(), dirty.on_disk())
+        };
+        if backlog <= FEW && on_disk == 0 {
+            return Ok(());
+        }
+        if !told && started.elapsed() > PATIENCE {
+            told = true;
+            context.meter.note(format!(
+                "{backlog} changed keys are still waiting: the application changes rows about as \
+                 fast as they can be applied; more --workers may help"
+            ));
+        }
+        if started.elapsed() > PATIENCE * 240 {
+            return Err(Error::failed("the shadow does not catch up with the changes")
+                .next("Start again with more --workers, or at a calmer time"));
+        }
+        let _ = timeout(Duration::from_millis(50), arrivals.changed()).await;
+    }
+}

@@ -1,0 +1,182 @@
+//! Phase "index": the key's index first, so that changes can be applied; the others at a point where
+//! the shadow equals the source, where only real duplicates clash; then VACUUM and ANALYZE.
+
+use std::sync::Arc;
+
+use crate::catalog::Table;
+use crate::error::{Error, Kind, Result};
+use crate::flow::sync::{Full, Syncer};
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Session, quote_ident};
+use crate::shadow::{self, IndexPlan};
+
+use super::catch_up;
+use super::run::Context;
+
+/// How indexes are built.
+#[derive(Debug, Clone)]
+pub struct IndexSettings {
+    /// `maintenance_work_mem` of the building sessions; None leaves the server's.
+    pub memory: Option<String>,
+    /// Indexes built at a time.
+    pub jobs: usize,
+    /// `max_parallel_maintenance_workers` of each build.
+    pub parallel_workers: u32,
+}
+
+impl Default for IndexSettings {
+    fn default() -> Self {
+        IndexSettings { memory: None, jobs: 1, parallel_workers: 0 }
+    }
+}
+
+/// The key's index and those that follow it.
+pub(super) struct Plans {
+    key: IndexPlan,
+    others: Vec<IndexPlan>,
+}
+
+pub(super) fn plans(context: &Context, target: &Table) -> Result<Plans> {
+    let rename = shadow::temporary_names(target);
+    let mut all = shadow::index_plans(target, &context.flow.target.root, &rename);
+    let key = shadow::key_index(target, &context.flow.key)
+        .and_then(|key| all.iter().position(|p| p.name == key.name))
+        .ok_or_else(|| Error::failed("the new table has no unique index on its key"))?;
+    let key = all.remove(key);
+    Ok(Plans { key, others: all })
+}
+
+/// Builds the key's index. Nothing writes to the shadow yet.
+pub(super) async fn build_key(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &Plans,
+) -> Result<()> {
+    let session = builder(context, settings, 0).await?;
+    let _alone = context.door.alone().await;
+    build(&session, context, &plans.key).await
+}
+
+/// Builds the others while the shadow rests and equals the source.
+pub(super) async fn build_others(
+    context: &Context,
+    settings: &IndexSettings,
+    target: &Table,
+    plans: &Plans,
+) -> Result<()> {
+    let syncer = Syncer::new(
+        context.session("full sync").await?,
+        Arc::clone(&context.flow),
+        context.writer.clone(),
+    )
+    .await?;
+    let alone = loop {
+        catch_up::drain(context).await?;
+        match syncer.full(&context.tracker, &context.door, &context.fence).await? {
+            Full::Equal(_, alone) => break alone,
+            Full::Truncated | Full::Behind => {}
+        }
+    };
+    let queue =
+        std::sync::Mutex::new(plans.others.iter().collect::<std::collections::VecDeque<_>>());
+    let mut sessions = Vec::new();
+    for n in 0..settings.jobs.clamp(1, plans.others.len().max(1)) {
+        sessions.push(builder(context, settings, n + 1).await?);
+    }
+    let next = || queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+    let workers = sessions.iter().map(|session| async {
+        while let Some(plan) = next() {
+            build(session, context, plan).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    futures_util::future::try_join_all(workers).await?;
+    let identity = shadow::replica_identity(
+        target,
+        &context.flow.target.root,
+        shadow::temporary_names(target),
+    );
+    if let (Some(sql), Some(session)) = (identity, sessions.first()) {
+        session.batch(&sql).await?;
+    }
+    drop(alone);
+    Ok(())
+}
+
+async fn builder(context: &Context, settings: &IndexSettings, n: usize) -> Result<Session> {
+    let session = context.session(&format!("index {n}")).await?;
+    session.set_role(&context.writer.owner).await?;
+    let workers = settings.parallel_workers.to_string();
+    session.set("max_parallel_maintenance_workers", &workers).await?;
+    if let Some(memory) = &settings.memory {
+        session.set("maintenance_work_mem", memory).await?;
+    }
+    Ok(session)
+}
+
+async fn build(session: &Session, context: &Context, plan: &IndexPlan) -> Result<()> {
+    let tablespace = plan.tablespace.as_deref().unwrap_or("");
+    session.set("default_tablespace", tablespace).await?;
+    if let Err(e) = session.batch(&plan.create).await {
+        return Err(match classify(&e) {
+            Class::Duplicate => duplicates(session, context, plan, e).await,
+            _ => e.context(format!("building index {}", plan.name)),
+        });
+    }
+    if let Some(attach) = &plan.attach {
+        session.batch(attach).await?;
+    }
+    Ok(())
+}
+
+/// The data violates a unique index: name it and some rows.
+async fn duplicates(session: &Session, context: &Context, plan: &IndexPlan, e: Error) -> Error {
+    let detail = e.db().and_then(|d| d.detail()).unwrap_or("").to_owned();
+    let sample = match sample_duplicates(session, context, plan).await {
+        Ok(keys) if !keys.is_empty() => {
+            format!(", for instance the rows with keys {}", keys.join("; "))
+        }
+        _ => String::new(),
+    };
+    Error::new(
+        Kind::DataDiffers,
+        format!("the data violates the unique index or constraint {}{sample}. {detail}", plan.name),
+    )
+    .next("Remove the duplicates or leave the constraint out, then start again")
+    .source(e)
+}
+
+async fn sample_duplicates(
+    session: &Session,
+    context: &Context,
+    plan: &IndexPlan,
+) -> Result<Vec<String>> {
+    let root = &context.flow.target.root;
+    let columns = plan.expressions.join(", ");
+    let key: Vec<String> = context
+        .flow
+        .key
+        .iter()
+        .map(|k| format!("t.{}::pg_catalog.text", quote_ident(&k.target)))
+        .collect();
+    let sql = format!(
+        "SELECT pg_catalog.concat_ws(', ', {}) FROM {root} AS t WHERE ROW({columns}) = \
+         (SELECT ROW({columns}) FROM {root} GROUP BY {columns} HAVING pg_catalog.count(*) > 1 LIMIT 1) \
+         LIMIT 5",
+        key.join(", ")
+    );
+    let rows = session.query(&sql, &[]).await?;
+    Ok(rows.iter().map(|r| r.get(0)).collect())
+}
+
+/// Visibility map and statistics, so that plans after the swap are as good as before.
+pub(super) async fn vacuum(context: &Context, settings: &IndexSettings) -> Result<()> {
+    let session = builder(context, settings, 0).await?;
+    // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.
+    session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
+    for relation in &context.flow.target.relations {
+        session.batch(&format!("ALTER TABLE {relation} RESET (autovacuum_enabled)")).await?;
+        session.batch(&format!("VACUUM (ANALYZE) {relation}")).await?;
+    }
+    Ok(())
+}

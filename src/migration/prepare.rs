@@ -1,0 +1,225 @@
+//! Phase "prepare": publication, slot, capture, Invariant 1's wait, the empty shadow.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::catalog::Table;
+use crate::change::Plan;
+use crate::error::{Error, Result};
+use crate::flow::{Captured, Flow, Target};
+use crate::pg::{Connector, Lsn, Session, quote_ident};
+use crate::shadow::{self, Names};
+use crate::telemetry::Meter;
+use crate::wal::{OriginFilter, ReplicationStream, StreamOptions};
+
+use super::store;
+
+/// How often to ask whether those we wait for have ended.
+const POLL: Duration = Duration::from_millis(20);
+/// After so long, say whom we wait for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The flow of a new migration, not yet made.
+pub(super) async fn describe_flow(
+    session: &Session,
+    migration: i64,
+    source: &Table,
+    plan: Plan,
+    names: &Names,
+) -> Result<Flow> {
+    let database: u32 = session
+        .one(
+            "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+            &[],
+        )
+        .await?
+        .get(0);
+    Ok(Flow {
+        migration,
+        number: 1,
+        captured: Captured { oid: source.oid, name: names.source.clone() },
+        target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
+        projection: plan.projection,
+        key: plan.key,
+        publication: format!("pgwraith_{migration}"),
+        // Slots are named across all databases of the server.
+        slot: format!("pgwraith_{database}_{migration}"),
+    })
+}
+
+/// The publication: the key's columns alone, so that the stream carries keys, not rows. With
+/// REPLICA IDENTITY FULL a column list would make the application's updates fail: no list then.
+pub(super) async fn create_publication(
+    session: &Session,
+    flow: &Flow,
+    source: &Table,
+) -> Result<()> {
+    let columns = match source.replica_identity {
+        'f' => String::new(),
+        _ => {
+            let names: Vec<_> = flow.key.iter().map(|k| quote_ident(&k.source)).collect();
+            format!(" ({})", names.join(", "))
+        }
+    };
+    session
+        .batch(&format!(
+            "CREATE PUBLICATION {} FOR TABLE ONLY {}{columns} \
+             WITH (publish = 'insert, update, delete, truncate')",
+            quote_ident(&flow.publication),
+            flow.captured.name
+        ))
+        .await
+}
+
+/// The slot and its stream. The slot waits for every open write transaction of the server; the
+/// meter is told for whom.
+pub(super) async fn open_stream(
+    connector: &Connector,
+    session: &Session,
+    flow: &Flow,
+    meter: &Meter,
+) -> Result<(ReplicationStream, Lsn)> {
+    let role = format!("{}/stream", flow.migration);
+    let mut connection = connector.replication(&role, session.encoding()).await?;
+    let major = session.version() / 10_000;
+    pin_walsender(&mut connection, major).await?;
+    let system = connection.identify_system().await?;
+    let created = {
+        let create = connection.create_slot(&flow.slot);
+        tokio::pin!(create);
+        loop {
+            tokio::select! {
+                done = &mut create => break done,
+                _ = sleep(PATIENCE) => tell_open_transactions(session, meter).await?,
+            }
+        }
+    };
+    let start = created.map_err(|e| e.context("creating the replication slot"))?;
+    let system = (system.system_identifier.as_str(), system.timeline);
+    store::record_slot(session, flow, system, start).await?;
+    let stream = connection
+        .start(StreamOptions {
+            slot: &flow.slot,
+            start,
+            publications: &[&flow.publication],
+            binary: true,
+            // Rows written under another replication origin are the application's too: 'none'
+            // would hide them. (Ours are skipped by the publication.)
+            origin: (major >= 16).then_some(OriginFilter::Any),
+        })
+        .await?;
+    Ok((stream, start))
+}
+
+/// Role and database defaults reach the walsender too; a transaction_timeout would end it in one
+/// large transaction, again and again.
+async fn pin_walsender(connection: &mut crate::wal::ReplicationConn, major: i32) -> Result<()> {
+    let mut settings = vec!["SET wal_sender_timeout = '60s'"];
+    if major >= 17 {
+        settings.push("SET transaction_timeout = 0");
+    }
+    for sql in settings {
+        connection.simple_query(sql).await?;
+    }
+    Ok(())
+}
+
+async fn tell_open_transactions(session: &Session, meter: &Meter) -> Result<()> {
+    let rows = session
+        .query(
+            "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), \
+             COALESCE(pg_catalog.left(a.query, 80), '(not allowed to see)') \
+             FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
+             AND a.pid <> pg_catalog.pg_backend_pid() ORDER BY a.xact_start LIMIT 3",
+            &[],
+        )
+        .await?;
+    for row in rows {
+        let (pid, user, query): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        meter.note(format!("the slot waits for the transaction of pid {pid} ({user}): {query}"));
+    }
+    Ok(())
+}
+
+/// **Invariant 1**'s last step. Publication and slot are there; now every transaction that holds a
+/// write lock on the source, prepared ones too, must end before the first snapshot is taken. A
+/// commit may be in the log in front of the slot's start and yet be invisible (its backend waits for
+/// a synchronous standby, still holding its locks): our snapshots must not miss it.
+pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Meter) -> Result<()> {
+    let noted: Vec<String> = session
+        .one(
+            "SELECT COALESCE(pg_catalog.array_agg(DISTINCT l.virtualtransaction), '{}') \
+             FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.relation = $1 AND l.granted \
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
+             AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.mode IN \
+             ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
+            &[&source],
+        )
+        .await?
+        .get(0);
+    let started = tokio::time::Instant::now();
+    let mut told = false;
+    loop {
+        let left = session
+            .query(
+                "SELECT DISTINCT l.virtualtransaction, COALESCE(l.pid::pg_catalog.text, 'a prepared transaction') \
+                 FROM pg_catalog.pg_locks l WHERE l.virtualtransaction = ANY($1) \
+                 AND l.relation = $2 AND l.locktype = 'relation'",
+                &[&noted, &source],
+            )
+            .await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if !told && started.elapsed() > PATIENCE {
+            told = true;
+            let who: Vec<String> = left.iter().map(|r| r.get::<_, String>(1)).collect();
+            meter.note(format!(
+                "waiting for transactions that wrote to the table before: pid {}",
+                who.join(", ")
+            ));
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// The empty shadow, owned by the table's owner, with the source's grants and no others.
+pub(super) async fn create_shadow(
+    session: &Session,
+    flow: &Flow,
+    source: &Table,
+    target: &Table,
+) -> Result<()> {
+    let shadow = &flow.target.root;
+    session.batch("BEGIN").await?;
+    session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&source.owner))).await?;
+    session.batch(&shadow::create_table(target, shadow)).await?;
+    // Vacuumed once, when the rows are in: until then autovacuum would only get in the way.
+    session.batch(&format!("ALTER TABLE {shadow} SET (autovacuum_enabled = false)")).await?;
+    let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
+    let oid: u32 = session.one(sql, &[&shadow.to_string()]).await?.get(0);
+    let made = crate::catalog::read(session, oid)
+        .await?
+        .ok_or_else(|| Error::failed("the shadow vanished while it was made"))?;
+    let grants = shadow::grant_statements(
+        &format!("TABLE {shadow}"),
+        &source.owner,
+        made.grants.as_deref(),
+        source.grants.as_deref(),
+    );
+    for sql in grants {
+        session.batch(&sql).await?;
+    }
+    session.batch("SET LOCAL ROLE NONE").await?;
+    let settings = session
+        .one(
+            "SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings s \
+             WHERE s.name IN ('TimeZone', 'DateStyle', 'IntervalStyle')",
+            &[],
+        )
+        .await?
+        .get(0);
+    store::record_shadow(session, flow.migration, oid, &settings).await?;
+    session.batch("COMMIT").await
+}

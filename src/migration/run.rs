@@ -1,0 +1,368 @@
+//! One run: the phases in order, and the end, whatever it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::copy::CopySettings;
+use super::index::IndexSettings;
+use super::supervisor::{Background, Supervisor};
+use super::{Phase, catch_up, copy, index, prepare, store, teardown};
+use crate::catalog::{self, Fingerprint, Table};
+use crate::change::{self, Request};
+use crate::cutover::{self, Cutover, Swapped};
+use crate::error::{Error, Kind, Result};
+use crate::flow::Flow;
+use crate::flow::capture::{Fence, Tracker, capture};
+use crate::flow::chunk::{self, Pace, Planner};
+use crate::flow::keeper::{Keeper, Limits};
+use crate::flow::truncate::Truncator;
+use crate::flow::verify::{Findings, Verifier};
+use crate::flow::write::{Door, Writer};
+use crate::pg::{Connector, Session};
+use crate::preflight::{self, Subject};
+use crate::shadow::Names;
+use crate::telemetry::{Meter, Sample};
+
+/// Rows of the first verified range.
+const FIRST_RANGE: i64 = 50_000;
+
+/// How each phase goes about it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub copy: CopySettings,
+    pub index: IndexSettings,
+    pub keeper: Limits,
+    pub cutover: cutover::Limits,
+    /// No snapshot of ours lives longer.
+    pub max_snapshot_age: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            copy: CopySettings::default(),
+            index: IndexSettings::default(),
+            keeper: Limits::default(),
+            cutover: cutover::Limits::default(),
+            max_snapshot_age: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, serde::Serialize)]
+pub struct Report {
+    pub table: String,
+    pub retired: String,
+    pub keys_synced: u64,
+    pub cutover: Swapped,
+    pub verify: Findings,
+}
+
+/// A run that is about to start.
+pub struct Run<'a> {
+    pub connector: &'a Connector,
+    /// As typed.
+    pub table: &'a str,
+    pub request: &'a Request,
+    pub settings: &'a Settings,
+    pub meter: Meter,
+    pub supervisor: Supervisor,
+}
+
+/// What the phases of one run share.
+pub(super) struct Context {
+    connector: Connector,
+    pub(super) flow: Arc<Flow>,
+    pub(super) writer: Writer,
+    pub(super) tracker: Arc<Tracker>,
+    pub(super) door: Door,
+    pub(super) fence: Fence,
+    pub(super) meter: Meter,
+}
+
+impl Context {
+    /// A session of this migration; its name tells an abort that it is ours.
+    pub(super) async fn session(&self, role: &str) -> Result<Session> {
+        self.connector.session(&format!("{}/{role}", self.flow.migration)).await
+    }
+}
+
+/// What is known before anything is made.
+struct Known {
+    source: Table,
+    target: Table,
+    names: Names,
+    migration: i64,
+}
+
+impl Run<'_> {
+    /// Migrates the table. On any error the source is as it was, and the slot is gone.
+    pub async fn migrate(&self) -> Result<Report> {
+        let control = self.connector.session("control").await?;
+        let oid = catalog::find(&control, self.table).await?;
+        let source = catalog::read(&control, oid)
+            .await?
+            .ok_or_else(|| Error::usage(format!("{} is not there any more", self.table)))?;
+        let names = Names::of(&source.qualified());
+        self.preflight(&control, &source, &names).await?;
+        let plan = self.supervisor.guard(change::rehearse(&control, &source, self.request)).await?;
+        self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
+        self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
+        store::ensure(&control).await?;
+        let migration = store::begin(&control, oid, &names, self.request).await?;
+        let target = plan.target.clone();
+        let flow = prepare::describe_flow(&control, migration, &source, plan, &names).await?;
+        store::record_flow(&control, &flow).await?;
+        let known = Known { source, target, names, migration };
+        let flow = Arc::new(flow);
+        let done = self.phases(&control, &known, Arc::clone(&flow)).await;
+        self.end(&known, &flow, done).await
+    }
+
+    async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
+        let subject = Subject { connector: self.connector, session: control, table: source, names };
+        let findings = self.supervisor.guard(preflight::run(&subject)).await?;
+        for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {
+            self.meter.note(format!("{}: {}. {}", finding.check, finding.what, finding.mend));
+        }
+        preflight::refuse(&findings, self.table).map_or(Ok(()), Err)
+    }
+
+    async fn phases(&self, control: &Session, known: &Known, flow: Arc<Flow>) -> Result<Report> {
+        let guard = &self.supervisor;
+        prepare::create_publication(control, &flow, &known.source).await?;
+        let fingerprint =
+            catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
+        let opened = prepare::open_stream(self.connector, control, &flow, &self.meter);
+        let (stream, start) = guard.guard(opened).await?;
+        let (context, background) = self.start(control, known, flow, stream, start).await?;
+        let done = guard.guard(self.work(control, known, &context, &fingerprint)).await;
+        for task in background {
+            task.finish().await;
+        }
+        done
+    }
+
+    /// Starts what runs beside the phases: capture, keeper, truncator.
+    async fn start(
+        &self,
+        control: &Session,
+        known: &Known,
+        flow: Arc<Flow>,
+        stream: crate::wal::ReplicationStream,
+        start: crate::pg::Lsn,
+    ) -> Result<(Context, Vec<Background>)> {
+        let tracker = Arc::new(Tracker::default());
+        tracker.dirty().advance(start);
+        tracker.confirm(start);
+        let sql =
+            "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text";
+        let next_xid: u64 = control.one(sql, &[]).await?.get::<_, &str>(0).parse().unwrap_or(3);
+        let role = |what: &str| format!("{}/{what}", known.migration);
+        let connector = self.connector.clone();
+        let writer =
+            Writer { migration: known.migration, epoch: 1, owner: known.source.owner.clone() };
+        let door = Door::default();
+        let most = self.settings.keeper.most_keys;
+        let captured = {
+            let (flow, tracker) = (Arc::clone(&flow), Arc::clone(&tracker));
+            self.supervisor.spawn(|end| capture(stream, flow, tracker, next_xid, most, end))
+        };
+        let keeper = Keeper {
+            session: connector.session(&role("keeper")).await?,
+            flow: Arc::clone(&flow),
+            writer: writer.clone(),
+            tracker: Arc::clone(&tracker),
+            limits: self.settings.keeper,
+        };
+        let truncator = Truncator {
+            session: connector.session(&role("truncate")).await?,
+            flow: Arc::clone(&flow),
+            writer: writer.clone(),
+            tracker: Arc::clone(&tracker),
+            door: door.clone(),
+        };
+        let session = connector.session(&role("fence")).await?;
+        let fence = Fence::new(session, Arc::clone(&tracker), known.migration);
+        let watched = (Arc::clone(&tracker), self.meter.clone());
+        let background = vec![
+            captured,
+            self.supervisor.spawn(|end| keeper.keep(end)),
+            self.supervisor.spawn(|end| truncator.follow(end)),
+            self.supervisor.spawn(|end| tell_backlog(watched.0, watched.1, end)),
+        ];
+        let meter = self.meter.clone();
+        Ok((Context { connector, flow, writer, tracker, door, fence, meter }, background))
+    }
+
+    async fn work(
+        &self,
+        control: &Session,
+        known: &Known,
+        context: &Context,
+        fingerprint: &Fingerprint,
+    ) -> Result<Report> {
+        let settings = self.settings;
+        prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
+        prepare::wait_for_writers(control, known.source.oid, &self.meter).await?;
+
+        self.enter(control, known, Phase::Copy).await?;
+        copy::copy(context, settings.copy).await?;
+
+        self.enter(control, known, Phase::Index).await?;
+        let plans = index::plans(context, &known.target)?;
+        index::build_key(context, &settings.index, &plans).await?;
+        let syncs = catch_up::start(context, &self.supervisor, settings.copy.workers).await?;
+        index::build_others(context, &settings.index, &known.target, &plans).await?;
+        index::vacuum(context, &settings.index).await?;
+
+        self.enter(control, known, Phase::CatchUp).await?;
+        catch_up::drain(context).await?;
+
+        self.enter(control, known, Phase::Verify).await?;
+        self.check_unchanged(control, known, context, fingerprint).await?;
+        let (verify, open) = self.verify(context).await?;
+
+        self.enter(control, known, Phase::Cutover).await?;
+        let cutover = Cutover {
+            connector: self.connector,
+            flow: Arc::clone(&context.flow),
+            writer: &context.writer,
+            tracker: &context.tracker,
+            door: &context.door,
+            fence: &context.fence,
+            names: &known.names,
+            target: &known.target,
+            fingerprint,
+            meter: &self.meter,
+            limits: settings.cutover,
+        };
+        let swapped = cutover.run(open).await?;
+        for task in syncs {
+            task.finish().await;
+        }
+        let keys_synced = context.tracker.dirty().synced();
+        Ok(Report {
+            table: known.names.source.to_string(),
+            retired: known.names.retired.to_string(),
+            keys_synced,
+            cutover: swapped,
+            verify,
+        })
+    }
+
+    async fn verify(
+        &self,
+        context: &Context,
+    ) -> Result<(Findings, std::collections::HashSet<crate::flow::key::Key>)> {
+        let mut sessions = Vec::new();
+        for n in 1..=self.settings.copy.workers.max(1) {
+            sessions.push(context.session(&format!("verify {n}")).await?);
+        }
+        let pace = if context.flow.keeps_order() {
+            let first = FIRST_RANGE.min(self.settings.copy.first_chunk.max(1) * 10);
+            Pace::new(first, self.settings.copy.chunk_time, u64::MAX)
+        } else {
+            // No range of the source is a range of the shadow: all of it is one.
+            Pace::whole()
+        };
+        let planner = Planner::new(
+            context.session("verify plan").await?,
+            Arc::clone(&context.flow),
+            context.writer.clone(),
+            chunk::Kind::Verify,
+            pace,
+        )
+        .await?;
+        let verifier = Verifier {
+            flow: Arc::clone(&context.flow),
+            writer: context.writer.clone(),
+            tracker: Arc::clone(&context.tracker),
+            planner: Mutex::new(planner),
+            max_snapshot_age: self.settings.max_snapshot_age,
+        };
+        let report = |rows| self.meter.tell(Sample::Compared(rows));
+        verifier.verify(&sessions, &context.fence, report).await
+    }
+
+    async fn check_unchanged(
+        &self,
+        control: &Session,
+        known: &Known,
+        context: &Context,
+        before: &Fingerprint,
+    ) -> Result<()> {
+        let flow = &context.flow;
+        let now = catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
+        before.check(&now, &known.names.source.to_string())
+    }
+
+    async fn enter(&self, control: &Session, known: &Known, phase: Phase) -> Result<()> {
+        self.meter.tell(Sample::Phase(phase.as_str()));
+        store::enter(control, known.migration, phase).await
+    }
+
+    /// Whatever happened: the slot and the publication go, since without a tool to read it the slot
+    /// would only hold back WAL.
+    async fn end(&self, known: &Known, flow: &Flow, done: Result<Report>) -> Result<Report> {
+        let cleaned = self.clean(known, flow, done.as_ref().err()).await;
+        let error = match (done, &cleaned) {
+            (Ok(report), Ok(())) => return Ok(report),
+            (Ok(report), Err(e)) => {
+                self.meter.note(format!("the swap is done, but cleaning up failed: {e}"));
+                return Ok(report);
+            }
+            (Err(error), _) => error,
+        };
+        let left = match cleaned {
+            Ok(()) => format!(
+                "{} is untouched and in use; slot and publication are dropped; the unfinished shadow {} is left",
+                known.names.source, known.names.shadow
+            ),
+            Err(e) => format!(
+                "{} is untouched and in use; the slot {} may still hold WAL back ({})",
+                known.names.source,
+                flow.slot,
+                e.what()
+            ),
+        };
+        let next = format!("`pgwraith abort {}` removes what is left", known.names.source);
+        Err(error.and_then_state(left, next))
+    }
+
+    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<()> {
+        let session = self.connector.session("cleanup").await?;
+        teardown::end_sessions(&session, known.migration).await?;
+        teardown::drop_slot(&session, &flow.slot).await?;
+        teardown::drop_publication(&session, &flow.publication).await?;
+        let (what, detail) = match error {
+            None => ("finished", String::new()),
+            Some(e) if e.kind() == Kind::Stopped => ("stopped", e.to_string()),
+            Some(e) => ("failed", e.to_string()),
+        };
+        store::event(&session, known.migration, what, &detail).await
+    }
+}
+
+async fn tell_backlog(
+    tracker: Arc<Tracker>,
+    meter: Meter,
+    end: tokio_util::sync::CancellationToken,
+) -> Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            _ = end.cancelled() => return Ok(()),
+            _ = tick.tick() => {
+                let (backlog, synced) = {
+                    let dirty = tracker.dirty();
+                    (dirty.backlog(), dirty.synced())
+                };
+                meter.tell(Sample::Dirty(backlog, synced));
+            }
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The state in the database: schema `pgwraith`, keyed by migration id and flow.
+
+use crate::change::Request;
+use crate::error::{Error, Kind, Result};
+use crate::flow::Flow;
+use crate::pg::{Lsn, Session};
+use crate::shadow::Names;
+
+use super::Phase;
+
+/// The version of the tables below. A newer one is refused; an older one is upgraded in place.
+const SCHEMA_VERSION: i32 = 1;
+
+/// Makes the state's tables where they are not there, and refuses those of a newer version.
+pub(super) async fn ensure(session: &Session) -> Result<()> {
+    if session.one("SELECT pg_catalog.to_regnamespace('pgwraith') IS NULL", &[]).await?.get(0) {
+        session.batch(&format!("BEGIN; {CREATE} COMMIT")).await?;
+    }
+    let row = session.maybe("SELECT version FROM pgwraith.schema_version", &[]).await?;
+    match row.map(|r| r.get::<_, i32>(0)) {
+        Some(SCHEMA_VERSION) => Ok(()),
+        found => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "the state in schema pgwraith has version {}, this program knows version {SCHEMA_VERSION}",
+                found.map_or("none".to_owned(), |v| v.to_string())
+            ),
+        )
+        .next("Use the version of pgwraith that made it")),
+    }
+}
+
+/// One migration as stored.
+pub(super) struct Stored {
+    pub id: i64,
+    pub phase: String,
+    pub source_schema: String,
+    pub source_name: String,
+    pub source_oid: u32,
+    pub shadow_name: String,
+    pub shadow_oid: Option<u32>,
+    pub publication: Option<String>,
+    pub slot: Option<String>,
+}
+
+/// The unfinished migration of a table, by its oid or, where the table is gone, by its name.
+pub(super) async fn unfinished(
+    session: &Session,
+    oid: Option<u32>,
+    name: &str,
+) -> Result<Option<Stored>> {
+    if session.one("SELECT pg_catalog.to_regclass('pgwraith.migration') IS NULL", &[]).await?.get(0)
+    {
+        return Ok(None);
+    }
+    let row = session
+        .maybe(
+            "SELECT m.id, m.phase, m.source_schema, m.source_name, m.source_oid, m.shadow_name, \
+             m.shadow_oid, f.publication, f.slot FROM pgwraith.migration m \
+             LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1 \
+             WHERE m.finished_at IS NULL AND (m.source_oid = $1 OR $1::pg_catalog.oid IS NULL \
+             AND $2 IN (m.source_name, m.source_schema || '.' || m.source_name, \
+               pg_catalog.format('%I.%I', m.source_schema, m.source_name))) LIMIT 1",
+            &[&oid, &name],
+        )
+        .await?;
+    Ok(row.map(|r| Stored {
+        id: r.get(0),
+        phase: r.get(1),
+        source_schema: r.get(2),
+        source_name: r.get(3),
+        source_oid: r.get(4),
+        shadow_name: r.get(5),
+        shadow_oid: r.get(6),
+        publication: r.get(7),
+        slot: r.get(8),
+    }))
+}
+
+/// Begins a migration: its row, epoch 1. Refused where the table has one already.
+pub(super) async fn begin(
+    session: &Session,
+    source_oid: u32,
+    names: &Names,
+    request: &Request,
+) -> Result<i64> {
+    let change = serde_json::to_value(request)
+        .map_err(|e| Error::failed(format!("the change cannot be stored: {e}")))?;
+    let row = session
+        .one(
+            "INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
+             retired_name, change, tool_version) VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+            &[
+                &names.source.schema,
+                &names.source.name,
+                &source_oid,
+                &names.shadow.name,
+                &names.retired.name,
+                &change,
+                &env!("CARGO_PKG_VERSION"),
+            ],
+        )
+        .await
+        .map_err(|e| match e.db().map(|d| d.code().code() == "23505") {
+            Some(true) => {
+                Error::new(Kind::Refused, format!("{} has another migration already", names.source))
+                    .next(format!(
+                        "See it in pgwraith.migration; `pgwraith abort {}` ends it",
+                        names.source
+                    ))
+            }
+            _ => e,
+        })?;
+    Ok(row.get(0))
+}
+
+/// Records the flow before its publication and slot are made, so that an abort finds them.
+pub(super) async fn record_flow(session: &Session, flow: &Flow) -> Result<()> {
+    let key: Vec<&str> = flow.key.iter().map(|k| k.source.as_str()).collect();
+    let sql = "INSERT INTO pgwraith.flow (migration_id, flow, source_oid, target, publication, \
+               slot, key_columns) VALUES ($1, $2, $3, $4, $5, $6, $7)";
+    let target = flow.target.root.to_string();
+    session
+        .execute(
+            sql,
+            &[
+                &flow.migration,
+                &flow.number,
+                &flow.captured.oid,
+                &target,
+                &flow.publication,
+                &flow.slot,
+                &key,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Records which cluster the slot is on and where it starts.
+pub(super) async fn record_slot(
+    session: &Session,
+    flow: &Flow,
+    system: (&str, i32),
+    start: Lsn,
+) -> Result<()> {
+    let (identifier, timeline) = system;
+    session
+        .execute(
+            "UPDATE pgwraith.migration SET system_identifier = $2, timeline = $3 WHERE id = $1",
+            &[&flow.migration, &identifier, &timeline],
+        )
+        .await?;
+    let sql = "UPDATE pgwraith.flow SET stored_lsn = $3 WHERE migration_id = $1 AND flow = $2";
+    session.execute(sql, &[&flow.migration, &flow.number, &start]).await?;
+    Ok(())
+}
+
+/// Records the shadow's oid and the settings that the projection runs under.
+pub(super) async fn record_shadow(
+    session: &Session,
+    migration: i64,
+    oid: u32,
+    settings: &serde_json::Value,
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.migration SET shadow_oid = $2, settings = $3 WHERE id = $1";
+    session.execute(sql, &[&migration, &oid, &settings]).await?;
+    Ok(())
+}
+
+/// Enters a phase. Called only while no writer has a transaction open: under repeatable read they
+/// would fail to lock the row.
+pub(super) async fn enter(session: &Session, migration: i64, phase: Phase) -> Result<()> {
+    let sql = "UPDATE pgwraith.migration SET phase = $2 WHERE id = $1";
+    session.execute(sql, &[&migration, &phase.as_str()]).await?;
+    event(session, migration, "phase", phase.as_str()).await
+}
+
+/// Who asked for what, or what happened, when.
+pub(super) async fn event(session: &Session, id: i64, what: &str, detail: &str) -> Result<()> {
+    let sql = "INSERT INTO pgwraith.event (migration_id, what, detail) VALUES ($1, $2, $3)";
+    session.execute(sql, &[&id, &what, &detail]).await?;
+    Ok(())
+}
+
+/// **Invariant 9**: raises the epoch under FOR UPDATE, which waits for every transaction of an
+/// older run that has locked the row FOR KEY SHARE; any later one finds another epoch.
+pub(super) async fn raise_epoch(session: &Session, migration: i64) -> Result<i64> {
+    session.batch("BEGIN").await?;
+    let lock = "SELECT 1 FROM pgwraith.migration WHERE id = $1 FOR UPDATE";
+    session.query(lock, &[&migration]).await?;
+    let sql = "UPDATE pgwraith.migration SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch";
+    let row = session.one(sql, &[&migration]).await?;
+    session.batch("COMMIT").await?;
+    Ok(row.get(0))
+}
+
+/// Removes a migration's state, and the schema with the last one.
+pub(super) async fn forget(session: &Session, migration: i64) -> Result<()> {
+    session.batch("BEGIN").await?;
+    for table in ["dirty", "chunk", "flow", "event"] {
+        let sql = format!("DELETE FROM pgwraith.{table} WHERE migration_id = $1");
+        session.execute(&sql, &[&migration]).await?;
+    }
+    session.execute("DELETE FROM pgwraith.migration WHERE id = $1", &[&migration]).await?;
+    let last: bool =
+        session.one("SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration)", &[]).await?.get(0);
+    if last {
+        session.batch("DROP SCHEMA pgwraith CASCADE").await?;
+    }
+    session.batch("COMMIT").await
+}
+
+const CREATE: &str = "
+CREATE SCHEMA pgwraith;
+COMMENT ON SCHEMA pgwraith IS 'State of pgwraith, online schema change. To undo an unfinished migration by hand: \
+SELECT slot, publication FROM pgwraith.flow; then SELECT pg_drop_replication_slot(slot); DROP PUBLICATION publication; \
+DROP TABLE the shadow (pgwraith.migration.shadow_name). The source table is untouched until the swap.';
+GRANT USAGE ON SCHEMA pgwraith TO PUBLIC;
+CREATE TABLE pgwraith.schema_version (version int4 NOT NULL);
+INSERT INTO pgwraith.schema_version VALUES (1);
+CREATE TABLE pgwraith.migration (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  source_schema text NOT NULL, source_name text NOT NULL, source_oid oid NOT NULL,
+  shadow_name text NOT NULL, shadow_oid oid, retired_name text NOT NULL,
+  change jsonb NOT NULL, settings jsonb, tool_version text NOT NULL,
+  phase text NOT NULL DEFAULT 'prepare', epoch int8 NOT NULL DEFAULT 1,
+  system_identifier text, timeline int4,
+  started_by text NOT NULL DEFAULT session_user,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished_at timestamptz, outcome text);
+CREATE UNIQUE INDEX one_migration_per_table ON pgwraith.migration (source_oid) WHERE finished_at IS NULL;
+CREATE TABLE pgwraith.flow (
+  migration_id int8 NOT NULL, flow int4 NOT NULL, source_oid oid NOT NULL, target text NOT NULL,
+  publication text NOT NULL, slot text NOT NULL, key_columns text[] NOT NULL, stored_lsn pg_lsn,
+  PRIMARY KEY (migration_id, flow));
+CREATE TABLE pgwraith.chunk (
+  migration_id int8 NOT NULL, flow int4 NOT NULL, kind text NOT NULL, number int8 NOT NULL,
+  lower text[], upper text[], done bool NOT NULL DEFAULT false, rows int8, checksum numeric,
+  snapshot_xmax xid8, finished_at timestamptz,
+  PRIMARY KEY (migration_id, flow, kind, number));
+CREATE TABLE pgwraith.dirty (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  migration_id int8 NOT NULL, flow int4 NOT NULL, kind text NOT NULL, key bytea NOT NULL, xid xid8 NOT NULL);
+CREATE TABLE pgwraith.event (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  migration_id int8 NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  who text NOT NULL DEFAULT session_user, client inet DEFAULT inet_client_addr(),
+  what text NOT NULL, detail text);
+CREATE FUNCTION pgwraith.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $body$
+BEGIN
+  RAISE EXCEPTION '%.% was retired by an online schema change and takes no writes', TG_TABLE_SCHEMA, TG_TABLE_NAME
+    USING ERRCODE = 'object_not_in_prerequisite_state',
+      HINT = 'Write to the table that took its name; drop this one when nothing needs it any more.';
+END $body$;
+";

@@ -1,0 +1,78 @@
+//! Takes away what holds the server back: our sessions, the slot, the publication.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Error, Result};
+use crate::pg::{Session, quote_ident};
+
+/// How long our own backends may take to end.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Ends every session of the migration but this one; a dead tool's too.
+pub(super) async fn end_sessions(session: &Session, migration: i64) -> Result<()> {
+    let pattern = format!("{}%", crate::pg::session::application_name(&format!("{migration}/")));
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let left = session
+            .query(
+                "SELECT a.pid, pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a \
+                 WHERE a.application_name LIKE $1 AND a.pid <> pg_catalog.pg_backend_pid() \
+                 AND a.datname = pg_catalog.current_database()",
+                &[&pattern],
+            )
+            .await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let pids: Vec<String> = left.iter().map(|r| r.get::<_, i32>(0).to_string()).collect();
+            return Err(Error::failed(format!(
+                "sessions of the migration do not end: pid {}",
+                pids.join(", ")
+            )));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Drops the slot, ending whoever streams from it. Nothing happens where it is gone.
+pub(super) async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let found = session
+            .maybe(
+                "SELECT s.active_pid FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1",
+                &[&slot],
+            )
+            .await?;
+        let Some(row) = found else { return Ok(()) };
+        match row.get::<_, Option<i32>>(0) {
+            Some(pid) => {
+                session.query("SELECT pg_catalog.pg_terminate_backend($1)", &[&pid]).await?;
+            }
+            None => {
+                let sql = "SELECT pg_catalog.pg_drop_replication_slot($1)";
+                match session.query(sql, &[&slot]).await {
+                    Ok(_) => return Ok(()),
+                    // In use for another moment, or gone meanwhile.
+                    Err(e)
+                        if e.db()
+                            .is_some_and(|d| ["55006", "42704"].contains(&d.code().code())) => {}
+                    Err(e) => return Err(e.context(format!("dropping replication slot {slot}"))),
+                }
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(Error::failed(format!("replication slot {slot} is in use"))
+                .next(format!("It holds WAL back: SELECT pg_drop_replication_slot('{slot}')")));
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Drops the publication where it is there.
+pub(super) async fn drop_publication(session: &Session, publication: &str) -> Result<()> {
+    session.batch(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(publication))).await
+}
