@@ -14,7 +14,7 @@ use crate::flow::dirty::Batch;
 use crate::flow::key::Key;
 use crate::flow::sync::Statements;
 use crate::flow::verify::compare_keys;
-use crate::flow::write::Isolation;
+use crate::flow::write::{Alone, Isolation};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, Snapshot, quote_ident};
 use crate::shadow::Swap;
@@ -36,10 +36,8 @@ pub(super) struct Locker {
 
 /// How an attempt ended.
 pub(super) enum Tried {
-    Swapped {
-        lock_held: Duration,
-        stall: Duration,
-    },
+    /// Nobody may write by the old names any more: the door stays shut until the workers are gone.
+    Swapped { lock_held: Duration, stall: Duration, shut: Alone },
     /// Rolled back; the application goes on with the old table.
     Late(Obstacle),
 }
@@ -109,7 +107,11 @@ impl Locker {
         let result = match done {
             Ok(()) => {
                 let held = granted.unwrap_or(started).elapsed();
-                Ok(Tried::Swapped { lock_held: held, stall: started.elapsed() })
+                return Ok(Tried::Swapped {
+                    lock_held: held,
+                    stall: started.elapsed(),
+                    shut: alone,
+                });
             }
             Err(Stop::Late(obstacle)) => {
                 self.back_out().await;

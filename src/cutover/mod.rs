@@ -25,7 +25,7 @@ use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::key::Key;
 use crate::flow::sync::{Full, Syncer};
-use crate::flow::write::{Door, Writer};
+use crate::flow::write::{Alone, Door, Writer};
 use crate::pg::{Connector, Session, Snapshot};
 use crate::shadow::Names;
 use crate::telemetry::Meter;
@@ -83,8 +83,9 @@ pub struct Cutover<'a> {
 
 impl Cutover<'_> {
     /// Swaps; tries again until `limits.patience` is over. `open` are the keys that verification
-    /// found too hot to compare: they are compared under the lock.
-    pub async fn run(&self, open: HashSet<Key>) -> Result<Swapped> {
+    /// found too hot to compare: they are compared under the lock. The guard keeps every writer out
+    /// until they have ended.
+    pub async fn run(&self, open: HashSet<Key>) -> Result<(Swapped, Alone)> {
         let role = |what: &str| format!("{}/{what}", self.flow.migration);
         let observer = self.connector.session(&role("observer")).await?;
         let session = self.connector.session(&role("final sync")).await?;
@@ -101,12 +102,13 @@ impl Cutover<'_> {
                     let tried = ready.attempt(self, &observer, &open, &snapshot).await?;
                     locker = Some(ready);
                     match tried {
-                        Tried::Swapped { lock_held, stall } => {
-                            return Ok(Swapped {
+                        Tried::Swapped { lock_held, stall, shut } => {
+                            let swapped = Swapped {
                                 attempts,
                                 lock_held_ms: lock_held.as_secs_f64() * 1000.0,
                                 stall_ms: stall.as_secs_f64() * 1000.0,
-                            });
+                            };
+                            return Ok((swapped, shut));
                         }
                         Tried::Late(obstacle) => obstacle,
                     }

@@ -240,10 +240,11 @@ impl Run<'_> {
             meter: &self.meter,
             limits: settings.cutover,
         };
-        let swapped = cutover.run(open).await?;
+        let (swapped, shut) = cutover.run(open).await?;
         for task in syncs {
             task.finish().await;
         }
+        drop(shut);
         let keys_synced = context.tracker.dirty().synced();
         Ok(Report {
             table: known.names.source.to_string(),
@@ -310,30 +311,37 @@ impl Run<'_> {
     async fn end(&self, known: &Known, flow: &Flow, done: Result<Report>) -> Result<Report> {
         let cleaned = self.clean(known, flow, done.as_ref().err()).await;
         let error = match (done, &cleaned) {
-            (Ok(report), Ok(())) => return Ok(report),
+            (Ok(report), Ok(_)) => return Ok(report),
             (Ok(report), Err(e)) => {
                 self.meter.note(format!("the swap is done, but cleaning up failed: {e}"));
                 return Ok(report);
             }
             (Err(error), _) => error,
         };
+        let (source, shadow) = (&known.names.source, &known.names.shadow);
         let left = match cleaned {
-            Ok(()) => format!(
-                "{} is untouched and in use; slot and publication are dropped; the unfinished shadow {} is left",
-                known.names.source, known.names.shadow
+            Ok(true) => {
+                let state =
+                    format!("The names were swapped before that: {source} has its new shape");
+                return Err(error
+                    .and_then_state(state, format!("the old table is {}", known.names.retired)));
+            }
+            Ok(false) => format!(
+                "{source} is untouched and in use; slot and publication are dropped; the unfinished \
+                 shadow {shadow} is left"
             ),
             Err(e) => format!(
-                "{} is untouched and in use; the slot {} may still hold WAL back ({})",
-                known.names.source,
+                "{source} is in use; the slot {} may still hold WAL back ({})",
                 flow.slot,
                 e.what()
             ),
         };
-        let next = format!("`pgwraith abort {}` removes what is left", known.names.source);
+        let next = format!("`pgwraith abort {source}` removes what is left");
         Err(error.and_then_state(left, next))
     }
 
-    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<()> {
+    /// Takes away what holds the server back; true if the names were swapped.
+    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<bool> {
         let session = self.connector.session("cleanup").await?;
         teardown::end_sessions(&session, known.migration).await?;
         teardown::drop_slot(&session, &flow.slot).await?;
@@ -343,7 +351,8 @@ impl Run<'_> {
             Some(e) if e.kind() == Kind::Stopped => ("stopped", e.to_string()),
             Some(e) => ("failed", e.to_string()),
         };
-        store::event(&session, known.migration, what, &detail).await
+        store::event(&session, known.migration, what, &detail).await?;
+        store::is_swapped(&session, known.migration).await
     }
 }
 

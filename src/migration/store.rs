@@ -176,6 +176,12 @@ pub(super) async fn enter(session: &Session, migration: i64, phase: Phase) -> Re
     event(session, migration, "phase", phase.as_str()).await
 }
 
+/// Whether the migration's names were swapped.
+pub(super) async fn is_swapped(session: &Session, migration: i64) -> Result<bool> {
+    let sql = "SELECT outcome IS NOT DISTINCT FROM 'swapped' FROM pgwraith.migration WHERE id = $1";
+    Ok(session.maybe(sql, &[&migration]).await?.is_some_and(|row| row.get(0)))
+}
+
 /// Who asked for what, or what happened, when.
 pub(super) async fn event(session: &Session, id: i64, what: &str, detail: &str) -> Result<()> {
     let sql = "INSERT INTO pgwraith.event (migration_id, what, detail) VALUES ($1, $2, $3)";
