@@ -8,6 +8,7 @@
 //! too, the one harmless and the other told by the stream.
 
 use serde_json::Value;
+use tokio_postgres::Statement;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
@@ -45,8 +46,29 @@ impl Fingerprint {
 
 /// Reads the fingerprint of table `oid` and of `publication`.
 pub async fn fingerprint(session: &Session, oid: u32, publication: &str) -> Result<Fingerprint> {
-    let row = session.one(SQL, &[&oid, &publication]).await?;
-    Ok(Fingerprint(row.get(0)))
+    FingerprintReader::prepare(session).await?.read(session, oid, publication).await
+}
+
+/// The reading, prepared: under the cutover lock there is no time to plan it.
+pub struct FingerprintReader(Statement);
+
+impl FingerprintReader {
+    /// Prepares the reading in `session`.
+    pub async fn prepare(session: &Session) -> Result<Self> {
+        Ok(FingerprintReader(session.prepare(SQL).await?))
+    }
+
+    /// Reads the fingerprint in the session that prepared it.
+    pub async fn read(
+        &self,
+        session: &Session,
+        oid: u32,
+        publication: &str,
+    ) -> Result<Fingerprint> {
+        let rows = session.run(&self.0, &[&oid, &publication]).await?;
+        let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no fingerprint"))?;
+        Ok(Fingerprint(row.get(0)))
+    }
 }
 
 fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {

@@ -10,6 +10,6 @@ mod model;
 mod read;
 
 pub use attachments::{Attachment, attachments};
-pub use fingerprint::{Fingerprint, fingerprint};
+pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{Column, Constraint, Grant, Index, Key, Sequence, Table};
 pub use read::{find, read};

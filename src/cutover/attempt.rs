@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use tokio_postgres::Statement;
 
 use super::deadline::Deadline;
 use super::look::{self, Obstacle};
 use super::{Cutover, outcome};
-use crate::catalog;
+use crate::catalog::{self, FingerprintReader};
 use crate::error::{Error, Kind, Result};
 use crate::flow::dirty::Batch;
 use crate::flow::key::Key;
 use crate::flow::sync::Statements;
-use crate::flow::verify::compare_keys;
+use crate::flow::verify::KeyComparison;
 use crate::flow::write::{Alone, Isolation};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, Snapshot, quote_ident};
@@ -27,12 +28,26 @@ const PATIENT_LOCK: Duration = Duration::from_secs(10);
 pub(super) struct Locker {
     session: Session,
     statements: Statements,
+    comparison: KeyComparison,
+    fingerprint: FingerprintReader,
+    privileges: Statement,
     /// The transaction's id, for looking its outcome up.
     xid: String,
     deadlock_timeout: Duration,
     taken: HashSet<String>,
     broken: bool,
 }
+
+/// What was worked out before the lock.
+struct Rehearsed {
+    statements: Vec<String>,
+    /// Both tables and their sequences, and their privileges.
+    objects: Vec<u32>,
+    privileges: Vec<Option<String>>,
+}
+
+const PRIVILEGES: &str = "SELECT c.relacl::pg_catalog.text FROM pg_catalog.pg_class c \
+    WHERE c.oid = ANY($1) ORDER BY c.oid";
 
 /// How an attempt ended.
 pub(super) enum Tried {
@@ -51,6 +66,9 @@ impl Locker {
         let role = format!("{}/cutover", cutover.flow.migration);
         let session = cutover.connector.session(&role).await?;
         let statements = Statements::prepare(&session, &cutover.flow).await?;
+        let comparison = KeyComparison::prepare(&session, &cutover.flow).await?;
+        let fingerprint = FingerprintReader::prepare(&session).await?;
+        let privileges = session.prepare(PRIVILEGES).await?;
         let row = session
             .one(
                 "SELECT pg_catalog.date_part('epoch', pg_catalog.current_setting('deadlock_timeout')::interval), \
@@ -79,7 +97,55 @@ impl Locker {
             }
             (Err(e), _) => return Err(e.context("taking the first lock of the cutover")),
         }
-        Ok(Ok(Locker { session, statements, xid, deadlock_timeout, taken, broken: false }))
+        Ok(Ok(Locker {
+            session,
+            statements,
+            comparison,
+            fingerprint,
+            privileges,
+            xid,
+            deadlock_timeout,
+            taken,
+            broken: false,
+        }))
+    }
+
+    /// Everything that can be read, planned and rendered before the lock. DDL on the source is
+    /// locked out by now; what is not, privileges, is looked at again under the lock.
+    async fn rehearse(&self, cutover: &Cutover<'_>) -> Result<Rehearsed> {
+        let session = &self.session;
+        cutover.writer.as_owner(session).await?;
+        self.statements.warm(session, &cutover.flow).await?;
+        self.comparison.run(session, &cutover.flow, &[]).await?;
+        cutover.writer.as_tool(session).await?;
+        let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
+        self.fingerprint.read(session, oid, publication).await?;
+        let gone = || Error::failed("a table of the migration is gone");
+        let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
+        let shadow: Option<u32> =
+            session.one(sql, &[&cutover.names.shadow.to_string()]).await?.get(0);
+        let source = catalog::read(session, oid).await?.ok_or_else(gone)?;
+        let shadow =
+            catalog::read(session, shadow.ok_or_else(gone)?).await?.ok_or_else(gone)?;
+        let swap = Swap {
+            names: cutover.names,
+            source: &source,
+            target: cutover.target,
+            shadow: &shadow,
+            taken: &self.taken,
+        };
+        let tables = [&source, &shadow];
+        let objects: Vec<u32> = tables
+            .iter()
+            .flat_map(|t| t.sequences.iter().map(|s| s.oid).chain([t.oid]))
+            .collect();
+        let privileges = self.read_privileges(&objects).await?;
+        Ok(Rehearsed { statements: swap.statements(), objects, privileges })
+    }
+
+    async fn read_privileges(&self, objects: &[u32]) -> Result<Vec<Option<String>>> {
+        let rows = self.session.run(&self.privileges, &[&objects]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Whether the transaction is gone, and with it the first lock.
@@ -95,6 +161,7 @@ impl Locker {
         open: &HashSet<Key>,
         synced: &Snapshot,
     ) -> Result<Tried> {
+        let rehearsed = self.rehearse(cutover).await?;
         // No sync of ours may hold a lock on the shadow, or write it later with an older snapshot.
         let alone = cutover.door.alone().await;
         let started = Instant::now();
@@ -102,7 +169,7 @@ impl Locker {
         let mut batch = None;
         let mut granted = None;
         let done = self
-            .under_lock(cutover, observer, open, synced, deadline, &mut granted, &mut batch)
+            .under_lock(&rehearsed, cutover, observer, open, synced, deadline, &mut granted, &mut batch)
             .await;
         let result = match done {
             Ok(()) => {
@@ -140,6 +207,7 @@ impl Locker {
     #[allow(clippy::too_many_arguments)]
     async fn under_lock(
         &mut self,
+        rehearsed: &Rehearsed,
         cutover: &Cutover<'_>,
         observer: &Session,
         open: &HashSet<Key>,
@@ -151,7 +219,7 @@ impl Locker {
         self.lock(cutover, observer, deadline, granted).await?;
         // Everything the application committed is in the log before this fence.
         cutover.fence.pass(deadline.left()).await.map_err(Stop::of)?;
-        self.check(cutover, observer, synced, deadline).await?;
+        self.check(rehearsed, cutover, observer, synced, deadline).await?;
         let selected = batch.insert(cutover.tracker.dirty().select(usize::MAX));
         if cutover.tracker.dirty().barrier().is_some() || cutover.tracker.dirty().on_disk() > 0 {
             return Err(Stop::Late(Obstacle::new(
@@ -159,7 +227,7 @@ impl Locker {
             )));
         }
         self.final_sync(cutover, selected, open, deadline).await?;
-        self.rename(cutover, deadline).await?;
+        self.rename(rehearsed, cutover, deadline).await?;
         self.commit(cutover, deadline).await
     }
 
@@ -199,6 +267,7 @@ impl Locker {
     /// What must still be as it was, looked at once more under the lock.
     async fn check(
         &self,
+        rehearsed: &Rehearsed,
         cutover: &Cutover<'_>,
         observer: &Session,
         synced: &Snapshot,
@@ -206,10 +275,19 @@ impl Locker {
     ) -> Result<(), Stop> {
         self.limit(deadline).await?;
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
-        let now = catalog::fingerprint(&self.session, oid, publication).await.map_err(Stop::of)?;
+        let looks = async {
+            tokio::try_join!(
+                self.fingerprint.read(&self.session, oid, publication),
+                self.read_privileges(&rehearsed.objects),
+                look::holders_of_old_snapshots(observer, synced),
+            )
+        };
+        let (now, privileges, old) = looks.await.map_err(Stop::of)?;
         let table = cutover.names.source.to_string();
         cutover.fingerprint.check(&now, &table).map_err(Stop::Definite)?;
-        let old = look::holders_of_old_snapshots(observer, synced).await.map_err(Stop::of)?;
+        if privileges != rehearsed.privileges {
+            return Err(Stop::Late(Obstacle::new("privileges were changed just now")));
+        }
         match old {
             Some(who) => Err(Stop::Late(Obstacle::new(format!(
                 "older snapshots would see the new table as it was: {who}"
@@ -235,7 +313,11 @@ impl Locker {
         let mut compare: HashSet<Key> = open.clone();
         compare.extend(batch.keys().cloned());
         let compare: Vec<Key> = compare.into_iter().collect();
-        let differing = compare_keys(&self.session, flow, &compare).await.map_err(Stop::of)?;
+        if compare.is_empty() {
+            return Ok(());
+        }
+        let differing =
+            self.comparison.run(&self.session, flow, &compare).await.map_err(Stop::of)?;
         match differing.first() {
             Some(d) => Err(Stop::Definite(Error::new(
                 Kind::DataDiffers,
@@ -245,32 +327,19 @@ impl Locker {
         }
     }
 
-    async fn rename(&self, cutover: &Cutover<'_>, deadline: Deadline) -> Result<(), Stop> {
-        let read = |oid| async move {
-            catalog::read(&self.session, oid)
-                .await
-                .map_err(Stop::of)?
-                .ok_or_else(|| Stop::Definite(Error::failed("a table of the migration is gone")))
-        };
-        let source = read(cutover.flow.captured.oid).await?;
-        let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
-        let shadow_name = cutover.names.shadow.to_string();
-        let oid: u32 = self.session.one(sql, &[&shadow_name]).await.map_err(Stop::of)?.get(0);
-        let shadow = read(oid).await?;
-        let swap = Swap {
-            names: cutover.names,
-            source: &source,
-            target: cutover.target,
-            shadow: &shadow,
-            taken: &self.taken,
-        };
+    async fn rename(
+        &self,
+        rehearsed: &Rehearsed,
+        cutover: &Cutover<'_>,
+        deadline: Deadline,
+    ) -> Result<(), Stop> {
         // Deferred constraints may have checks pending from the final sync, which would make the
         // renames fail.
         let mut sql =
             format!("{}SET CONSTRAINTS ALL IMMEDIATE", deadline.settings(self.session.version()));
-        for statement in swap.statements() {
+        for statement in &rehearsed.statements {
             sql.push_str(";\n");
-            sql.push_str(&statement);
+            sql.push_str(statement);
         }
         let migration = cutover.flow.migration;
         sql.push_str(&format!(

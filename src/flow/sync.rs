@@ -72,6 +72,15 @@ impl Statements {
         })
     }
 
+    /// Runs every statement on an empty set, so that each is planned and its catalogs are read.
+    pub async fn warm(&self, session: &Session, flow: &Flow) -> Result<()> {
+        for statement in [&self.delete_gone, &self.upsert, &self.delete_all, &self.insert] {
+            let arrays = key_arrays(flow.key_type_oids(), []);
+            session.run_count(statement, &parameters(&arrays)).await?;
+        }
+        Ok(())
+    }
+
     /// Syncs `keys` in the open transaction; every deletion goes before the first insertion.
     async fn apply(&self, session: &Session, flow: &Flow, keys: &[&Key], way: Way) -> Result<()> {
         let (first, then) = match way {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, Statement};
 use tokio_postgres::types::ToSql;
 
 use super::Flow;
@@ -310,15 +310,43 @@ fn parameters<'a>(arrays: &'a [RawArray], range: &'a Range) -> Vec<&'a (dyn ToSq
 
 /// Compares both sides for a set of keys, in whatever transaction the session has open.
 pub async fn compare_keys(session: &Session, flow: &Flow, keys: &[Key]) -> Result<Vec<Difference>> {
-    let mut found = Vec::new();
-    for slice in keys.chunks(SLICE) {
-        let arrays = key_arrays(flow.key_type_oids(), slice);
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-        let rows = session.query(&flow.differing_keys(), &parameters).await?;
-        found.extend(rows.iter().map(|row| difference(flow, row)));
+    if keys.is_empty() {
+        return Ok(Vec::new());
     }
-    Ok(found)
+    KeyComparison::prepare(session, flow).await?.run(session, flow, keys).await
+}
+
+/// The comparison by key, prepared in one session.
+pub struct KeyComparison(Statement);
+
+impl KeyComparison {
+    /// Prepares it in `session`.
+    pub async fn prepare(session: &Session, flow: &Flow) -> Result<Self> {
+        Ok(KeyComparison(session.prepare(&flow.differing_keys()).await?))
+    }
+
+    /// The keys whose sides differ. An empty set is asked too, once: that plans the statement.
+    pub async fn run(
+        &self,
+        session: &Session,
+        flow: &Flow,
+        keys: &[Key],
+    ) -> Result<Vec<Difference>> {
+        let mut found = Vec::new();
+        let mut rest = keys;
+        loop {
+            let (slice, tail) = rest.split_at(rest.len().min(SLICE));
+            let arrays = key_arrays(flow.key_type_oids(), slice);
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
+            let rows = session.run(&self.0, &parameters).await?;
+            found.extend(rows.iter().map(|row| difference(flow, row)));
+            rest = tail;
+            if rest.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
 }
 
 fn difference(flow: &Flow, row: &Row) -> Difference {

@@ -115,7 +115,11 @@ pub(super) async fn open_stream(
 /// Role and database defaults reach the walsender too; a transaction_timeout would end it in one
 /// large transaction, again and again.
 async fn pin_walsender(connection: &mut crate::wal::ReplicationConn, major: i32) -> Result<()> {
-    let mut settings = vec!["SET wal_sender_timeout = '60s'"];
+    let mut settings = vec![
+        "SET wal_sender_timeout = '60s'",
+        // Our own chunks are decoded too, and skipped: they should not go through files for it.
+        "SET logical_decoding_work_mem = '256MB'",
+    ];
     if major >= 17 {
         settings.push("SET transaction_timeout = 0");
     }
