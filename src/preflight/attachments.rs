@@ -33,6 +33,7 @@ fn mend(subject: &Subject<'_>, attachment: &Attachment) -> String {
         "view" => format!("DROP VIEW {name} {again}; left alone it would go on reading the old table"),
         "materialized view" => format!("DROP MATERIALIZED VIEW {name} {again}; left alone it would go on reading the old table"),
         "rule" => format!("DROP RULE {own} ON {table} {again}"),
+        "rule of another table" => format!("DROP RULE {name} {again}"),
         "policy" => format!("DROP POLICY {own} ON {table} {again}, if row security may be off meanwhile"),
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
         "exclusion constraint" => format!("ALTER TABLE {table} DROP CONSTRAINT {own} {again}, if the rule may be unguarded meanwhile"),

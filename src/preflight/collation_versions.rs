@@ -36,17 +36,17 @@ fn finding(subject: &Subject<'_>, row: &tokio_postgres::Row) -> Finding {
 /// Of every column in an index. The name is NULL for the database's own collation.
 const CHANGED: &str = "
   WITH used AS (
-    SELECT DISTINCT k.collation FROM pg_catalog.pg_index i
-    CROSS JOIN LATERAL pg_catalog.unnest(i.indcollation::pg_catalog.oid[]) k(collation)
-    WHERE i.indrelid = $1 AND k.collation <> 0)
+    SELECT DISTINCT k.oid FROM pg_catalog.pg_index i
+    CROSS JOIN LATERAL pg_catalog.unnest(i.indcollation::pg_catalog.oid[]) k(oid)
+    WHERE i.indrelid = $1 AND k.oid <> 0)
   SELECT x.name, x.stored, x.actual FROM (
     SELECT pg_catalog.format('%I.%I', n.nspname, c.collname) AS name, c.collversion AS stored,
       pg_catalog.pg_collation_actual_version(c.oid) AS actual
-    FROM used u JOIN pg_catalog.pg_collation c ON c.oid = u.collation
+    FROM used u JOIN pg_catalog.pg_collation c ON c.oid = u.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace WHERE c.collprovider <> 'd'
     UNION ALL
     SELECT NULL, d.datcollversion, pg_catalog.pg_database_collation_actual_version(d.oid)
     FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
-      AND EXISTS (SELECT 1 FROM used u JOIN pg_catalog.pg_collation c ON c.oid = u.collation
+      AND EXISTS (SELECT 1 FROM used u JOIN pg_catalog.pg_collation c ON c.oid = u.oid
         WHERE c.collprovider = 'd')) x
   WHERE x.stored <> x.actual ORDER BY 1";
