@@ -134,7 +134,10 @@ impl Error {
     pub fn is_connection_lost(&self) -> bool {
         let Some(source) = self.0.source.as_deref() else { return false };
         match source.downcast_ref::<tokio_postgres::Error>() {
-            Some(e) => e.is_closed() || e.as_db_error().is_none(),
+            Some(e) => {
+                use std::error::Error as _;
+                e.is_closed() || e.source().is_some_and(|cause| cause.is::<std::io::Error>())
+            }
             None => source.is::<std::io::Error>(),
         }
     }

@@ -2,4 +2,5 @@
 
 mod cluster;
 mod harness;
+mod preflight;
 mod traffic;

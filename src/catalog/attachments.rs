@@ -34,8 +34,11 @@ const KINDS: &[&str] = &[
     "SELECT 'foreign key' AS kind, pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass) AS name
      FROM pg_catalog.pg_constraint k, t WHERE k.contype = 'f' AND toid IN (k.conrelid, k.confrelid)",
     "SELECT 'trigger', g.tgname FROM pg_catalog.pg_trigger g, t WHERE g.tgrelid = toid AND NOT g.tgisinternal",
-    "SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' WHEN v.relkind = 'v' THEN 'view' ELSE 'rule' END,
-       CASE WHEN v.oid = toid THEN w.rulename ELSE v.oid::pg_catalog.regclass::pg_catalog.text END
+    "SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' WHEN v.relkind = 'v' AND w.ev_type = '1' THEN 'view'
+         WHEN v.oid = toid THEN 'rule' ELSE 'rule of another table' END,
+       CASE WHEN v.oid = toid THEN w.rulename WHEN v.relkind = 'm' OR v.relkind = 'v' AND w.ev_type = '1'
+         THEN v.oid::pg_catalog.regclass::pg_catalog.text
+         ELSE pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) END
      FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON d.objid = w.oid
      JOIN pg_catalog.pg_class v ON v.oid = w.ev_class, t
      WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
@@ -52,7 +55,8 @@ const KINDS: &[&str] = &[
      AND COALESCE((pg_catalog.to_jsonb(k)->>'conperiod')::bool, false)",
     "SELECT 'not-null constraint that is not validated', k.conname FROM pg_catalog.pg_constraint k, t
      WHERE k.conrelid = toid AND k.contype = 'n' AND NOT k.convalidated",
-    "SELECT 'extended statistics', s.stxname FROM pg_catalog.pg_statistic_ext s, t WHERE s.stxrelid = toid",
+    "SELECT 'extended statistics', pg_catalog.format('%I.%I', n.nspname, s.stxname) FROM pg_catalog.pg_statistic_ext s
+     JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace, t WHERE s.stxrelid = toid",
     "SELECT 'invalid index', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
      WHERE i.indrelid = toid AND NOT (i.indisvalid AND i.indisready AND i.indislive)",
     "SELECT 'CLUSTER mark', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t

@@ -66,7 +66,8 @@ impl FingerprintReader {
         publication: &str,
     ) -> Result<Fingerprint> {
         let rows = session.run(&self.0, &[&oid, &publication]).await?;
-        let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no fingerprint"))?;
+        let row =
+            rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no fingerprint"))?;
         Ok(Fingerprint(row.get(0)))
     }
 }

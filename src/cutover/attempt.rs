@@ -125,8 +125,7 @@ impl Locker {
         let shadow: Option<u32> =
             session.one(sql, &[&cutover.names.shadow.to_string()]).await?.get(0);
         let source = catalog::read(session, oid).await?.ok_or_else(gone)?;
-        let shadow =
-            catalog::read(session, shadow.ok_or_else(gone)?).await?.ok_or_else(gone)?;
+        let shadow = catalog::read(session, shadow.ok_or_else(gone)?).await?.ok_or_else(gone)?;
         let swap = Swap {
             names: cutover.names,
             source: &source,
@@ -135,10 +134,8 @@ impl Locker {
             taken: &self.taken,
         };
         let tables = [&source, &shadow];
-        let objects: Vec<u32> = tables
-            .iter()
-            .flat_map(|t| t.sequences.iter().map(|s| s.oid).chain([t.oid]))
-            .collect();
+        let objects: Vec<u32> =
+            tables.iter().flat_map(|t| t.sequences.iter().map(|s| s.oid).chain([t.oid])).collect();
         let privileges = self.read_privileges(&objects).await?;
         Ok(Rehearsed { statements: swap.statements(), objects, privileges })
     }
@@ -169,7 +166,16 @@ impl Locker {
         let mut batch = None;
         let mut granted = None;
         let done = self
-            .under_lock(&rehearsed, cutover, observer, open, synced, deadline, &mut granted, &mut batch)
+            .under_lock(
+                &rehearsed,
+                cutover,
+                observer,
+                open,
+                synced,
+                deadline,
+                &mut granted,
+                &mut batch,
+            )
             .await;
         let result = match done {
             Ok(()) => {

@@ -214,9 +214,9 @@ impl Run<'_> {
 
         self.enter(control, known, Phase::Index).await?;
         let plans = index::plans(context, &known.target)?;
-        index::build_key(context, &settings.index, &plans).await?;
+        index::build_first(context, &settings.index, &plans).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings.copy.workers).await?;
-        index::build_others(context, &settings.index, &known.target, &plans).await?;
+        index::build_unique(context, &settings.index, &known.target, &plans).await?;
         index::vacuum(context, &settings.index).await?;
 
         self.enter(control, known, Phase::CatchUp).await?;

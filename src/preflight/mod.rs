@@ -1,29 +1,86 @@
-//! placeholder until the checks are merged
+//! What must be so before anything is touched: small checks, all run, all findings shown together,
+//! each with its mend.
+//!
+//! One check a file, and [`run`] is their list. A check looks and never changes: it reads catalogs,
+//! and the two that try a connection close it again. What a check cannot find out counts as
+//! standing in the way, since nobody can say that it does not.
+
+mod another_migration;
+mod attachments;
+mod collation_versions;
+mod connections;
+mod direct_connection;
+mod disk;
+mod encoding;
+mod event_triggers;
+mod finding;
+mod isolation;
+mod logical_decoding;
+mod long_transactions;
+mod names;
+mod prepared_transactions;
+mod primary;
+mod privileges;
+mod publications;
+mod replication_connection;
+mod replication_slots;
+mod row_security;
+mod server_version;
+mod slot_limit;
+mod subscription;
+mod table_kind;
+mod usable_key;
+mod walsenders;
+
 use crate::catalog::Table;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
 use crate::shadow::Names;
+
+use finding::Report;
+pub use finding::{Finding, Severity, refuse};
+
+/// What is to be migrated, and through what.
 pub struct Subject<'a> {
     pub connector: &'a Connector,
+    /// As connected: not `SET ROLE` to the owner.
     pub session: &'a Session,
     pub table: &'a Table,
     pub names: &'a Names,
 }
-#[derive(PartialEq)]
-pub enum Severity {
-    Refuse,
-    Warn,
-    Note,
-}
-pub struct Finding {
-    pub check: &'static str,
-    pub severity: Severity,
-    pub what: String,
-    pub mend: String,
-}
-pub async fn run(_: &Subject<'_>) -> Result<Vec<Finding>> {
-    Ok(Vec::new())
-}
-pub fn refuse(_: &[Finding], _: &str) -> Option<Error> {
-    None
+
+/// Runs every check. Fails only where the session is lost.
+pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let s = subject;
+    let mut report = Report::of(s.session);
+    // The server.
+    report.take("server_version", server_version::check(s).await).await?;
+    report.take("primary", primary::check(s).await).await?;
+    report.take("logical_decoding", logical_decoding::check(s).await).await?;
+    report.take("replication_slots", replication_slots::check(s).await).await?;
+    report.take("walsenders", walsenders::check(s).await).await?;
+    report.take("connections", connections::check(s).await).await?;
+    report.take("replication_connection", replication_connection::check(s).await).await?;
+    report.take("direct_connection", direct_connection::check(s).await).await?;
+    report.take("privileges", privileges::check(s).await).await?;
+    // The table.
+    report.take("table_kind", table_kind::check(s).await).await?;
+    report.take("usable_key", usable_key::check(s).await).await?;
+    report.take("row_security", row_security::check(s).await).await?;
+    report.take("attachments", attachments::check(s).await).await?;
+    report.take("names", names::check(s).await).await?;
+    // What else is going on.
+    report.take("publications", publications::check(s).await).await?;
+    report.take("subscription", subscription::check(s).await).await?;
+    report.take("another_migration", another_migration::check(s).await).await?;
+    report.take("prepared_transactions", prepared_transactions::check(s).await).await?;
+    report.take("long_transactions", long_transactions::check(s).await).await?;
+    // What to know beforehand.
+    report.take("slot_limit", slot_limit::check(s).await).await?;
+    report.take("isolation", isolation::check(s).await).await?;
+    report.take("event_triggers", event_triggers::check(s).await).await?;
+    report.take("collation_versions", collation_versions::check(s).await).await?;
+    report.take("encoding", encoding::check(s).await).await?;
+    report.take("disk", disk::check(s).await).await?;
+    Ok(report.findings())
 }

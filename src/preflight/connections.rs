@@ -1,0 +1,92 @@
+//! There is room for our sessions.
+
+use super::{Finding, Result, Subject};
+
+/// What a run opens at its widest with the default settings, the session that asks included.
+const WANTED: i64 = 10;
+/// Without so many not even the smallest run gets through its phases.
+const NEEDED: i64 = 6;
+
+/// One limit on sessions.
+struct Limit {
+    name: String,
+    most: i64,
+    free: i64,
+    mend: &'static str,
+}
+
+pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let row = subject.session.one(LIMITS, &[]).await?;
+    let limit =
+        |name: String, most: i64, used: i64, mend| Limit { name, most, free: most - used, mend };
+    let mut limits = vec![limit(
+        "max_connections less what is reserved".into(),
+        row.get(0),
+        row.get(1),
+        "End sessions that nobody needs, or raise max_connections and restart the server",
+    )];
+    // A superuser is held up by the server's own limit only, and by none of it while others wait.
+    if !row.get::<_, bool>(2) {
+        let database = format!("the connection limit of database {:?}", row.get::<_, String>(3));
+        let role = format!("the connection limit of role {:?}", row.get::<_, String>(6));
+        limits.push(limit(
+            database,
+            row.get(4),
+            row.get(5),
+            "Raise it: ALTER DATABASE … CONNECTION LIMIT",
+        ));
+        limits.push(limit(role, row.get(7), row.get(8), "Raise it: ALTER ROLE … CONNECTION LIMIT"));
+    }
+    // A negative limit is none.
+    Ok(limits.iter().filter(|l| l.most >= 0).filter_map(judge).collect())
+}
+
+/// The session that asks counts as used and is one of those wanted.
+fn judge(limit: &Limit) -> Option<Finding> {
+    let free = limit.free + 1;
+    if free >= WANTED {
+        return None;
+    }
+    let what = format!(
+        "{} ({}) leaves room for {} sessions of ours, and a run opens up to {WANTED}",
+        limit.name,
+        limit.most,
+        free.max(0)
+    );
+    let say = if free < NEEDED { Finding::refuse } else { Finding::warn };
+    Some(say(what, limit.mend.to_owned()))
+}
+
+/// A backend whose type we may not see counts as a client's. Reserved for roles: 16 and newer.
+const LIMITS: &str = "
+  WITH sessions AS (SELECT a.datid, a.usesysid FROM pg_catalog.pg_stat_activity a
+    WHERE a.datid IS NOT NULL AND COALESCE(a.backend_type, 'client backend') = 'client backend')
+  SELECT pg_catalog.current_setting('max_connections')::pg_catalog.int8
+      - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int8
+      - COALESCE(pg_catalog.current_setting('reserved_connections', true), '0')::pg_catalog.int8,
+    (SELECT pg_catalog.count(*) FROM sessions),
+    r.rolsuper,
+    d.datname::pg_catalog.text, d.datconnlimit::pg_catalog.int8,
+    (SELECT pg_catalog.count(*) FROM sessions s WHERE s.datid = d.oid),
+    r.rolname::pg_catalog.text, r.rolconnlimit::pg_catalog.int8,
+    (SELECT pg_catalog.count(*) FROM sessions s WHERE s.usesysid = r.oid)
+  FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
+  WHERE d.datname = pg_catalog.current_database() AND r.rolname = SESSION_USER";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preflight::Severity;
+
+    #[test]
+    fn little_room_warns_and_none_refuses() {
+        let severity = |free| {
+            judge(&Limit { name: "it".into(), most: 20, free, mend: "" }).map(|f| f.severity)
+        };
+        assert_eq!(severity(9), None);
+        assert_eq!(severity(8), Some(Severity::Warn));
+        assert_eq!(severity(5), Some(Severity::Warn));
+        assert_eq!(severity(4), Some(Severity::Refuse));
+        assert_eq!(severity(-3), Some(Severity::Refuse));
+    }
+}

@@ -1,0 +1,112 @@
+//! The names that a run gives are free: the new table's, the old one's after the swap, and those of
+//! the new indexes until then.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Finding, Result, Subject};
+use crate::pg::name::MAX_NAME_BYTES;
+use crate::pg::quote_ident;
+use crate::shadow::temporary_names;
+
+/// A name that a run will give in the table's schema.
+struct Wanted {
+    name: String,
+    purpose: &'static str,
+}
+
+/// What has the name now.
+struct Holder {
+    what: String,
+    /// A table that an earlier run put aside.
+    retired: bool,
+}
+
+pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let wanted = wanted(subject);
+    let holders = holders(subject, &wanted).await?;
+    let mut seen = HashSet::from([subject.table.name.as_str()]);
+    let mut findings = Vec::new();
+    for name in &wanted {
+        if let Some(holder) = holders.get(&name.name) {
+            findings.push(taken(subject, name, holder));
+        } else if !seen.insert(&name.name) || name.name.len() > MAX_NAME_BYTES {
+            findings.push(unusable(name));
+        }
+    }
+    Ok(findings)
+}
+
+fn wanted(subject: &Subject<'_>) -> Vec<Wanted> {
+    let temporary = temporary_names(subject.table);
+    let names = subject.names;
+    let tables = [
+        Wanted { name: names.shadow.name.clone(), purpose: "the new table" },
+        Wanted { name: names.retired.name.clone(), purpose: "the old table after the swap" },
+    ];
+    let indexes = subject.table.indexes.iter();
+    let indexes = indexes.map(|i| Wanted { name: temporary(&i.name), purpose: "a new index" });
+    tables.into_iter().chain(indexes).collect()
+}
+
+fn taken(subject: &Subject<'_>, wanted: &Wanted, holder: &Holder) -> Finding {
+    let name = subject.table.qualified().sibling(&wanted.name);
+    if holder.retired {
+        return Finding::refuse(
+            format!("{name}, wanted for {}, is the old table of an earlier run", wanted.purpose),
+            format!("DROP TABLE {name}, once nobody needs it any more"),
+        );
+    }
+    let command = match holder.what.as_str() {
+        "index" => "INDEX",
+        "sequence" => "SEQUENCE",
+        "view" => "VIEW",
+        "materialized view" => "MATERIALIZED VIEW",
+        "type" => "TYPE",
+        _ => "TABLE",
+    };
+    Finding::refuse(
+        format!("{name}, wanted for {}, is the name of another {}", wanted.purpose, holder.what),
+        format!(
+            "ALTER {command} {name} RENAME TO …, or drop it if nobody needs it (pgwraith abort {} \
+             removes what a run that broke off left)",
+            subject.table.qualified()
+        ),
+    )
+}
+
+/// Cut to 63 bytes, two names may be one.
+fn unusable(wanted: &Wanted) -> Finding {
+    Finding::refuse(
+        format!(
+            "the name {}, wanted for {}, is already that of another part of the migration once it \
+             is cut to {MAX_NAME_BYTES} bytes",
+            quote_ident(&wanted.name),
+            wanted.purpose
+        ),
+        "Rename the table or index to something shorter",
+    )
+}
+
+/// A table has a row type of its name, so types are in the way too; but not array types, which
+/// PostgreSQL renames by itself.
+async fn holders(subject: &Subject<'_>, wanted: &[Wanted]) -> Result<HashMap<String, Holder>> {
+    let sql = "
+      SELECT c.relname::pg_catalog.text,
+        CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence'
+          WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'c' THEN 'type' ELSE 'table' END,
+        EXISTS (SELECT 1 FROM pg_catalog.pg_trigger g
+          WHERE g.tgrelid = c.oid AND g.tgname = 'pgwraith_retired')
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = $1 AND c.relname = ANY ($2)
+      UNION ALL
+      SELECT y.typname::pg_catalog.text, 'type', false
+      FROM pg_catalog.pg_type y JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
+      WHERE n.nspname = $1 AND y.typname = ANY ($2) AND y.typrelid = 0
+        AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.typarray = y.oid)";
+    let names: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
+    let rows = subject.session.query(sql, &[&subject.table.schema, &names]).await?;
+    let holder =
+        |row: &tokio_postgres::Row| (row.get(0), Holder { what: row.get(1), retired: row.get(2) });
+    // A relation says more than its row type would.
+    Ok(rows.iter().rev().map(holder).collect())
+}

@@ -1,0 +1,127 @@
+//! The connecting role has what a run needs and no more is asked for; what is missing is said as
+//! the statement that gives it. The right to replicate is not looked up but tried
+//! (`replication_connection`).
+
+use super::{Finding, Result, Subject};
+use crate::pg::quote_ident;
+
+/// What the server says of the role's rights.
+struct Rights {
+    role: String,
+    superuser: bool,
+    inherits: bool,
+    member: bool,
+    may_become_owner: bool,
+    has_owners_rights: bool,
+    create_on_database: bool,
+    owner_uses_schema: bool,
+    owner_creates_in_schema: bool,
+    reads_all_stats: bool,
+    database: String,
+}
+
+pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let rights = rights(subject).await?;
+    if rights.superuser {
+        return Ok(vec![Finding::note(
+            format!("the connecting role {:?} is a superuser", rights.role),
+            "Know that data work runs as the table's owner for ownership only: code in index \
+             expressions, checks, defaults and casts can RESET ROLE and then act as a superuser; \
+             where the owner is not trusted, connect as a role with only the privileges documented",
+        )]);
+    }
+    Ok([owner(subject, &rights), database(&rights), schema(subject, &rights), statistics(&rights)]
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+/// Membership with both: to act as the owner (SET ROLE), and to own what the owner owns.
+fn owner(subject: &Subject<'_>, rights: &Rights) -> Option<Finding> {
+    if rights.may_become_owner && rights.has_owners_rights {
+        return None;
+    }
+    let (owner, role) = (quote_ident(&subject.table.owner), quote_ident(&rights.role));
+    let mend = if subject.session.version() >= 160_000 {
+        format!("GRANT {owner} TO {role} WITH INHERIT TRUE, SET TRUE")
+    } else {
+        // Before 16 what a membership gives is the member's attribute.
+        let grant = (!rights.member).then(|| format!("GRANT {owner} TO {role}"));
+        let inherit = (!rights.inherits).then(|| format!("ALTER ROLE {role} INHERIT"));
+        grant.into_iter().chain(inherit).collect::<Vec<_>>().join("; ")
+    };
+    Some(Finding::refuse(
+        format!("{role} cannot act as {owner}, the table's owner, who will own the new table"),
+        mend,
+    ))
+}
+
+fn database(rights: &Rights) -> Option<Finding> {
+    let (database, role) = (quote_ident(&rights.database), quote_ident(&rights.role));
+    (!rights.create_on_database).then(|| {
+        Finding::refuse(
+            format!("{role} may not create in database {database}, as the publication and the schema pgwraith need"),
+            format!("GRANT CREATE ON DATABASE {database} TO {role}"),
+        )
+    })
+}
+
+fn schema(subject: &Subject<'_>, rights: &Rights) -> Option<Finding> {
+    let missing: Vec<&str> =
+        [(rights.owner_uses_schema, "USAGE"), (rights.owner_creates_in_schema, "CREATE")]
+            .into_iter()
+            .filter_map(|(has, privilege)| (!has).then_some(privilege))
+            .collect();
+    let (schema, owner) = (quote_ident(&subject.table.schema), quote_ident(&subject.table.owner));
+    (!missing.is_empty()).then(|| {
+        let missing = missing.join(", ");
+        Finding::refuse(
+            format!("the table's owner {owner} lacks {missing} on schema {schema}, where the new table goes"),
+            format!("GRANT {missing} ON SCHEMA {schema} TO {owner}"),
+        )
+    })
+}
+
+fn statistics(rights: &Rights) -> Option<Finding> {
+    let role = quote_ident(&rights.role);
+    (!rights.reads_all_stats).then(|| {
+        Finding::refuse(
+            format!("{role} may not see other sessions: the lag of standbys and who blocks the cutover would be unknown"),
+            format!("GRANT pg_read_all_stats TO {role}"),
+        )
+    })
+}
+
+async fn rights(subject: &Subject<'_>) -> Result<Rights> {
+    // The SET option came with 16; before, every member may SET ROLE.
+    let become_owner = if subject.session.version() >= 160_000 { "SET" } else { "MEMBER" };
+    let table = subject.table;
+    let row = subject.session.one(RIGHTS, &[&table.owner, &table.schema, &become_owner]).await?;
+    Ok(Rights {
+        role: row.get(0),
+        superuser: row.get(1),
+        inherits: row.get(2),
+        member: row.get(3),
+        may_become_owner: row.get(4),
+        has_owners_rights: row.get(5),
+        create_on_database: row.get(6),
+        owner_uses_schema: row.get(7),
+        owner_creates_in_schema: row.get(8),
+        reads_all_stats: row.get(9),
+        database: row.get(10),
+    })
+}
+
+const RIGHTS: &str = "
+  SELECT r.rolname::pg_catalog.text, r.rolsuper, r.rolinherit,
+    pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER'),
+    pg_catalog.pg_has_role(r.oid, o.oid, $3::pg_catalog.text),
+    pg_catalog.pg_has_role(r.oid, o.oid, 'USAGE'),
+    pg_catalog.has_database_privilege(r.oid, d.oid, 'CREATE'),
+    pg_catalog.has_schema_privilege(o.oid, n.oid, 'USAGE'),
+    pg_catalog.has_schema_privilege(o.oid, n.oid, 'CREATE'),
+    pg_catalog.pg_has_role(r.oid, 'pg_read_all_stats', 'USAGE'),
+    d.datname::pg_catalog.text
+  FROM pg_catalog.pg_roles r, pg_catalog.pg_roles o, pg_catalog.pg_namespace n, pg_catalog.pg_database d
+  WHERE r.rolname = SESSION_USER AND o.rolname = $1 AND n.nspname = $2
+    AND d.datname = pg_catalog.current_database()";
