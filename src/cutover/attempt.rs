@@ -23,6 +23,10 @@ use crate::shadow::Swap;
 /// How long the first, harmless lock may take: autovacuum gives way after deadlock_timeout.
 const PATIENT_LOCK: Duration = Duration::from_secs(10);
 
+/// A tool that is stopped between two attempts blocks no application, but autovacuum and DDL: in
+/// milliseconds, no longer than this. Above every pause we make ourselves.
+const BETWEEN_ATTEMPTS: u32 = 60_000;
+
 /// The session that locks. Its transaction holds SHARE UPDATE EXCLUSIVE on the source, which stops
 /// DDL and autovacuum and blocks no read and no write; attempts are savepoints in it.
 pub(super) struct Locker {
@@ -86,6 +90,7 @@ impl Locker {
         let lock = format!(
             "SET LOCAL lock_timeout = {patience}; \
              SET LOCAL client_connection_check_interval = 100; \
+             SET LOCAL idle_in_transaction_session_timeout = {BETWEEN_ATTEMPTS}; \
              LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE",
             cutover.names.source
         );

@@ -151,6 +151,10 @@ pub async fn capture(
     let mut heard = Instant::now();
     loop {
         let full = tracker.dirty().in_memory() >= most_in_memory;
+        if full {
+            // In the middle of a large transaction nothing else would wake the keeper.
+            tracker.announce();
+        }
         tokio::select! {
             biased;
             _ = stop.cancelled() => break,

@@ -110,7 +110,10 @@ impl Verifier {
         report: &impl Fn(u64),
     ) -> Result<()> {
         self.wait_for_repairs().await;
+        // The fence under the snapshot is then a fast one.
+        fence.pass(FENCE_LIMIT).await?;
         self.tracker.dirty().start_recording();
+        let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
         let snapshot = self.share_snapshot(sessions).await;
         let passed = match snapshot {
             Ok(()) => fence.pass(FENCE_LIMIT).await,
@@ -118,7 +121,6 @@ impl Verifier {
         };
         let recorded = self.tracker.dirty().take_recorded();
         passed?;
-        let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
         let compared = self.compare_all(sessions, &recorded, deadline, progress, report).await;
         for session in sessions {
             session.rollback().await;
@@ -191,7 +193,7 @@ impl Verifier {
         let again = Mutex::new(std::mem::take(&mut progress.again));
         let found = Mutex::new((Vec::new(), Findings::default()));
         let workers = sessions.iter().map(|session| async {
-            while Instant::now() < deadline {
+            while Instant::now() < deadline && !self.in_the_way(sessions).await? {
                 let repeated = again.lock().await.pop();
                 let (range, second) = match repeated {
                     Some(range) => (range, true),
@@ -221,6 +223,16 @@ impl Verifier {
         progress.findings.ranges += findings.ranges;
         progress.findings.rows += findings.rows;
         Ok(suspects)
+    }
+
+    /// Whether anybody waits for a lock that a snapshot of ours holds, an emergency ALTER say, and
+    /// behind it perhaps everybody: then the round ends at the next range.
+    async fn in_the_way(&self, sessions: &[Session]) -> Result<bool> {
+        let ours: Vec<i32> = sessions.iter().map(Session::pid).collect();
+        let planner = self.planner.lock().await;
+        let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks w WHERE NOT w.granted \
+                   AND pg_catalog.pg_blocking_pids(w.pid) OPERATOR(pg_catalog.&&) $1)";
+        Ok(planner.session().one(sql, &[&ours]).await?.get(0))
     }
 
     /// Compares one range; returns the captured side's rows and whether both sides are equal.
