@@ -321,8 +321,8 @@ fn key_mapping(
 
 /// Writing by key needs a unique index on exactly the key, or an upsert would leave two rows.
 fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
-    shadow::key_index(target, key).map(drop).ok_or_else(|| {
-        let columns: Vec<_> = key.iter().map(|k| k.target.as_str()).collect();
+    let columns: Vec<_> = key.iter().map(|k| k.target.as_str()).collect();
+    shadow::key_index(target, &columns).map(drop).ok_or_else(|| {
         Error::usage(format!(
             "the new table would have no unique index on exactly the key ({})",
             columns.join(", ")

@@ -31,79 +31,77 @@ const EXACT: &[&str] = &[
     "name",
 ];
 
+/// FROM clauses of what is compared.
+struct Sides {
+    /// A WITH clause for key sets, or nothing.
+    keys: String,
+    captured: String,
+    root: String,
+}
+
 impl Flow {
     /// `(rows, hash sum)` of the captured side and of the target, over a range and without a set of
     /// keys. Parameters: the key set's arrays if `except`, then the bounds.
     pub fn checksums(&self, bounds: Bounds, except: bool) -> String {
-        let skip = if except { self.key.len() } else { 0 };
-        let keys = if except {
-            format!(
-                "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
-                self.keys(),
-                self.mapped_key()
-            )
-        } else {
-            String::new()
-        };
-        let not_in_k = except
-            .then(|| format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s")));
-        let not_in_m = except
-            .then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
+        let Sides { keys, captured, root } = self.sides(bounds, except);
         format!(
             "{keys}SELECT a.n, a.h::pg_catalog.text, b.n, b.h::pg_catalog.text FROM \
-             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({source_hash}), 0) AS h \
-              FROM ONLY {captured} AS s{source_where}) AS a, \
-             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({target_hash}), 0) AS h \
-              FROM {root} AS t{target_where}) AS b",
+             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({source_hash}), 0) AS h {captured}) AS a, \
+             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({target_hash}), 0) AS h {root}) AS b",
             source_hash = self.hash(|p| self.cast(p)),
-            captured = self.captured.name,
-            source_where = where_all([self.source_range(bounds, skip), not_in_k]),
             target_hash = self.hash(|p| format!("t.{}", quote_ident(&p.column))),
-            root = self.target.root,
-            target_where = where_all([self.target_range(bounds, skip), not_in_m]),
         )
     }
 
     /// The rows of a range that differ, without a set of keys. Parameters as for `checksums`.
     pub fn differing_rows(&self, bounds: Bounds, except: bool) -> String {
+        let sides = self.sides(bounds, except);
+        self.differences(&sides)
+    }
+
+    /// Both sides of a range, without a set of keys.
+    fn sides(&self, bounds: Bounds, except: bool) -> Sides {
         let skip = if except { self.key.len() } else { 0 };
-        let keys = if except {
-            format!(
-                "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
-                self.keys(),
-                self.mapped_key()
-            )
-        } else {
-            String::new()
-        };
         let not_in_k = except
             .then(|| format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s")));
         let not_in_m = except
             .then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
         let source = where_all([self.source_range(bounds, skip), not_in_k]);
         let target = where_all([self.target_range(bounds, skip), not_in_m]);
-        let captured = format!("FROM ONLY {} AS s{source}", self.captured.name);
-        let root = format!("FROM {} AS t{target}", self.target.root);
-        self.differences(&keys, &captured, &root)
+        Sides {
+            keys: if except { self.key_set() } else { String::new() },
+            captured: format!("FROM ONLY {} AS s{source}", self.captured.name),
+            root: format!("FROM {} AS t{target}", self.target.root),
+        }
+    }
+
+    /// The key set as captured (`k`) and as the target's key (`m`).
+    fn key_set(&self) -> String {
+        format!(
+            "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
+            self.keys(),
+            self.mapped_key()
+        )
     }
 
     /// The rows of a set of keys that differ. Parameters: the key set's arrays.
     pub fn differing_keys(&self) -> String {
-        let keys = format!(
-            "WITH k AS MATERIALIZED ({}), m AS MATERIALIZED (SELECT {} FROM k AS s) ",
-            self.keys(),
-            self.mapped_key()
-        );
-        let captured =
-            format!("FROM k JOIN ONLY {} AS s ON {}", self.captured.name, self.same_key("s", "k"));
-        let root =
-            format!("FROM m JOIN {} AS t ON {}", self.target.root, self.target_is_mapped("m"));
-        self.differences(&keys, &captured, &root)
+        let same = self.same_key("s", "k");
+        self.differences(&Sides {
+            keys: self.key_set(),
+            captured: format!("FROM k JOIN ONLY {} AS s ON {same}", self.captured.name),
+            root: format!(
+                "FROM m JOIN {} AS t ON {}",
+                self.target.root,
+                self.target_is_mapped("m")
+            ),
+        })
     }
 
     /// Columns of each result row: the captured key's columns (binary), the key as text, whether it
     /// is missing from the target, whether it is there alone, the columns that differ.
-    fn differences(&self, keys: &str, captured: &str, root: &str) -> String {
+    fn differences(&self, sides: &Sides) -> String {
+        let Sides { keys, captured, root } = sides;
         let columns: Vec<&Projected> = self.written().collect();
         let select = |value: &dyn Fn(&Projected) -> String| {
             let items: Vec<_> =

@@ -18,6 +18,8 @@ pub mod dirty;
 pub mod keeper;
 pub mod key;
 pub mod sql;
+#[cfg(test)]
+mod sql_tests;
 pub mod sync;
 pub mod truncate;
 pub mod verify;

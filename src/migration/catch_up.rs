@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use crate::error::{Error, Result};
 use crate::flow::sync::{FENCE_LIMIT, Syncer};
 
-use super::run::Context;
+use super::context::Context;
 use super::supervisor::{Background, Supervisor};
 
 /// With so few keys left, one transaction takes care of the rest.

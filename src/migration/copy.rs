@@ -10,7 +10,7 @@ use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::copy::Copier;
 use crate::telemetry::{Meter, Sample};
 
-use super::run::Context;
+use super::context::Context;
 
 /// The first chunk's rows, before anything is known about their speed.
 const FIRST_CHUNK: i64 = 5_000;

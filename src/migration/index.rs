@@ -16,7 +16,7 @@ use crate::pg::{Session, quote_ident};
 use crate::shadow::{self, IndexPlan};
 
 use super::catch_up;
-use super::run::Context;
+use super::context::Context;
 
 /// How indexes are built.
 #[derive(Debug, Clone)]
@@ -46,7 +46,8 @@ pub(super) struct Plans {
 pub(super) fn plans(context: &Context, target: &Table) -> Result<Plans> {
     let rename = shadow::temporary_names(target);
     let mut all = shadow::index_plans(target, &context.flow.target.root, &rename);
-    let key = shadow::key_index(target, &context.flow.key)
+    let columns: Vec<_> = context.flow.key.iter().map(|k| k.target.as_str()).collect();
+    let key = shadow::key_index(target, &columns)
         .and_then(|key| all.iter().position(|p| p.name == key.name))
         .ok_or_else(|| Error::failed("the new table has no unique index on its key"))?;
     let key = all.remove(key);

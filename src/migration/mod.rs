@@ -2,6 +2,7 @@
 
 mod abort;
 mod catch_up;
+mod context;
 mod copy;
 mod index;
 mod prepare;

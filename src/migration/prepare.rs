@@ -11,7 +11,7 @@ use crate::flow::{Captured, Flow, Target};
 use crate::pg::{Connector, Lsn, Session, quote_ident};
 use crate::shadow::{self, Names};
 use crate::telemetry::Meter;
-use crate::wal::{OriginFilter, ReplicationStream, StreamOptions};
+use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
 
 use super::store;
 
@@ -81,7 +81,7 @@ pub(super) async fn open_stream(
     meter: &Meter,
 ) -> Result<(ReplicationStream, Lsn)> {
     let role = format!("{}/stream", flow.migration);
-    let mut connection = connector.replication(&role, session.encoding()).await?;
+    let mut connection = ReplicationConn::open(connector.info(), &role, session.encoding()).await?;
     let major = session.version() / 10_000;
     pin_walsender(&mut connection, major).await?;
     let system = connection.identify_system().await?;
@@ -114,7 +114,7 @@ pub(super) async fn open_stream(
 
 /// Role and database defaults reach the walsender too; a transaction_timeout would end it in one
 /// large transaction, again and again.
-async fn pin_walsender(connection: &mut crate::wal::ReplicationConn, major: i32) -> Result<()> {
+async fn pin_walsender(connection: &mut ReplicationConn, major: i32) -> Result<()> {
     let mut settings = vec![
         "SET wal_sender_timeout = '60s'",
         // Our own chunks are decoded too, and skipped: they should not go through files for it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use super::context::Context;
 use super::copy::CopySettings;
 use super::index::IndexSettings;
 use super::supervisor::{Background, Supervisor};
@@ -70,24 +71,6 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     pub meter: Meter,
     pub supervisor: Supervisor,
-}
-
-/// What the phases of one run share.
-pub(super) struct Context {
-    connector: Connector,
-    pub(super) flow: Arc<Flow>,
-    pub(super) writer: Writer,
-    pub(super) tracker: Arc<Tracker>,
-    pub(super) door: Door,
-    pub(super) fence: Fence,
-    pub(super) meter: Meter,
-}
-
-impl Context {
-    /// A session of this migration; its name tells an abort that it is ours.
-    pub(super) async fn session(&self, role: &str) -> Result<Session> {
-        self.connector.session(&format!("{}/{role}", self.flow.migration)).await
-    }
 }
 
 /// What is known before anything is made.

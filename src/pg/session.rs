@@ -8,9 +8,8 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::name::quote_literal;
-use crate::conninfo::{self, ConnInfo, Host, UseTls};
+use crate::conninfo::{ConnInfo, Host, UseTls};
 use crate::error::{Error, Result};
-use crate::wal::{self, Endpoint, ReplicationConn};
 
 /// Pinned at connection start, where they override `ALTER ROLE … SET` and `ALTER DATABASE … SET`
 /// before the first statement runs. `search_path` is pinned afterwards ([`PINNED_LATER`]) so that
@@ -92,46 +91,6 @@ impl Connector {
             }
         }
     }
-
-    /// Opens a replication connection, with the walsender's own settings pinned.
-    pub async fn replication(&self, role: &str, server_encoding: &str) -> Result<ReplicationConn> {
-        let name = application_name(role);
-        let options = start_options(None);
-        let parameters = [
-            ("application_name", name.as_str()),
-            ("client_encoding", client_encoding(server_encoding)),
-            ("options", options.as_str()),
-        ];
-        let mut last = None;
-        for host in &self.info.hosts {
-            for &tls in self.info.attempts(host) {
-                match ReplicationConn::connect(&self.endpoint(host, tls)?, &parameters).await {
-                    Ok(conn) => return Ok(conn),
-                    Err(e) => last = Some(e),
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::usage("the connection string names no host")))
-    }
-
-    fn endpoint(&self, host: &Host, tls: UseTls) -> Result<Endpoint> {
-        let address = match (&host.address, host.socket_path()) {
-            (_, Some(path)) => wal::Address::Unix { path },
-            (conninfo::Address::Tcp { name, addr }, None) => {
-                wal::Address::Tcp { host: name.clone(), addr: *addr, port: host.port }
-            }
-            (conninfo::Address::Unix(dir), None) => wal::Address::Unix { path: dir.clone() },
-        };
-        Ok(Endpoint {
-            address,
-            user: self.info.user.clone(),
-            password: host.password.as_ref().map(|p| p.reveal().to_owned()),
-            dbname: self.info.dbname.clone(),
-            tls: if tls == UseTls::Never { None } else { self.info.tls(host)? },
-            tls_required: tls == UseTls::Always,
-            connect_timeout: self.info.connect_timeout,
-        })
-    }
 }
 
 /// Pins what could not be pinned at the start, and asks who the server is.
@@ -165,7 +124,7 @@ async fn settle(client: Client, role: &str) -> Result<Session> {
 /// The encoding that every connection of ours uses, the walsender's too, so that a text key comes
 /// back to the server as the bytes it left with: UTF-8, which the server converts both ways, or
 /// none at all where the server does not know what its bytes mean.
-fn client_encoding(server_encoding: &str) -> &'static str {
+pub(crate) fn client_encoding(server_encoding: &str) -> &'static str {
     if server_encoding == "SQL_ASCII" { "SQL_ASCII" } else { "UTF8" }
 }
 
@@ -174,7 +133,7 @@ pub fn application_name(role: &str) -> String {
     format!("pgwraith/{role}")
 }
 
-fn start_options(own: Option<&str>) -> String {
+pub(crate) fn start_options(own: Option<&str>) -> String {
     let pinned = PINNED_AT_START.iter().map(|(name, value)| format!("-c {name}={value}"));
     own.map(str::to_owned).into_iter().chain(pinned).collect::<Vec<_>>().join(" ")
 }

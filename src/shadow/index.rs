@@ -1,7 +1,6 @@
 //! The shadow's indexes: which, under which names, in which order.
 
 use crate::catalog::{Index, Table};
-use crate::change::KeyColumn;
 use crate::pg::{QualifiedName, quote_ident};
 
 /// One index to build.
@@ -65,11 +64,11 @@ fn attach(target: &Table, index: &Index, table: &QualifiedName, quoted: &str) ->
     ))
 }
 
-/// The unique index of `target` on exactly the mapped key's columns.
-pub fn key_index<'a>(target: &'a Table, key: &[KeyColumn]) -> Option<&'a Index> {
-    let mut wanted: Vec<i16> = key
+/// The unique index of `target` on exactly these columns, on which rows can be looked up and written.
+pub fn key_index<'a>(target: &'a Table, columns: &[&str]) -> Option<&'a Index> {
+    let mut wanted: Vec<i16> = columns
         .iter()
-        .map(|k| target.column_named(&k.target).map(|c| c.attnum))
+        .map(|name| target.column_named(name).map(|c| c.attnum))
         .collect::<Option<_>>()?;
     wanted.sort_unstable();
     let fits = |index: &&Index| {

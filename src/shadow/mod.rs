@@ -4,6 +4,8 @@ mod create;
 mod grants;
 mod index;
 mod swap;
+#[cfg(test)]
+mod tests;
 
 pub use create::{clone_statements, create_table};
 pub use grants::grant_statements;

@@ -27,6 +27,7 @@ mod cursor;
 pub mod decode;
 mod endpoint;
 pub mod frame;
+mod open;
 mod server_error;
 mod slot;
 mod socket;

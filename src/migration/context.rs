@@ -1,0 +1,28 @@
+//! What the phases of one run share.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::flow::Flow;
+use crate::flow::capture::{Fence, Tracker};
+use crate::flow::write::{Door, Writer};
+use crate::pg::{Connector, Session};
+use crate::telemetry::Meter;
+
+/// What the phases of one run share.
+pub(super) struct Context {
+    pub(super) connector: Connector,
+    pub(super) flow: Arc<Flow>,
+    pub(super) writer: Writer,
+    pub(super) tracker: Arc<Tracker>,
+    pub(super) door: Door,
+    pub(super) fence: Fence,
+    pub(super) meter: Meter,
+}
+
+impl Context {
+    /// A session of this migration; its name tells an abort that it is ours.
+    pub(super) async fn session(&self, role: &str) -> Result<Session> {
+        self.connector.session(&format!("{}/{role}", self.flow.migration)).await
+    }
+}
