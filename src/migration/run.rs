@@ -9,7 +9,7 @@ use super::context::Context;
 use super::copy::CopySettings;
 use super::index::IndexSettings;
 use super::supervisor::{Background, Supervisor};
-use super::{Phase, catch_up, copy, index, prepare, store, teardown};
+use super::{Phase, catch_up, copy, index, prepare, store, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::{self, Request};
 use crate::cutover::{self, Cutover, Swapped};
@@ -121,7 +121,10 @@ impl Run<'_> {
             catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
         let opened = prepare::open_stream(self.connector, control, &flow, &self.meter);
         let (stream, start) = guard.guard(opened).await?;
-        let (context, background) = self.start(control, known, flow, stream, start).await?;
+        let (context, mut background) = self.start(control, known, flow, stream, start).await?;
+        let session = context.session("watch").await?;
+        let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
+        background.push(guard.spawn(|end| watch::watch(session, watched, before, end)));
         let done = guard.guard(self.work(control, known, &context, &fingerprint)).await;
         for task in background {
             task.finish().await;
