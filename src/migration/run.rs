@@ -124,7 +124,8 @@ impl Run<'_> {
         let (context, mut background) = self.start(control, known, flow, stream, start).await?;
         let session = context.session("watch").await?;
         let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
-        background.push(guard.spawn(|end| watch::watch(session, watched, before, end)));
+        let failing = guard.clone();
+        background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
         let done = guard.guard(self.work(control, known, &context, &fingerprint)).await;
         for task in background {
             task.finish().await;

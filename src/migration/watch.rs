@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::supervisor::Supervisor;
 use super::{store, teardown};
 use crate::catalog::{Fingerprint, FingerprintReader};
 use crate::error::Result;
@@ -19,11 +20,12 @@ use crate::pg::Session;
 
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Compares the fingerprint again and again until `end`; the error of a difference stops the run.
+/// Compares the fingerprint again and again until `end`; a difference stops the run.
 pub(super) async fn watch(
     session: Session,
     flow: Arc<Flow>,
     before: Fingerprint,
+    supervisor: Supervisor,
     end: CancellationToken,
 ) -> Result<()> {
     let reader = FingerprintReader::prepare(&session).await?;
@@ -40,8 +42,9 @@ pub(super) async fn watch(
             if end.is_cancelled() || store::is_swapped(&session, flow.migration).await? {
                 return Ok(());
             }
-            teardown::drop_publication(&session, &flow.publication).await?;
-            return Err(changed);
+            // Told first: without its publication the stream breaks, and that is not the reason.
+            supervisor.fail(changed);
+            return teardown::drop_publication(&session, &flow.publication).await;
         }
     }
 }
