@@ -2,4 +2,8 @@
 
 mod cluster;
 mod harness;
+mod keys;
+mod oracle;
+mod races;
+mod takeover;
 mod traffic;
