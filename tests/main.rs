@@ -2,5 +2,9 @@
 
 mod cluster;
 mod harness;
+mod keys;
+mod oracle;
 mod preflight;
+mod races;
+mod takeover;
 mod traffic;

@@ -40,6 +40,8 @@ pub struct Tracker {
     arrived: watch::Sender<u64>,
     /// Whether stored keys are to be brought back as memory allows (not while rows are copied).
     reload: AtomicBool,
+    /// A key could not be synced because of another one that was not in the batch.
+    clash: AtomicBool,
     /// Memory was freed.
     pub freed: Notify,
     next_fence: AtomicU64,
@@ -82,6 +84,17 @@ impl Tracker {
     /// Whether stored keys are brought back.
     pub fn reloads(&self) -> bool {
         self.reload.load(Ordering::SeqCst)
+    }
+
+    /// A key clashes with another one's row: perhaps that one is stored and waits for room.
+    pub fn clashed(&self) {
+        self.clash.store(true, Ordering::SeqCst);
+        self.announce();
+    }
+
+    /// Whether a key clashed since the last time.
+    pub fn take_clash(&self) -> bool {
+        self.clash.swap(false, Ordering::SeqCst)
     }
 
     fn fences(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<()>>> {

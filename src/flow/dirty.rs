@@ -28,13 +28,15 @@ pub struct DirtySet {
     truncations: u64,
     recorded: Option<HashSet<Key>>,
     synced: u64,
+    /// Counts what made keys dirty.
+    versions: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     /// The last transaction that made it dirty.
     xid: u64,
-    /// Raised each time it is made dirty.
+    /// Another one each time it is made dirty, also after it was cleared and forgotten.
     version: u64,
     /// The first commit not yet stored durably that made it dirty.
     undurable: Option<Lsn>,
@@ -88,6 +90,13 @@ impl Batch {
         self.items.is_empty()
     }
 
+    /// The batch in two, to find out which of its keys is to blame.
+    pub fn halves(mut self) -> [Batch; 2] {
+        let items = self.items.split_off(self.items.len() / 2);
+        let second = Batch { items, truncations: self.truncations };
+        [self, second]
+    }
+
     /// The stored rows that a sync at `snapshot` makes superfluous; to be deleted in its transaction.
     pub fn settled_rows(&self, snapshot: &Snapshot) -> Vec<i64> {
         let rows = self.items.iter().flat_map(|i| &i.stored);
@@ -115,8 +124,11 @@ impl DirtySet {
             self.ready.push_back(key);
             Entry { xid, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
         });
-        entry.xid = entry.xid.max(xid);
-        entry.version += 1;
+        // The last in the order of commits, not the greatest: whoever changed the key later had to
+        // wait for the one before to end, so a snapshot that sees the last sees all of them.
+        entry.xid = xid;
+        self.versions += 1;
+        entry.version = self.versions;
         if entry.undurable.is_none() {
             entry.undurable = Some(commit);
             *self.undurable.entry(commit).or_default() += 1;
@@ -131,7 +143,8 @@ impl DirtySet {
             ready.push_back(key);
             Entry { xid: 0, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
         });
-        entry.version += 1;
+        self.versions += 1;
+        entry.version = self.versions;
     }
 
     /// Notes a TRUNCATE: from now until [`DirtySet::truncated`] nothing is selected or cleared.
@@ -234,9 +247,10 @@ impl DirtySet {
         }
     }
 
-    /// Up to `most` keys of memory that may go to the database.
+    /// Up to `most` keys of memory that may go to the database. Those that came from there may go
+    /// back: where they cannot be synced yet, what they wait for needs the room.
     pub fn to_spill(&self, most: usize) -> Vec<Spill> {
-        let idle = self.entries.iter().filter(|(_, e)| !e.in_flight && e.undurable.is_some());
+        let idle = self.entries.iter().filter(|(_, e)| !e.in_flight);
         idle.take(most)
             .map(|(key, e)| Spill {
                 key: key.clone(),
@@ -281,8 +295,12 @@ impl DirtySet {
                 in_flight: false,
             }
         });
-        entry.xid = entry.xid.max(row.xid);
-        entry.version += 1;
+        // What memory took from the stream came after what was stored.
+        if entry.undurable.is_none() {
+            entry.xid = row.xid;
+        }
+        self.versions += 1;
+        entry.version = self.versions;
         entry.stored.push(row);
     }
 
@@ -346,6 +364,20 @@ mod tests {
     }
 
     #[test]
+    fn the_last_change_counts_not_the_one_with_the_greatest_xid() {
+        let mut set = DirtySet::default();
+        set.mark(key(1), 12, Lsn(100));
+        set.mark(key(1), 10, Lsn(200)); // Began earlier, changed the key later.
+        let batch = set.select(9);
+        assert_eq!(set.finish(batch, &snapshot("10:13:10")), 0);
+        set.load(key(1), StoredRow { id: 7, xid: 12 });
+        let batch = set.select(9);
+        assert_eq!(set.finish(batch, &snapshot("10:13:10")), 0, "stored before, loaded later");
+        let batch = set.select(9);
+        assert_eq!(set.finish(batch, &snapshot("13:13:")), 1);
+    }
+
+    #[test]
     fn a_key_is_in_one_batch_at_a_time() {
         let mut set = DirtySet::default();
         set.mark(key(1), 10, Lsn(100));
@@ -375,6 +407,29 @@ mod tests {
         assert_eq!(set.finish(batch, &snapshot("20:20:")), 1);
         assert_eq!(set.confirmable(), Lsn(600));
         assert_eq!((set.on_disk(), set.in_memory()), (2, 0));
+    }
+
+    #[test]
+    fn a_key_changed_after_it_was_cleared_stays_when_the_old_change_is_stored() {
+        let mut set = DirtySet::default();
+        set.mark(key(1), 10, Lsn(100));
+        let spills = set.to_spill(9);
+        let batch = set.select(9);
+        assert_eq!(set.finish(batch, &snapshot("11:11:")), 1);
+        set.mark(key(1), 20, Lsn(200));
+        set.advance(Lsn(300));
+        set.spilled(spills);
+        assert_eq!((set.in_memory(), set.confirmable()), (1, Lsn(200)));
+    }
+
+    #[test]
+    fn keys_that_were_loaded_can_be_stored_again() {
+        let mut set = DirtySet::default();
+        set.load(key(1), StoredRow { id: 7, xid: 10 });
+        let spills = set.to_spill(9);
+        assert_eq!((spills.len(), &spills[0].replaces[..]), (1, &[7][..]));
+        set.spilled(spills);
+        assert_eq!((set.in_memory(), set.on_disk()), (0, 1));
     }
 
     #[test]

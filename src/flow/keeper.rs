@@ -62,6 +62,10 @@ impl Keeper {
                 // The position moves on a quiet table too.
                 _ = sleep(CONFIRM_EVERY) => {}
             }
+            // Keys that clash make room for those that they clash with.
+            if self.tracker.take_clash() && self.is_crowded() {
+                self.spill().await?;
+            }
             while self.should_spill() && self.spill().await? {}
             if self.should_load() {
                 self.load(&mut loaded_through).await?;
@@ -78,6 +82,12 @@ impl Keeper {
         let retained = dirty.received().bytes_since(dirty.confirmable());
         dirty.in_memory() > self.limits.spill_keys
             || retained > self.limits.spill_wal && dirty.in_memory() > 0
+    }
+
+    /// Whether stored keys wait for room.
+    fn is_crowded(&self) -> bool {
+        let dirty = self.tracker.dirty();
+        dirty.on_disk() > 0 && dirty.in_memory() >= self.limits.spill_keys / 2
     }
 
     fn should_load(&self) -> bool {
@@ -121,12 +131,13 @@ impl Keeper {
     }
 
     async fn load(&self, through: &mut i64) -> Result<()> {
+        let most = LOAD_BATCH.min(self.limits.spill_keys as i64 / 2).max(1);
         let rows = self
             .session
             .query(
                 "SELECT id, key, xid::pg_catalog.text FROM pgwraith.dirty WHERE migration_id = $1 \
                  AND flow = $2 AND kind = 'key' AND id > $3 ORDER BY id LIMIT $4",
-                &[&self.flow.migration, &self.flow.number, &*through, &LOAD_BATCH],
+                &[&self.flow.migration, &self.flow.number, &*through, &most],
             )
             .await?;
         let mut dirty = self.tracker.dirty();

@@ -44,6 +44,16 @@ enum Way {
     Replace,
 }
 
+/// What became of a batch or a part of it.
+enum Part {
+    /// Committed, at this snapshot.
+    Synced(Snapshot),
+    /// In another unique index, while the target mixes moments.
+    Clashes,
+    /// A passing reason: a deadlock, say.
+    Disturbed,
+}
+
 /// Writes key sets of one flow in one session.
 pub struct Syncer {
     session: Session,
@@ -161,29 +171,47 @@ impl Syncer {
         Ok(())
     }
 
-    /// Syncs one batch; gives it back where it clashes. Returns how many keys were cleared.
+    /// Syncs one batch, in smaller parts where it clashes; gives back the keys that clash all the
+    /// same. Returns how many keys were cleared.
+    ///
+    /// One key that clashes must not hold up the others: the key that has its value may be one of
+    /// them, or may still wait in the stream behind a memory that they fill.
     async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
-        for way in [Way::Upsert, Way::Replace] {
-            match self.try_sync(&batch, way).await {
-                Ok(snapshot) => {
-                    let cleared = tracker.dirty().finish(batch, &snapshot);
+        let mut cleared = 0;
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            match self.sync_part(&part).await? {
+                Part::Synced(snapshot) => {
+                    cleared += tracker.dirty().finish(part, &snapshot);
                     tracker.freed.notify_one();
-                    return Ok(cleared);
                 }
-                Err(e) if self.session.is_closed() => return Err(e),
-                Err(e) => {
-                    self.session.rollback().await;
-                    match classify(&e) {
-                        Class::Duplicate => {}
-                        Class::Transient => break,
-                        Class::RowsDoNotFit => return Err(self.rows_do_not_fit(&batch, e).await),
-                        _ => return Err(e.context("applying changes")),
-                    }
+                Part::Clashes if part.len() > 1 => parts.extend(part.halves()),
+                Part::Clashes => {
+                    tracker.dirty().abandon(part);
+                    tracker.clashed();
                 }
+                Part::Disturbed => tracker.dirty().abandon(part),
             }
         }
-        tracker.dirty().abandon(batch);
-        Ok(0)
+        Ok(cleared)
+    }
+
+    async fn sync_part(&self, batch: &Batch) -> Result<Part> {
+        for way in [Way::Upsert, Way::Replace] {
+            let error = match self.try_sync(batch, way).await {
+                Ok(snapshot) => return Ok(Part::Synced(snapshot)),
+                Err(e) if self.session.is_closed() => return Err(e),
+                Err(e) => e,
+            };
+            self.session.rollback().await;
+            match classify(&error) {
+                Class::Duplicate => {}
+                Class::Transient => return Ok(Part::Disturbed),
+                Class::RowsDoNotFit => return Err(self.rows_do_not_fit(batch, error).await),
+                _ => return Err(error.context("applying changes")),
+            }
+        }
+        Ok(Part::Clashes)
     }
 
     async fn try_sync(&self, batch: &Batch, way: Way) -> Result<Snapshot> {
@@ -221,11 +249,13 @@ impl Syncer {
             self.session.rollback().await;
             return Ok(Full::Behind);
         }
+        // First selected, then looked: what is selected is not stored and taken from memory.
+        let batch = tracker.dirty().select(usize::MAX);
         if tracker.dirty().on_disk() > 0 {
+            tracker.dirty().abandon(batch);
             self.session.rollback().await;
             return Ok(Full::Behind);
         }
-        let batch = tracker.dirty().select(usize::MAX);
         if tracker.dirty().barrier().is_some() {
             tracker.dirty().abandon(batch);
             self.session.rollback().await;

@@ -51,7 +51,7 @@ impl Writer {
         };
         if mine != "1" {
             session.rollback().await;
-            return Err(self.superseded());
+            return Err(superseded());
         }
         snapshot.parse().map_err(Error::failed)
     }
@@ -65,12 +65,13 @@ impl Writer {
     pub async fn as_tool(&self, session: &Session) -> Result<()> {
         session.batch("SET LOCAL ROLE NONE").await
     }
+}
 
-    fn superseded(&self) -> Error {
-        Error::new(Kind::NotResumable, "another run or an abort has taken this migration over")
-            .state("This run wrote nothing after that")
-            .next("See table pgwraith.migration for who runs it now")
-    }
+/// Somebody else runs the migration now, or nobody.
+pub fn superseded() -> Error {
+    Error::new(Kind::NotResumable, "another run or an abort has taken this migration over")
+        .state("This run wrote nothing after that")
+        .next("See table pgwraith.migration for who runs it now")
 }
 
 /// The one door to the target.

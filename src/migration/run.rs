@@ -20,7 +20,7 @@ use crate::flow::chunk::{self, Pace, Planner};
 use crate::flow::keeper::{Keeper, Limits};
 use crate::flow::truncate::Truncator;
 use crate::flow::verify::{Findings, Verifier};
-use crate::flow::write::{Door, Writer};
+use crate::flow::write::{Door, Writer, superseded};
 use crate::pg::{Connector, Session};
 use crate::preflight::{self, Subject};
 use crate::shadow::Names;
@@ -28,6 +28,9 @@ use crate::telemetry::{Meter, Sample};
 
 /// Rows of the first verified range.
 const FIRST_RANGE: i64 = 50_000;
+
+/// The first run's epoch.
+const EPOCH: i64 = 1;
 
 /// How each phase goes about it.
 #[derive(Debug, Clone)]
@@ -150,8 +153,8 @@ impl Run<'_> {
         let next_xid: u64 = control.one(sql, &[]).await?.get::<_, &str>(0).parse().unwrap_or(3);
         let role = |what: &str| format!("{}/{what}", known.migration);
         let connector = self.connector.clone();
-        let writer =
-            Writer { migration: known.migration, epoch: 1, owner: known.source.owner.clone() };
+        let owner = known.source.owner.clone();
+        let writer = Writer { migration: known.migration, epoch: EPOCH, owner };
         let door = Door::default();
         let most = self.settings.keeper.most_keys;
         let captured = {
@@ -297,6 +300,13 @@ impl Run<'_> {
     /// would only hold back WAL.
     async fn end(&self, known: &Known, flow: &Flow, done: Result<Report>) -> Result<Report> {
         let cleaned = self.clean(known, flow, done.as_ref().err()).await;
+        // Whatever went wrong here is the echo of being superseded, and nothing here is ours.
+        if let (Err(error), Err(superseded)) = (&done, &cleaned)
+            && superseded.kind() == Kind::NotResumable
+        {
+            tracing::debug!("superseded: {error}");
+            return cleaned.and(done);
+        }
         let error = match (done, &cleaned) {
             (Ok(report), Ok(_)) => return Ok(report),
             (Ok(report), Err(e)) => {
@@ -327,9 +337,13 @@ impl Run<'_> {
         Err(error.and_then_state(left, next))
     }
 
-    /// Takes away what holds the server back; true if the names were swapped.
+    /// Takes away what holds the server back, unless somebody else runs the migration now
+    /// (`NotResumable`); true if the names were swapped.
     async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<bool> {
         let session = self.connector.session("cleanup").await?;
+        if !store::hold_epoch(&session, known.migration, EPOCH).await? {
+            return Err(superseded());
+        }
         teardown::end_sessions(&session, known.migration).await?;
         teardown::drop_slot(&session, &flow.slot).await?;
         teardown::drop_publication(&session, &flow.publication).await?;
@@ -339,7 +353,9 @@ impl Run<'_> {
             Some(e) => ("failed", e.to_string()),
         };
         store::event(&session, known.migration, what, &detail).await?;
-        store::is_swapped(&session, known.migration).await
+        let swapped = store::is_swapped(&session, known.migration).await?;
+        session.batch("COMMIT").await?;
+        Ok(swapped)
     }
 }
 

@@ -78,6 +78,11 @@ pub(super) async fn unfinished(
 }
 
 /// Begins a migration: its row, epoch 1. Refused where the table has one already.
+///
+/// Its id is the transaction's, so that no later migration ever has the same, although an abort
+/// drops the state and with it any counter: slot, publication and sessions are named by the id, and
+/// a run that wakes up after its abort must not mistake its successor's for its own
+/// (**Invariant 9**).
 pub(super) async fn begin(
     session: &Session,
     source_oid: u32,
@@ -201,6 +206,25 @@ pub(super) async fn raise_epoch(session: &Session, migration: i64) -> Result<i64
     Ok(row.get(0))
 }
 
+/// Begins a transaction in which no successor can begin or abort the migration; false, and no
+/// transaction, where one has already.
+pub(super) async fn hold_epoch(session: &Session, migration: i64, epoch: i64) -> Result<bool> {
+    session.batch("BEGIN").await?;
+    let sql = "SELECT 1 FROM pgwraith.migration WHERE id = $1 AND epoch = $2 FOR KEY SHARE";
+    let held = match session.maybe(sql, &[&migration, &epoch]).await {
+        Ok(row) => Ok(row.is_some()),
+        // The state is gone, with its schema or without.
+        Err(e) if e.db().is_some_and(|d| ["42P01", "3F000"].contains(&d.code().code())) => {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    };
+    if !matches!(held, Ok(true)) {
+        session.rollback().await;
+    }
+    held
+}
+
 /// Removes a migration's state, and the schema with the last one.
 pub(super) async fn forget(session: &Session, migration: i64) -> Result<()> {
     session.batch("BEGIN").await?;
@@ -226,7 +250,7 @@ GRANT USAGE ON SCHEMA pgwraith TO PUBLIC;
 CREATE TABLE pgwraith.schema_version (version int4 NOT NULL);
 INSERT INTO pgwraith.schema_version VALUES (1);
 CREATE TABLE pgwraith.migration (
-  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id int8 PRIMARY KEY DEFAULT pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8,
   source_schema text NOT NULL, source_name text NOT NULL, source_oid oid NOT NULL,
   shadow_name text NOT NULL, shadow_oid oid, retired_name text NOT NULL,
   change jsonb NOT NULL, settings jsonb, tool_version text NOT NULL,
