@@ -344,6 +344,9 @@ async fn migrate(shape: Shape, workers: u32, alter: &str, special: Special, seed
     client.batch_execute(&shape.create()).await.unwrap();
     let sessions = Sessions::start(&dsn, shape, seed).await;
     let workers = workers.to_string();
+    // Room for some of the large transaction's keys, so that they go to the database and come back
+    // many times over, but not one by one.
+    let keys = if special == Special::Large { "1000" } else { "100" };
     let mut run = Background::start([
         "run",
         "t",
@@ -359,7 +362,7 @@ async fn migrate(shape: Shape, workers: u32, alter: &str, special: Special, seed
         "--chunk-time",
         "1ms",
         "--max-keys-in-memory",
-        "100",
+        keys,
     ]);
     harness::wait_for_phase(&client, &mut run, "t", "copy").await;
     let source: u32 = one(&client, "SELECT 't'::regclass::oid").await;

@@ -26,7 +26,18 @@ async fn table(cluster: &Cluster) -> (String, Client) {
 }
 
 fn run(dsn: &str, more: &[&str]) -> Background {
-    let args = ["run", "t", "-d", dsn, "--rebuild", "--json", "--chunk-rows", "100"];
+    let args = [
+        "run",
+        "t",
+        "-d",
+        dsn,
+        "--rebuild",
+        "--json",
+        "--chunk-rows",
+        "100",
+        "--chunk-time",
+        "1ms",
+    ];
     Background::start(args.iter().chain(more))
 }
 

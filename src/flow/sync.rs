@@ -175,6 +175,10 @@ impl Syncer {
                 Part::Synced(snapshot) => {
                     cleared += tracker.dirty().finish(part, &snapshot);
                     tracker.freed.notify_one();
+                    if tracker.dirty().on_disk() > 0 {
+                        // Stored keys have room now.
+                        tracker.announce();
+                    }
                 }
                 Part::Clashes if part.len() > 1 => parts.extend(part.halves()),
                 Part::Clashes => {
