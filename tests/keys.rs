@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pgwraith::demo::cluster::Cluster;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_postgres::Client;
@@ -59,12 +58,17 @@ impl Kind {
         match what % 6 {
             0 => format!("UPDATE {table} SET v = v || '+' WHERE ({names}) = ({a})"),
             1 => format!("DELETE FROM {table} WHERE ({names}) = ({a})"),
-            2 => format!("INSERT INTO {table} ({names}, v) VALUES ({a}, 'new {i}')"),
-            3 => format!("UPDATE {table} SET ({names}) = ROW({b}) WHERE ({names}) = ({a})"),
+            2 => format!(
+                "INSERT INTO {table} ({names}, v) VALUES ({a}, 'new {i}') ON CONFLICT DO NOTHING"
+            ),
+            3 => format!(
+                "UPDATE {table} SET ({names}) = ROW({b}) WHERE ({names}) = ({a}) \
+                 AND NOT EXISTS (SELECT 1 FROM {table} WHERE ({names}) = ({b}))"
+            ),
             4 => format!("UPDATE {table} SET ({names}) = ROW({again}) WHERE ({names}) = ({a})"),
             _ => format!(
-                "BEGIN; DELETE FROM {table} WHERE ({names}) = ({a}); \
-                 INSERT INTO {table} ({names}, v) VALUES ({again}, 'again'); COMMIT"
+                "BEGIN; DELETE FROM {table} WHERE ({names}) = ({a}); INSERT INTO {table} \
+                 ({names}, v) VALUES ({again}, 'again') ON CONFLICT DO NOTHING; COMMIT"
             ),
         }
     }
@@ -75,7 +79,7 @@ async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql
 }
 
 /// Rewrites a table with such a key under traffic, and compares.
-async fn rewrite(cluster: &Cluster, dsn: &str, kind: Kind) {
+async fn rewrite(dsn: &str, kind: Kind) {
     let what = format!("{} {}", kind.columns, kind.after);
     let client = harness::connect(dsn).await;
     client.batch_execute(kind.before).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
@@ -94,7 +98,9 @@ async fn rewrite(cluster: &Cluster, dsn: &str, kind: Kind) {
     reader.batch_execute(&format!("BEGIN; SELECT FROM {table} LIMIT 1")).await.unwrap();
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut sessions = Vec::new();
-    for seed in 1..=2 {
+    // An error's text with a key that is no UTF-8 would be too much for the driver: no clashes there.
+    let encoding: String = one(&client, "SHOW server_encoding").await;
+    for seed in 1..=if encoding == "SQL_ASCII" { 1 } else { 2 } {
         let session = harness::connect(dsn).await;
         let (stop, done, kind) = (Arc::clone(&stop), Arc::clone(&done), kind.clone());
         let mut random = StdRng::seed_from_u64(seed);
@@ -112,7 +118,7 @@ async fn rewrite(cluster: &Cluster, dsn: &str, kind: Kind) {
             }
         }));
     }
-    let run = Background::start([
+    let mut run = Background::start([
         "run",
         table,
         "-d",
@@ -126,8 +132,7 @@ async fn rewrite(cluster: &Cluster, dsn: &str, kind: Kind) {
         "50",
         "--json",
     ]);
-    let waits = async || run.said().contains("the cutover waits: ");
-    harness::wait_until(&format!("{what}: the cutover waits"), LIMIT, waits).await;
+    run.wait_for_saying("the cutover waits: ").await;
     let more = done.load(Ordering::SeqCst) + 100;
     let reached = async || done.load(Ordering::SeqCst) > more;
     harness::wait_until("the sessions go on", LIMIT, reached).await;
@@ -150,7 +155,6 @@ async fn rewrite(cluster: &Cluster, dsn: &str, kind: Kind) {
     assert_eq!(one::<i64>(&client, &differing).await, 0, "{what}: {output}");
     let rows: i64 = one(&client, &format!("SELECT count(*) FROM {table}")).await;
     assert!(rows > i64::from(ROWS / 4), "{what}: {rows} rows");
-    let _ = cluster;
 }
 
 /// Each in a database of its own.
@@ -158,7 +162,7 @@ async fn rewrite_all(kinds: Vec<Kind>) {
     let cluster = harness::cluster().await;
     for (n, kind) in kinds.into_iter().enumerate() {
         let dsn = harness::database(&cluster, &format!("d{n}")).await;
-        rewrite(&cluster, &dsn, kind).await;
+        rewrite(&dsn, kind).await;
     }
 }
 
@@ -181,7 +185,7 @@ async fn text_keys() {
     let deaf =
         "CREATE COLLATION deaf (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
     rewrite_all(vec![
-        kind("id text COLLATE \"C\"", "'k''\\{i}'"),
+        kind("id text COLLATE \"C\"", "'k''\\' || {i}"),
         Kind { before: icu, ..kind("id text COLLATE german", "chr(65 + {i} % 26) || 'ä' || {i}") },
         Kind {
             before: deaf,
@@ -201,18 +205,12 @@ async fn text_keys() {
 
 #[tokio::test]
 async fn keys_with_more_than_one_text_for_a_value() {
-    let citext = "CREATE EXTENSION citext";
     rewrite_all(vec![
         Kind { again: "({i}::text || '.00')::numeric", ..kind("id numeric", "{i}::numeric") },
         kind("id numeric(9,3)", "{i} / 8.0"),
         Kind {
             again: "make_interval(hours => 24 * {i})",
             ..kind("id interval", "make_interval(days => {i})")
-        },
-        Kind {
-            before: citext,
-            again: "upper('Key ' || {i})::citext",
-            ..kind("id citext", "('Key ' || {i})::citext")
         },
         Kind {
             before: "CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
@@ -268,7 +266,20 @@ async fn keys_in_other_encodings() {
         admin.batch_execute(&sql).await.unwrap();
     }
     // 0xE9 is é in LATIN1 and the beginning of something in UTF-8.
-    let bytes = "convert_from('\\xe9'::bytea, 'SQL_ASCII') || {i}";
-    rewrite(&cluster, &cluster.dsn("sql_ascii"), kind("id text", bytes)).await;
-    rewrite(&cluster, &cluster.dsn("latin1"), kind("id text", "'é' || {i}")).await;
+    let bytes = "chr(233) || {i}";
+    rewrite(&cluster.dsn("sql_ascii"), kind("id text", bytes)).await;
+    rewrite(&cluster.dsn("latin1"), kind("id text", "'é' || {i}")).await;
+}
+
+/// Compared by text's operators, `a` and `A` would be two keys for us and one for the index.
+#[tokio::test]
+async fn a_key_with_operators_of_its_own_is_refused() {
+    let cluster = harness::cluster().await;
+    let dsn = harness::database(&cluster, "app").await;
+    let client = harness::connect(&dsn).await;
+    let sql = "CREATE EXTENSION citext; CREATE TABLE t (id citext PRIMARY KEY)";
+    client.batch_execute(sql).await.unwrap();
+    let output = harness::run(["run", "t", "-d", &dsn, "--rebuild"]).await.expect_code(3);
+    assert!(output.stderr.contains("has the type public.citext"), "{output}");
+    assert_eq!(harness::leftovers(&client).await, Vec::<String>::new());
 }

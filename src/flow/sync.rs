@@ -21,7 +21,7 @@ use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{RawArray, Session, Snapshot};
+use crate::pg::{Lossy, RawArray, Session, Snapshot};
 
 /// Keys of one batch.
 const BATCH: usize = 2000;
@@ -311,7 +311,7 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
         key.columns().map(|c| crate::pg::Raw(bytes::Bytes::copy_from_slice(c))).collect();
     let parameters: Vec<&(dyn ToSql + Sync)> =
         raws.iter().map(|r| r as &(dyn ToSql + Sync)).collect();
-    let text: Vec<String> = session.one(&flow.bound_text(), &parameters).await?.get(0);
+    let text: Vec<Lossy> = session.one(&flow.bound_text(), &parameters).await?.get(0);
     let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
     Ok(named.collect::<Vec<_>>().join(", "))
 }

@@ -7,7 +7,7 @@ use crate::catalog::Table;
 use crate::error::{Error, Kind, Result};
 use crate::flow::sync::{Full, Syncer};
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Session, quote_ident};
+use crate::pg::{Lossy, Session, quote_ident};
 use crate::shadow::{self, IndexPlan};
 
 use super::catch_up;
@@ -166,7 +166,7 @@ async fn sample_duplicates(
         key.join(", ")
     );
     let rows = session.query(&sql, &[]).await?;
-    Ok(rows.iter().map(|r| r.get(0)).collect())
+    Ok(rows.iter().map(|r| r.get::<_, Lossy>(0).0).collect())
 }
 
 /// Visibility map and statistics, so that plans after the swap are as good as before.
