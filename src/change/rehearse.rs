@@ -320,6 +320,7 @@ fn key_mapping(
             source: column.name.clone(),
             source_type_oid: column.type_oid,
             source_type_sql: column.base_type_sql.clone(),
+            source_collation: column.collation.clone(),
             canonical: is_canonical(column),
             target: to.name.clone(),
             target_type_sql: to.type_sql.clone(),
