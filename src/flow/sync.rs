@@ -168,7 +168,7 @@ impl Syncer {
     /// One key that clashes must not hold up the others: the key that has its value may be one of
     /// them, or may still wait in the stream behind a memory that they fill.
     async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
-        let mut cleared = 0;
+        let (mut cleared, mut clashes) = (0, false);
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             match self.sync_part(&part).await? {
@@ -183,10 +183,13 @@ impl Syncer {
                 Part::Clashes if part.len() > 1 => parts.extend(part.halves()),
                 Part::Clashes => {
                     tracker.dirty().abandon(part);
-                    tracker.clashed();
+                    clashes = true;
                 }
                 Part::Disturbed => tracker.dirty().abandon(part),
             }
+        }
+        if clashes && cleared == 0 {
+            tracker.clashed();
         }
         Ok(cleared)
     }
