@@ -23,7 +23,7 @@ const SESSIONS: u64 = 8;
 const LARGE: u64 = 200_000;
 /// Leaves the server some time, on two cores.
 const THINK: Duration = Duration::from_millis(4);
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// How the table identifies its rows. A row is known to the sessions by its number.
 #[derive(Clone, Copy)]
@@ -299,6 +299,8 @@ impl Sessions {
 /// of all rows.
 async fn large_transaction(client: &Client) -> Vec<(String, String, i64)> {
     let mut script = Script::new(Shape::Int);
+    // Or it would be the victim of one deadlock after another.
+    script.raw("LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE");
     script.noted(
         "UPDATE t SET tokens = concat_ws(' ', tokens, 'large')",
         None,
@@ -307,12 +309,7 @@ async fn large_transaction(client: &Client) -> Vec<(String, String, i64)> {
     for _ in 1..=(LARGE / (ROWS * 4 / 5)) {
         script.raw("UPDATE t SET n = n + 1");
     }
-    script.raw("INSERT INTO touched SELECT id, tableoid FROM t");
-    loop {
-        if let Some(rows) = script.run(client).await {
-            return rows;
-        }
-    }
+    script.run(client).await.expect("a transaction that nobody can disturb")
 }
 
 /// Empties the table and puts some rows in again.
@@ -332,6 +329,7 @@ async fn truncate(client: &Client, shape: Shape) -> Vec<(String, String, i64)> {
 /// Which of the variants' special transactions happen.
 #[derive(Clone, Copy, PartialEq)]
 enum Special {
+    None,
     Large,
     Truncate,
 }
@@ -344,6 +342,9 @@ async fn migrate(shape: Shape, workers: u32, alter: &str, special: Special, seed
     client.batch_execute(&shape.create()).await.unwrap();
     let sessions = Sessions::start(&dsn, shape, seed).await;
     let workers = workers.to_string();
+    // Room for some of the changed keys: others go to the database and come back
+    // many times over.
+    let keys = if special == Special::Truncate { "100" } else { "1000" };
     let mut run = Background::start([
         "run",
         "t",
@@ -359,11 +360,12 @@ async fn migrate(shape: Shape, workers: u32, alter: &str, special: Special, seed
         "--chunk-time",
         "1ms",
         "--max-keys-in-memory",
-        "100",
+        keys,
     ]);
     harness::wait_for_phase(&client, &mut run, "t", "copy").await;
     let source: u32 = one(&client, "SELECT 't'::regclass::oid").await;
     let rows = match special {
+        Special::None => Vec::new(),
         Special::Large => large_transaction(&client).await,
         Special::Truncate => truncate(&client, shape).await,
     };
@@ -437,19 +439,19 @@ async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql
 const TO_BIGINT: &str = "ALTER COLUMN id TYPE bigint";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_with_one_worker() {
+async fn nothing_is_lost_under_one_large_transaction() {
     migrate(Shape::Int, 1, TO_BIGINT, Special::Large, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_of_a_table_with_a_composite_key() {
-    migrate(Shape::Composite, 2, TO_BIGINT, Special::Large, 2).await;
+    migrate(Shape::Composite, 2, TO_BIGINT, Special::None, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_with_four_workers() {
     let alter = "ALTER COLUMN id TYPE bigint, ADD COLUMN added text NOT NULL DEFAULT 'x'";
-    migrate(Shape::Int, 4, alter, Special::Large, 3).await;
+    migrate(Shape::Int, 4, alter, Special::None, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

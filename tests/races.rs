@@ -26,7 +26,18 @@ async fn table(cluster: &Cluster) -> (String, Client) {
 }
 
 fn run(dsn: &str, more: &[&str]) -> Background {
-    let args = ["run", "t", "-d", dsn, "--rebuild", "--json", "--chunk-rows", "100"];
+    let args = [
+        "run",
+        "t",
+        "-d",
+        dsn,
+        "--rebuild",
+        "--json",
+        "--chunk-rows",
+        "100",
+        "--chunk-time",
+        "1ms",
+    ];
     Background::start(args.iter().chain(more))
 }
 
@@ -176,9 +187,7 @@ async fn a_commit_that_hangs_during_the_copy_is_not_lost() {
     point.open().await;
 
     // It is decoded, copied past, synced and verified, and never visible; then it holds the table.
-    let held = async || run.said().contains("the cutover waits: ");
-    harness::wait_until("the cutover waits", LIMIT, held).await;
-    run.expect_running();
+    run.wait_for_saying("the cutover waits: ").await;
     assert!(!writer.is_finished());
     standby.gone().await;
     writer.await.unwrap();

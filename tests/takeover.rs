@@ -26,7 +26,17 @@ async fn table(cluster: &Cluster) -> (String, Client) {
 }
 
 fn run(dsn: &str) -> Background {
-    Background::start(["run", "t", "-d", dsn, "--rebuild", "--chunk-rows", "100"])
+    Background::start([
+        "run",
+        "t",
+        "-d",
+        dsn,
+        "--rebuild",
+        "--chunk-rows",
+        "100",
+        "--chunk-time",
+        "1ms",
+    ])
 }
 
 async fn abort(dsn: &str) {
@@ -34,9 +44,9 @@ async fn abort(dsn: &str) {
 }
 
 /// What the source is and holds.
-async fn source(client: &Client) -> (u32, u32, i64, i64) {
+async fn source(client: &Client) -> (u32, u32, i64, String) {
     let sql = "SELECT oid, relfilenode, (SELECT count(*) FROM t), \
-               (SELECT sum(hashtextextended(t::text, 0))::int8 FROM t) \
+               (SELECT sum(hashtextextended(t::text, 0))::text FROM t) \
                FROM pg_class WHERE oid = 't'::regclass";
     let row = client.query_one(sql, &[]).await.unwrap();
     (row.get(0), row.get(1), row.get(2), row.get(3))

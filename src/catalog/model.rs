@@ -64,6 +64,8 @@ pub struct Column {
     /// Quoted and qualified; None where it is the type's own.
     pub collation: Option<String>,
     pub collation_deterministic: bool,
+    /// Where the type's own `=` and `<` are.
+    pub operator_schema: String,
     pub not_null: bool,
     /// The not-null constraint's name (18 and newer).
     pub not_null_name: Option<String>,

@@ -73,6 +73,13 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
     CASE WHEN a.attcollation <> t.typcollation THEN
       pg_catalog.format('%I.%I', cn.nspname, co.collname) END AS collation,
     COALESCE(co.collisdeterministic, true) AS collation_deterministic,
+    COALESCE((SELECT opn.nspname FROM pg_catalog.pg_opclass oc JOIN pg_catalog.pg_am m ON m.oid = oc.opcmethod
+      JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+        AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+      JOIN pg_catalog.pg_operator op ON op.oid = ao.amopopr
+      JOIN pg_catalog.pg_namespace opn ON opn.oid = op.oprnamespace
+      WHERE m.amname = 'btree' AND oc.opcdefault
+        AND oc.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid)), 'pg_catalog') AS operator_schema,
     a.attnotnull AS not_null,
     (SELECT k.conname FROM pg_catalog.pg_constraint k
       WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]) AS not_null_name,

@@ -55,6 +55,8 @@ pub struct KeyColumn {
     pub source_type_oid: u32,
     /// The captured column's type without modifier.
     pub source_type_sql: String,
+    /// Its collation, where that is not the type's own.
+    pub source_collation: Option<String>,
     /// Whether two equal values always have the same bytes (`1.0` and `1.00` are equal and differ).
     pub canonical: bool,
     /// The target's column.

@@ -286,6 +286,18 @@ fn key_mapping(
     let key_attnums: Vec<i16> = key.columns.iter().map(|c| c.attnum).collect();
     let mut mapped = Vec::new();
     for column in &key.columns {
+        if column.operator_schema != "pg_catalog" {
+            // By their plain names, other operators would be found (those of text, for citext),
+            // which order and compare in another way than the index.
+            return Err(Error::new(
+                crate::error::Kind::Refused,
+                format!(
+                    "key column {:?} has the type {}, whose comparison is not PostgreSQL's own",
+                    column.name, column.type_sql
+                ),
+            )
+            .next("Give the table a replica identity on a unique index over other columns"));
+        }
         let position = clone_position(source, &column.name);
         let found = target.columns.iter().position(|c| Some(c.attnum) == position);
         let at = found.ok_or_else(|| {
@@ -308,6 +320,7 @@ fn key_mapping(
             source: column.name.clone(),
             source_type_oid: column.type_oid,
             source_type_sql: column.base_type_sql.clone(),
+            source_collation: column.collation.clone(),
             canonical: is_canonical(column),
             target: to.name.clone(),
             target_type_sql: to.type_sql.clone(),

@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::sync::FENCE_LIMIT;
-use crate::pg::{Session, Snapshot};
+use crate::pg::{Lossy, Session, Snapshot};
 use crate::wal::XidWidener;
 
 /// So few keys can be synced under the lock.
@@ -179,8 +179,8 @@ fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
         .iter()
         .take(3)
         .map(|r| {
-            let (pid, user, state): (i32, &str, &str) = (r.get(0), r.get(1), r.get(2));
-            let (seconds, query): (i64, &str) = (r.get(3), r.get(4));
+            let (pid, user, state): (i32, Lossy, &str) = (r.get(0), r.get(1), r.get(2));
+            let (seconds, query): (i64, Lossy) = (r.get(3), r.get(4));
             format!("pid {pid} {user} ({state}, transaction of {seconds} s): {query}")
         })
         .collect();

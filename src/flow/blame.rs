@@ -7,7 +7,7 @@ use super::chunk::Range;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Raw, Session};
+use crate::pg::{Lossy, Raw, Session};
 
 /// The key, as text, of one row in `range` that does not fit the target; None where all fit by now.
 /// Nothing it tries is kept.
@@ -70,7 +70,7 @@ async fn fits(session: &Session, flow: &Flow, writer: &Writer, range: &Range) ->
 async fn describe(session: &Session, flow: &Flow, key: &[Raw]) -> Result<String> {
     let parameters: Vec<&(dyn ToSql + Sync)> =
         key.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
-    let text: Vec<String> = session.one(&flow.bound_text(), &parameters).await?.get(0);
+    let text: Vec<Lossy> = session.one(&flow.bound_text(), &parameters).await?.get(0);
     let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
     Ok(named.collect::<Vec<_>>().join(", "))
 }

@@ -40,7 +40,7 @@ pub struct Tracker {
     arrived: watch::Sender<u64>,
     /// Whether stored keys are to be brought back as memory allows (not while rows are copied).
     reload: AtomicBool,
-    /// A key could not be synced because of another one that was not in the batch.
+    /// A whole batch could not be synced because of keys that were not in it.
     clash: AtomicBool,
     /// Memory was freed.
     pub freed: Notify,
@@ -86,13 +86,13 @@ impl Tracker {
         self.reload.load(Ordering::SeqCst)
     }
 
-    /// A key clashes with another one's row: perhaps that one is stored and waits for room.
+    /// No key of a batch could be synced: those that they clash with may be stored, waiting for room.
     pub fn clashed(&self) {
         self.clash.store(true, Ordering::SeqCst);
         self.announce();
     }
 
-    /// Whether a key clashed since the last time.
+    /// Whether that happened since the last time.
     pub fn take_clash(&self) -> bool {
         self.clash.swap(false, Ordering::SeqCst)
     }

@@ -203,7 +203,8 @@ impl Planner {
         self.session.batch("COMMIT").await
     }
 
-    async fn text(&self, bound: Option<&[Raw]>) -> Result<Option<Vec<String>>> {
+    /// The bound as an array of text, in the server's own bytes: they need not be UTF-8.
+    async fn text(&self, bound: Option<&[Raw]>) -> Result<Option<Raw>> {
         let Some(bound) = bound else { return Ok(None) };
         let parameters: Vec<&(dyn ToSql + Sync)> =
             bound.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();

@@ -155,8 +155,18 @@ impl Flow {
             .enumerate()
             .map(|(i, k)| format!("pg_catalog.unnest(${}::{}[])", i + 1, k.source_type_sql))
             .collect();
-        let names = names.join(", ");
-        format!("SELECT DISTINCT {names} FROM ROWS FROM ({}) AS u({names})", arrays.join(", "))
+        // Parameters have no collation, and it says which keys are one key.
+        let values: Vec<_> = self
+            .key
+            .iter()
+            .zip(&names)
+            .map(|(k, name)| match &k.source_collation {
+                Some(collation) => format!("u.{name} COLLATE {collation} AS {name}"),
+                None => format!("u.{name}"),
+            })
+            .collect();
+        let (names, values) = (names.join(", "), values.join(", "));
+        format!("SELECT DISTINCT {values} FROM ROWS FROM ({}) AS u({names})", arrays.join(", "))
     }
 
     /// The captured key's columns under `alias`.

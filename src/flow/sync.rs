@@ -21,7 +21,7 @@ use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{RawArray, Session, Snapshot};
+use crate::pg::{Lossy, RawArray, Session, Snapshot};
 
 /// Keys of one batch.
 const BATCH: usize = 2000;
@@ -177,21 +177,28 @@ impl Syncer {
     /// One key that clashes must not hold up the others: the key that has its value may be one of
     /// them, or may still wait in the stream behind a memory that they fill.
     async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
-        let mut cleared = 0;
+        let (mut cleared, mut clashes) = (0, false);
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             match self.sync_part(&part).await? {
                 Part::Synced(snapshot) => {
                     cleared += tracker.dirty().finish(part, &snapshot);
                     tracker.freed.notify_one();
+                    if tracker.dirty().on_disk() > 0 {
+                        // Stored keys have room now.
+                        tracker.announce();
+                    }
                 }
                 Part::Clashes if part.len() > 1 => parts.extend(part.halves()),
                 Part::Clashes => {
                     tracker.dirty().abandon(part);
-                    tracker.clashed();
+                    clashes = true;
                 }
                 Part::Disturbed => tracker.dirty().abandon(part),
             }
+        }
+        if clashes && cleared == 0 {
+            tracker.clashed();
         }
         Ok(cleared)
     }
@@ -324,7 +331,7 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
         key.columns().map(|c| crate::pg::Raw(bytes::Bytes::copy_from_slice(c))).collect();
     let parameters: Vec<&(dyn ToSql + Sync)> =
         raws.iter().map(|r| r as &(dyn ToSql + Sync)).collect();
-    let text: Vec<String> = session.one(&flow.bound_text(), &parameters).await?.get(0);
+    let text: Vec<Lossy> = session.one(&flow.bound_text(), &parameters).await?.get(0);
     let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
     Ok(named.collect::<Vec<_>>().join(", "))
 }

@@ -23,7 +23,7 @@ use super::key::{Key, key_arrays};
 use super::sync::FENCE_LIMIT;
 use super::write::{Isolation, Writer};
 use crate::error::{Error, Kind, Result};
-use crate::pg::{Raw, RawArray, Session, quote_ident, quote_literal};
+use crate::pg::{Lossy, Raw, RawArray, Session, quote_ident, quote_literal};
 
 /// Keys of one comparison by name.
 const SLICE: usize = 5000;
@@ -365,10 +365,11 @@ fn difference(flow: &Flow, row: &Row) -> Difference {
     let width = flow.key.len();
     let columns: Vec<Raw> = (0..width).map(|i| row.get(i)).collect();
     let key = Key::pack(columns.iter().map(|c| &c.0[..]));
-    let values: Vec<Option<String>> = row.get(width);
+    let values: Vec<Option<Lossy>> = row.get(width);
     let named = flow.key.iter().zip(values);
-    let named: Vec<String> =
-        named.map(|(k, v)| format!("{} = {}", k.source, v.as_deref().unwrap_or("NULL"))).collect();
+    let named: Vec<String> = named
+        .map(|(k, v)| format!("{} = {}", k.source, v.as_ref().map_or("NULL", |v| &v.0)))
+        .collect();
     let how = match (row.get(width + 1), row.get(width + 2)) {
         (true, _) => "missing from the shadow".to_owned(),
         (_, true) => "only in the shadow".to_owned(),

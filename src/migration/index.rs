@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::Alone;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Session, quote_ident};
+use crate::pg::{Lossy, Session, quote_ident};
 use crate::shadow::{self, IndexPlan};
 
 use super::catch_up;
@@ -172,7 +172,7 @@ async fn sample_duplicates(
         key.join(", ")
     );
     let rows = session.query(&sql, &[]).await?;
-    Ok(rows.iter().map(|r| r.get(0)).collect())
+    Ok(rows.iter().map(|r| r.get::<_, Lossy>(0).0).collect())
 }
 
 /// Visibility map and statistics, so that plans after the swap are as good as before.

@@ -8,7 +8,7 @@ use crate::catalog::Table;
 use crate::change::Plan;
 use crate::error::{Error, Result};
 use crate::flow::{Captured, Flow, Target};
-use crate::pg::{Connector, Lsn, Session, quote_ident};
+use crate::pg::{Connector, Lossy, Lsn, Session, quote_ident};
 use crate::shadow::{self, Names};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
@@ -140,7 +140,7 @@ async fn tell_open_transactions(session: &Session, meter: &Meter) -> Result<()> 
         )
         .await?;
     for row in rows {
-        let (pid, user, query): (i32, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        let (pid, user, query): (i32, Lossy, Lossy) = (row.get(0), row.get(1), row.get(2));
         meter.note(format!("the slot waits for the transaction of pid {pid} ({user}): {query}"));
     }
     Ok(())

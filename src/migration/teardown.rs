@@ -15,6 +15,8 @@ pub(super) async fn end_sessions(session: &Session, migration: i64) -> Result<()
     let pattern = format!("{}%", crate::pg::session::application_name(&format!("{migration}/")));
     let deadline = Instant::now() + LIMIT;
     loop {
+        // Within a transaction the activity stays as it was first seen.
+        session.query("SELECT pg_catalog.pg_stat_clear_snapshot()", &[]).await?;
         let left = session
             .query(
                 "SELECT a.pid, pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a \

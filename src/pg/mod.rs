@@ -10,6 +10,6 @@ pub mod sqlstate;
 
 pub use lsn::Lsn;
 pub use name::{QualifiedName, quote_ident, quote_literal};
-pub use raw::{Raw, RawArray};
+pub use raw::{Lossy, Raw, RawArray};
 pub use session::{Connector, Session};
 pub use snapshot::Snapshot;

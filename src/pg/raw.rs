@@ -34,6 +34,27 @@ impl ToSql for Raw {
     to_sql_checked!();
 }
 
+/// Text for people to read. In a SQL_ASCII database, and in what other databases' sessions run, it
+/// may hold bytes that are no UTF-8: they are shown as replacement characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lossy(pub String);
+
+impl<'a> FromSql<'a> for Lossy {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Lossy(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&str as FromSql>::accepts(ty)
+    }
+}
+
+impl std::fmt::Display for Lossy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A one-dimensional array without NULLs, built from its elements' binary forms
 /// (`array_recv`: dimensions, flags, element type, length, lower bound, elements).
 #[derive(Debug, Clone)]

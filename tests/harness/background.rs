@@ -50,6 +50,17 @@ impl Background {
         self.stderr.lock().unwrap().clone()
     }
 
+    /// Waits until it has said `text` on stderr; panics if it ends before that.
+    pub async fn wait_for_saying(&mut self, text: &str) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while !self.said().contains(text) {
+            self.expect_running();
+            let late = tokio::time::Instant::now() > deadline;
+            assert!(!late, "it never said {text:?}:\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Panics, showing what it said, if it has ended.
     #[track_caller]
     pub fn expect_running(&mut self) {

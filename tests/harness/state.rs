@@ -46,7 +46,7 @@ pub async fn leftovers(client: &Client) -> Vec<String> {
         UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'pgwraith%' \
         UNION ALL SELECT 'table ' || relname FROM pg_class WHERE relname LIKE '%\\_v2%' \
         UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity \
-          WHERE application_name LIKE 'pgwraith/%'";
+          WHERE application_name LIKE 'pgwraith/%/%'";
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
