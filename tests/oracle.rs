@@ -40,11 +40,10 @@ impl Shape {
         };
         format!(
             "CREATE TABLE t ({key}, u int UNIQUE, tokens text, note text, big text, n int NOT NULL DEFAULT 0);
-             ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
              CREATE TABLE touched (number int, relation oid);
              INSERT INTO t ({columns}, u, tokens, note, big)
                SELECT {values}, i, 'i' || i, CASE WHEN i % 3 = 0 THEN 'note' END,
-                 CASE WHEN i % 100 = 0 THEN repeat(md5(i::text), 3200) END
+                 CASE WHEN i % 100 = 0 THEN (SELECT string_agg(md5(i || ' ' || n), '') FROM generate_series(1, 3200) n) END
                FROM generate_series(1, {ROWS}) i;",
             columns = self.columns(),
             values = self.values("i"),

@@ -10,6 +10,7 @@ fn key(source: &str, ty: &str, target: &str, target_ty: &str) -> KeyColumn {
         source: source.into(),
         source_type_oid: 23,
         source_type_sql: ty.into(),
+        source_collation: None,
         canonical: true,
         target: target.into(),
         target_type_sql: target_ty.into(),
