@@ -343,7 +343,7 @@ async fn migrate(shape: Shape, workers: u32, alter: &str, special: Special, seed
     let workers = workers.to_string();
     // Room for some of the changed keys: others go to the database and come back
     // many times over.
-    let keys = if special == Special::Truncate { "100" } else { "1000" };
+    let keys = if special == Special::Truncate { "100" } else { "50000" };
     let mut run = Background::start([
         "run",
         "t",
