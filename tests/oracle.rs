@@ -22,8 +22,8 @@ const SESSIONS: u64 = 8;
 /// Changes in the one large transaction.
 const LARGE: u64 = 200_000;
 /// Leaves the server some time, on two cores.
-const THINK: Duration = Duration::from_millis(4);
-const LIMIT: Duration = Duration::from_secs(60);
+const THINK: Duration = Duration::from_millis(10);
+const LIMIT: Duration = Duration::from_secs(200);
 
 /// How the table identifies its rows. A row is known to the sessions by its number.
 #[derive(Clone, Copy)]

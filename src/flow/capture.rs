@@ -42,6 +42,9 @@ pub struct Tracker {
     reload: AtomicBool,
     /// A whole batch could not be synced because of keys that were not in it.
     clash: AtomicBool,
+    /// Unique values wander between rows: batches wait for each other's, and deadlock.
+    wandering: AtomicBool,
+    turn: tokio::sync::Mutex<()>,
     /// Memory was freed.
     pub freed: Notify,
     next_fence: AtomicU64,
@@ -95,6 +98,19 @@ impl Tracker {
     /// Whether that happened since the last time.
     pub fn take_clash(&self) -> bool {
         self.clash.swap(false, Ordering::SeqCst)
+    }
+
+    /// Two batches met over a unique value: from now on one batch runs at a time.
+    pub fn values_wander(&self) {
+        self.wandering.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits for this batch's turn, where only one may run at a time.
+    pub async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.wandering.load(Ordering::SeqCst) {
+            true => Some(self.turn.lock().await),
+            false => None,
+        }
     }
 
     fn fences(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<()>>> {

@@ -90,16 +90,11 @@ impl Batch {
         self.items.is_empty()
     }
 
-    /// The batch in two, to find out which of its keys is to blame.
-    pub fn halves(mut self) -> [Batch; 2] {
-        let items = self.items.split_off(self.items.len() / 2);
-        let second = Batch { items, truncations: self.truncations };
-        [self, second]
-    }
-
-    /// The stored rows that a sync at `snapshot` makes superfluous; to be deleted in its transaction.
-    pub fn settled_rows(&self, snapshot: &Snapshot) -> Vec<i64> {
-        let rows = self.items.iter().flat_map(|i| &i.stored);
+    /// The stored rows that a sync at `snapshot` of all keys but `unsynced` makes superfluous; to be
+    /// deleted in its transaction.
+    pub fn settled_rows(&self, snapshot: &Snapshot, unsynced: &HashSet<Key>) -> Vec<i64> {
+        let synced = self.items.iter().filter(|i| !unsynced.contains(&i.key));
+        let rows = synced.flat_map(|i| &i.stored);
         rows.filter(|r| snapshot.sees(r.xid)).map(|r| r.id).collect()
     }
 }
@@ -205,10 +200,26 @@ impl DirtySet {
 
     /// The batch was synced at `snapshot`, and that has committed. Returns how many keys it cleared.
     pub fn finish(&mut self, batch: Batch, snapshot: &Snapshot) -> usize {
+        self.finish_but(batch, snapshot, &HashSet::new())
+    }
+
+    /// The batch but for the keys `unsynced` was synced at `snapshot`, and that has committed.
+    /// Returns how many keys it cleared.
+    pub fn finish_but(
+        &mut self,
+        batch: Batch,
+        snapshot: &Snapshot,
+        unsynced: &HashSet<Key>,
+    ) -> usize {
         let void = batch.truncations != self.truncations;
         let mut cleared = 0;
         for item in batch.items {
             let Some(entry) = self.entries.get_mut(&item.key) else { continue };
+            if unsynced.contains(&item.key) {
+                entry.in_flight = false;
+                self.ready.push_back(item.key);
+                continue;
+            }
             entry.stored.retain(|r| !(item.stored.contains(r) && snapshot.sees(r.xid)));
             // A change that was decoded may not be visible yet (its backend may wait for a
             // synchronous standby): the key then stays dirty and is synced again.
@@ -438,11 +449,24 @@ mod tests {
         set.load(key(1), StoredRow { id: 7, xid: 10 });
         set.load(key(1), StoredRow { id: 8, xid: 12 });
         let batch = set.select(9);
-        assert_eq!(batch.settled_rows(&snapshot("11:11:")), [7]);
+        assert_eq!(batch.settled_rows(&snapshot("11:11:"), &HashSet::new()), [7]);
+        assert!(batch.settled_rows(&snapshot("11:11:"), &HashSet::from([key(1)])).is_empty());
         assert_eq!(set.finish(batch, &snapshot("11:11:")), 0);
         let batch = set.select(9);
-        assert_eq!(batch.settled_rows(&snapshot("20:20:")), [8]);
+        assert_eq!(batch.settled_rows(&snapshot("20:20:"), &HashSet::new()), [8]);
         assert_eq!(set.finish(batch, &snapshot("20:20:")), 1);
+    }
+
+    #[test]
+    fn a_key_that_could_not_be_written_stays_dirty() {
+        let mut set = DirtySet::default();
+        set.mark(key(1), 10, Lsn(100));
+        set.mark(key(2), 10, Lsn(100));
+        let batch = set.select(9);
+        let unsynced = HashSet::from([key(1)]);
+        assert_eq!(set.finish_but(batch, &snapshot("20:20:"), &unsynced), 1);
+        let batch = set.select(9);
+        assert_eq!(batch.keys().collect::<Vec<_>>(), [&key(1)]);
     }
 
     #[test]

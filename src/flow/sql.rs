@@ -115,6 +115,29 @@ impl Flow {
         )
     }
 
+    /// Inserts every row of the key set that no unique index of the target speaks against; which
+    /// those are, `missing_keys` tells.
+    pub fn insert_what_fits(&self) -> String {
+        format!("{} ON CONFLICT DO NOTHING", self.insert_keys())
+    }
+
+    /// The keys of the set whose rows the target should have and has not (binary, key order).
+    pub fn missing_keys(&self) -> String {
+        format!(
+            "WITH k AS MATERIALIZED ({keys}) SELECT {key} FROM k AS q JOIN ONLY {captured} AS s \
+             ON {same} CROSS JOIN LATERAL (SELECT {mapped}) AS m \
+             WHERE NOT EXISTS (SELECT 1 FROM {root} AS t WHERE {target_key} = {mapped_key})",
+            keys = self.keys(),
+            key = self.source_key("s"),
+            captured = self.captured.name,
+            same = self.same_key("s", "q"),
+            mapped = self.mapped_key(),
+            root = self.target.root,
+            target_key = row(self.target_key("t")),
+            mapped_key = row(self.numbered("m")),
+        )
+    }
+
     /// Inserts every row of the key set; none may be there.
     pub fn insert_keys(&self) -> String {
         format!(

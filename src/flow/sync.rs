@@ -3,9 +3,11 @@
 //! A sync runs at one repeatable-read snapshot S: rows that are gone are deleted, the others
 //! written, unless they are the same byte for byte. A unique value that wanders between rows may
 //! clash in another unique index while the target mixes moments; then all rows of the batch are
-//! deleted before they are inserted, and what still clashes waits for a point of **Invariant 6**
-//! ([`Syncer::full`]), at which only real duplicates clash.
+//! deleted before they are inserted, and the keys whose rows clash all the same stay dirty, by name,
+//! without a row: that frees their own old values, so the knot comes undone batch by batch. Only at a
+//! point of **Invariant 6** ([`Syncer::full`]) does a clash mean that the data has duplicates.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lossy, RawArray, Session, Snapshot};
+use crate::pg::{Lossy, Raw, RawArray, Session, Snapshot};
 
 /// Keys of one batch.
 const BATCH: usize = 2000;
@@ -42,14 +44,17 @@ enum Way {
     Upsert,
     /// Delete every row of the set, then insert: values that wander between rows do not clash.
     Replace,
+    /// Delete every row of the set, then insert what fits.
+    ReplaceWhatFits,
+    /// Delete every row of the set. For targets with deferrable constraints, whose violations cannot
+    /// be skipped.
+    Clear,
 }
 
-/// What became of a batch or a part of it.
+/// What became of a batch.
 enum Part {
-    /// Committed, at this snapshot.
-    Synced(Snapshot),
-    /// In another unique index, while the target mixes moments.
-    Clashes,
+    /// Committed at this snapshot, but for these keys.
+    Synced(Snapshot, HashSet<Key>),
     /// A passing reason: a deadlock, say.
     Disturbed,
 }
@@ -68,6 +73,8 @@ pub struct Statements {
     upsert: Statement,
     delete_all: Statement,
     insert: Statement,
+    insert_what_fits: Statement,
+    missing: Statement,
 }
 
 impl Statements {
@@ -79,6 +86,8 @@ impl Statements {
             upsert: session.prepare(&flow.sync_upsert()).await?,
             delete_all: session.prepare(&flow.delete_keys()).await?,
             insert: session.prepare(&flow.insert_keys()).await?,
+            insert_what_fits: session.prepare(&flow.insert_what_fits()).await?,
+            missing: session.prepare(&flow.missing_keys()).await?,
         })
     }
 
@@ -93,17 +102,36 @@ impl Statements {
 
     /// Syncs `keys` in the open transaction; every deletion goes before the first insertion.
     async fn apply(&self, session: &Session, flow: &Flow, keys: &[&Key], way: Way) -> Result<()> {
-        let (first, then) = match way {
-            Way::Upsert => (&self.delete_gone, &self.upsert),
-            Way::Replace => (&self.delete_all, &self.insert),
+        let statements: &[&Statement] = match way {
+            Way::Upsert => &[&self.delete_gone, &self.upsert],
+            Way::Replace => &[&self.delete_all, &self.insert],
+            Way::ReplaceWhatFits => &[&self.delete_all, &self.insert_what_fits],
+            Way::Clear => &[&self.delete_all],
         };
-        for statement in [first, then] {
+        for statement in statements {
             for slice in keys.chunks(SLICE) {
                 let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
                 session.run_count(statement, &parameters(&arrays)).await?;
             }
         }
         Ok(())
+    }
+
+    /// Which of `keys` the target should have and has not, seen from the open transaction.
+    async fn missing(&self, session: &Session, flow: &Flow, keys: &[&Key]) -> Result<HashSet<Key>> {
+        let mut missing = HashSet::new();
+        for slice in keys.chunks(SLICE) {
+            let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
+            for row in session.run(&self.missing, &parameters(&arrays)).await? {
+                let columns: Vec<Raw> = (0..flow.key.len()).map(|i| row.get(i)).collect();
+                missing.insert(Key::pack(columns.iter().map(|c| &c.0[..])));
+            }
+        }
+        if !missing.is_empty() && !flow.is_canonical() {
+            // The bytes found need not be the bytes asked for: then none counts as synced.
+            missing = keys.iter().map(|key| (*key).clone()).collect();
+        }
+        Ok(missing)
     }
 
     /// Syncs `keys` in the open transaction, under a savepoint where values may wander.
@@ -155,15 +183,16 @@ impl Syncer {
                 _ = stop.cancelled() => return Ok(()),
                 shared = door.share() => shared,
             };
+            let turn = tracker.turn().await;
             let batch = tracker.dirty().select(BATCH);
             if batch.is_empty() {
-                drop(shared);
+                drop((turn, shared));
                 // A batch given back without an arrival is found by the timeout.
                 let _ = timeout(Duration::from_millis(100), arrivals.changed()).await;
                 continue;
             }
             let cleared = self.sync(tracker, batch).await?;
-            drop(shared);
+            drop((turn, shared));
             if cleared == 0 {
                 sleep(PAUSE).await;
             }
@@ -171,70 +200,76 @@ impl Syncer {
         Ok(())
     }
 
-    /// Syncs one batch, in smaller parts where it clashes; gives back the keys that clash all the
-    /// same. Returns how many keys were cleared.
-    ///
-    /// One key that clashes must not hold up the others: the key that has its value may be one of
-    /// them, or may still wait in the stream behind a memory that they fill.
+    /// Syncs one batch; keys that clash stay dirty. Returns how many keys were cleared.
     async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
-        let (mut cleared, mut clashes) = (0, false);
-        let mut parts = vec![batch];
-        while let Some(part) = parts.pop() {
-            match self.sync_part(&part).await? {
-                Part::Synced(snapshot) => {
-                    cleared += tracker.dirty().finish(part, &snapshot);
-                    tracker.freed.notify_one();
-                    if tracker.dirty().on_disk() > 0 {
-                        // Stored keys have room now.
-                        tracker.announce();
-                    }
+        match self.sync_batch(tracker, &batch).await? {
+            Part::Synced(snapshot, unsynced) => {
+                let cleared = tracker.dirty().finish_but(batch, &snapshot, &unsynced);
+                tracker.freed.notify_one();
+                if cleared == 0 && !unsynced.is_empty() {
+                    // What they wait for may be stored, or in the stream behind a full memory.
+                    tracker.clashed();
+                } else if tracker.dirty().on_disk() > 0 {
+                    // Stored keys have room now.
+                    tracker.announce();
                 }
-                Part::Clashes if part.len() > 1 => parts.extend(part.halves()),
-                Part::Clashes => {
-                    tracker.dirty().abandon(part);
-                    clashes = true;
-                }
-                Part::Disturbed => tracker.dirty().abandon(part),
+                Ok(cleared)
+            }
+            Part::Disturbed => {
+                tracker.dirty().abandon(batch);
+                Ok(0)
             }
         }
-        if clashes && cleared == 0 {
-            tracker.clashed();
-        }
-        Ok(cleared)
     }
 
-    async fn sync_part(&self, batch: &Batch) -> Result<Part> {
-        for way in [Way::Upsert, Way::Replace] {
+    async fn sync_batch(&self, tracker: &Tracker, batch: &Batch) -> Result<Part> {
+        for way in [Way::Upsert, Way::ReplaceWhatFits, Way::Clear] {
             let error = match self.try_sync(batch, way).await {
-                Ok(snapshot) => return Ok(Part::Synced(snapshot)),
+                Ok((snapshot, unsynced)) => return Ok(Part::Synced(snapshot, unsynced)),
                 Err(e) if self.session.is_closed() => return Err(e),
                 Err(e) => e,
             };
             self.session.rollback().await;
             match classify(&error) {
-                Class::Duplicate => {}
-                Class::Transient => return Ok(Part::Disturbed),
+                Class::Duplicate => tracker.values_wander(),
+                Class::Transient => {
+                    // A deadlock with another batch, over a unique value.
+                    tracker.values_wander();
+                    return Ok(Part::Disturbed);
+                }
                 Class::RowsDoNotFit => return Err(self.rows_do_not_fit(batch, error).await),
+                _ if way == Way::ReplaceWhatFits && has_deferrable_arbiter(&error) => {}
                 _ => return Err(error.context("applying changes")),
             }
         }
-        Ok(Part::Clashes)
+        Ok(Part::Disturbed)
     }
 
-    async fn try_sync(&self, batch: &Batch, way: Way) -> Result<Snapshot> {
+    async fn try_sync(&self, batch: &Batch, way: Way) -> Result<(Snapshot, HashSet<Key>)> {
         let keys: Vec<&Key> = batch.keys().collect();
         let snapshot = self.writer.begin(&self.session, Isolation::RepeatableRead).await?;
         self.writer.as_owner(&self.session).await?;
         self.statements.apply(&self.session, &self.flow, &keys, way).await?;
-        self.settle(batch, &snapshot).await?;
+        let unsynced = match way {
+            Way::Upsert | Way::Replace => HashSet::new(),
+            Way::ReplaceWhatFits | Way::Clear => {
+                self.statements.missing(&self.session, &self.flow, &keys).await?
+            }
+        };
+        self.settle(batch, &snapshot, &unsynced).await?;
         self.session.batch("COMMIT").await?;
-        Ok(snapshot)
+        Ok((snapshot, unsynced))
     }
 
     /// Deletes the stored rows that this sync makes superfluous, in its transaction.
-    async fn settle(&self, batch: &Batch, snapshot: &Snapshot) -> Result<()> {
+    async fn settle(
+        &self,
+        batch: &Batch,
+        snapshot: &Snapshot,
+        unsynced: &HashSet<Key>,
+    ) -> Result<()> {
         self.writer.as_tool(&self.session).await?;
-        let rows = batch.settled_rows(snapshot);
+        let rows = batch.settled_rows(snapshot, unsynced);
         if !rows.is_empty() {
             let sql = "DELETE FROM pgwraith.dirty WHERE id = ANY($1)";
             self.session.execute(sql, &[&rows]).await?;
@@ -280,7 +315,7 @@ impl Syncer {
             tracker.dirty().abandon(batch);
             return Err(error);
         }
-        self.settle(&batch, &snapshot).await?;
+        self.settle(&batch, &snapshot, &HashSet::new()).await?;
         self.session.batch("COMMIT").await?;
         tracker.dirty().finish(batch, &snapshot);
         tracker.freed.notify_one();
@@ -334,6 +369,11 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
     let text: Vec<Lossy> = session.one(&flow.bound_text(), &parameters).await?.get(0);
     let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
     Ok(named.collect::<Vec<_>>().join(", "))
+}
+
+/// Whether `ON CONFLICT DO NOTHING` was refused because of a deferrable constraint.
+fn has_deferrable_arbiter(error: &Error) -> bool {
+    error.db().is_some_and(|db| db.code().code() == "55000")
 }
 
 /// The data violates a unique index of the new table.
