@@ -4,7 +4,9 @@
 //! Not every helper is used by every stage of the suite, hence the `allow`.
 #![allow(dead_code, unused_imports)]
 
+mod background;
 mod program;
+mod state;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -12,7 +14,9 @@ use std::time::{Duration, Instant};
 use pgwraith::demo::cluster::{Cluster, ServerBinaries};
 use tokio_postgres::{Client, NoTls};
 
+pub use background::Background;
 pub use program::{Output, pgwraith, run, run_within};
+pub use state::{Failpoint, leftovers, make_state, phase, wait_for_phase, wait_for_sql};
 
 const POLL: Duration = Duration::from_millis(10);
 

@@ -1,0 +1,85 @@
+//! The program running beside the test.
+
+use std::ffi::OsStr;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::{Output, pgwraith};
+
+/// A run of the program. Dropping it kills it.
+pub struct Background {
+    child: Child,
+    stdout: JoinHandle<String>,
+    stderr: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
+}
+
+impl Background {
+    /// Starts the program.
+    pub fn start(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Background {
+        let mut command = Command::from(pgwraith());
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let stdout = tokio::spawn(async move {
+            let mut bytes = Vec::new();
+            out.read_to_end(&mut bytes).await.ok();
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap());
+        let reader = tokio::spawn(collect(lines, Arc::clone(&stderr)));
+        Background { child, stdout, stderr, reader }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        let pid = self.child.id().expect("the program runs") as i32;
+        // SAFETY: kill takes plain numbers; the child has not been waited for, so the pid is its.
+        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// What it said on stderr up to now.
+    pub fn said(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// Panics, showing what it said, if it has ended.
+    #[track_caller]
+    pub fn expect_running(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "the program ended with {ended:?}:\n{}", self.said());
+    }
+
+    /// Waits for its end; kills it and panics when that takes longer than `limit`.
+    pub async fn finish(mut self, limit: Duration) -> Output {
+        let Ok(status) = tokio::time::timeout(limit, self.child.wait()).await else {
+            panic!("the program ran longer than {limit:?}:\n{}", self.said());
+        };
+        let status = status.unwrap();
+        let stdout = self.stdout.await.unwrap();
+        self.reader.await.unwrap();
+        let stderr = self.stderr.lock().unwrap().clone();
+        Output {
+            code: status.code(),
+            signal: status.signal(),
+            json: stdout.lines().last().and_then(|line| serde_json::from_str(line).ok()),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+async fn collect(mut lines: BufReader<tokio::process::ChildStderr>, into: Arc<Mutex<String>>) {
+    let mut line = Vec::new();
+    while lines.read_until(b'\n', &mut line).await.is_ok_and(|n| n > 0) {
+        into.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+}
