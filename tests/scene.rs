@@ -64,6 +64,12 @@ impl Shop {
         Held::start(self, phase, self.arguments(table, change)).await
     }
 
+    /// Goes on in a new database of the same cluster.
+    pub async fn move_to(&mut self, database: &str) {
+        self.dsn = harness::database(&self.cluster, database).await;
+        self.client = self.session().await;
+    }
+
     /// Another session.
     pub async fn session(&self) -> Client {
         harness::connect(&self.dsn).await

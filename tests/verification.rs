@@ -14,67 +14,55 @@ async fn before_verification(shop: &Shop) -> Held {
     shop.held("verify", "t", &["--rebuild"]).await
 }
 
-/// Plants one difference and expects it to be found, named and cured.
-async fn finds(sql: &str, mismatches: u64, named: &[&str]) {
-    let shop = shop().await;
-    let held = before_verification(&shop).await;
-    shop.exec(sql).await;
-    let wanted = shop.rows("t").await;
-    assert_ne!(shop.rows("t_v2").await, wanted, "{sql} plants nothing");
+/// Something else in the shadow than in the source; how many rows, and how they are named.
+const PLANTED: [(&str, u64, &[&str]); 7] = [
+    // Nothing differs.
+    ("UPDATE t_v2 SET a = a WHERE id = 1", 0, &[]),
+    ("UPDATE t_v2 SET a = 'Row 777' WHERE id = 777", 1, &["id = 777: differs in a"]),
+    // Another scale of an equal number.
+    ("UPDATE t_v2 SET b = 5.00 WHERE id = 5", 1, &["id = 5: differs in b"]),
+    (
+        "DELETE FROM t_v2 WHERE id = 2000; \
+         INSERT INTO t_v2 VALUES (0, 'x', 1, 1, 'x'), (3000, 'y', 1, 1, 'y')",
+        3,
+        &["id = 2000: missing", "id = 0: only in the shadow", "id = 3000: only in the shadow"],
+    ),
+    // Two rows that exchanged a value.
+    (
+        "UPDATE t_v2 SET c = CASE id WHEN 10 THEN 110 ELSE 100 END WHERE id IN (10, 11)",
+        2,
+        &["id = 10: differs in c", "id = 11: differs in c"],
+    ),
+    (
+        "UPDATE t_v2 SET d = '' WHERE id = 4; UPDATE t_v2 SET d = NULL WHERE id = 5",
+        2,
+        &["id = 4: differs in d", "id = 5: differs in d"],
+    ),
+    // More than one comparison names.
+    ("DELETE FROM t_v2", 2000, &["id = 1: missing", "id = 2000: missing"]),
+];
 
-    let output = held.finish().await.expect_code(0);
-    assert_eq!(output.json()["verify"]["mismatches"], mismatches, "{sql}: {output}");
-    for text in named {
-        assert!(output.stderr.contains(text), "{sql}: {text:?} is not named: {output}");
+#[tokio::test]
+async fn every_difference_is_found_named_and_repaired() {
+    let mut shop = shop().await;
+    for (n, (sql, mismatches, named)) in PLANTED.into_iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        let held = before_verification(&shop).await;
+        shop.exec(sql).await;
+        let wanted = shop.rows("t").await;
+        assert_eq!(shop.rows("t_v2").await == wanted, mismatches == 0, "{sql}");
+
+        let output = held.finish().await.expect_code(0);
+        let verify = &output.json()["verify"];
+        assert_eq!(verify["mismatches"], mismatches, "{sql}: {output}");
+        assert_eq!(verify["rows"], 2000, "{sql}: {output}");
+        assert_eq!(output.stderr.contains("differ"), mismatches > 0, "{sql}: {output}");
+        for text in named {
+            assert!(output.stderr.contains(text), "{sql}: {text:?} is not named: {output}");
+        }
+        assert_eq!(shop.rows("t").await, wanted, "{sql}");
+        assert_eq!(shop.rows("t_old").await, wanted, "{sql}");
     }
-    assert_eq!(shop.rows("t").await, wanted, "{sql}");
-    assert_eq!(shop.rows("t_old").await, wanted, "{sql}");
-}
-
-#[tokio::test]
-async fn a_table_without_differences_has_none() {
-    let shop = shop().await;
-    let output = before_verification(&shop).await.finish().await.expect_code(0);
-    let verify = &output.json()["verify"];
-    assert_eq!((&verify["mismatches"], &verify["rows"]), (&0.into(), &2000.into()), "{output}");
-    assert!(!output.stderr.contains("differ"), "{output}");
-}
-
-#[tokio::test]
-async fn a_single_changed_byte() {
-    let sql = "UPDATE t_v2 SET a = 'Row 777' WHERE id = 777";
-    finds(sql, 1, &["id = 777: differs in a"]).await;
-}
-
-#[tokio::test]
-async fn another_scale_of_an_equal_number() {
-    let sql = "UPDATE t_v2 SET b = 5.00 WHERE id = 5";
-    finds(sql, 1, &["id = 5: differs in b"]).await;
-}
-
-#[tokio::test]
-async fn a_missing_and_an_extra_row() {
-    let sql = "DELETE FROM t_v2 WHERE id = 2000; INSERT INTO t_v2 VALUES (0, 'x', 1, 1, 'x'), (3000, 'y', 1, 1, 'y')";
-    let named =
-        ["id = 2000: missing", "id = 0: only in the shadow", "id = 3000: only in the shadow"];
-    finds(sql, 3, &named).await;
-}
-
-#[tokio::test]
-async fn two_rows_that_exchanged_a_value() {
-    let sql = "UPDATE t_v2 SET c = CASE id WHEN 10 THEN 110 ELSE 100 END WHERE id IN (10, 11)";
-    finds(sql, 2, &["id = 10: differs in c", "id = 11: differs in c"]).await;
-}
-
-#[tokio::test]
-async fn null_and_the_empty_text() {
-    let sql = "UPDATE t_v2 SET d = '' WHERE id = 4; UPDATE t_v2 SET d = NULL WHERE id = 5";
-    finds(sql, 2, &["id = 4: differs in d", "id = 5: differs in d"]).await;
-}
-
-#[tokio::test]
-async fn every_row_gone() {
-    finds("DELETE FROM t_v2", 2000, &["id = 1: missing", "id = 2000: missing"]).await;
 }
 
 #[tokio::test]

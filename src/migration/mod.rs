@@ -10,6 +10,7 @@ mod run;
 mod store;
 mod supervisor;
 mod teardown;
+mod watch;
 
 pub use abort::abort;
 pub use copy::CopySettings;

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::copy::CopySettings;
 use super::index::IndexSettings;
 use super::supervisor::{Background, Supervisor};
-use super::{Phase, catch_up, copy, index, prepare, store, teardown};
+use super::{Phase, catch_up, copy, index, prepare, store, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::{self, Request};
 use crate::cutover::{self, Cutover, Swapped};
@@ -121,12 +121,18 @@ impl Run<'_> {
             catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
         let opened = prepare::open_stream(self.connector, control, &flow, &self.meter);
         let (stream, start) = guard.guard(opened).await?;
-        let (context, background) = self.start(control, known, flow, stream, start).await?;
+        let (context, mut background) = self.start(control, known, flow, stream, start).await?;
+        let watcher = context.session("watch").await?;
+        let (flow, before) = (Arc::clone(&context.flow), fingerprint.clone());
+        background.push(guard.spawn(|end| watch::watch(watcher, flow, before, end)));
         let done = guard.guard(self.work(control, known, &context, &fingerprint)).await;
         for task in background {
             task.finish().await;
         }
-        done
+        match done {
+            Ok(report) => Ok(report),
+            Err(e) => Err(watch::explain(self.connector, &context.flow, &fingerprint, e).await),
+        }
     }
 
     /// Starts what runs beside the phases: capture, keeper, truncator.
@@ -303,13 +309,16 @@ impl Run<'_> {
         };
         let (source, shadow) = (&known.names.source, &known.names.shadow);
         let left = match cleaned {
-            Ok(true) => {
+            Ok(Source::Swapped) => {
                 let state =
                     format!("The names were swapped before that: {source} has its new shape");
                 return Err(error
                     .and_then_state(state, format!("the old table is {}", known.names.retired)));
             }
-            Ok(false) => format!(
+            Ok(Source::Gone) => {
+                format!("slot and publication are dropped; the unfinished shadow {shadow} is left")
+            }
+            Ok(Source::InUse) => format!(
                 "{source} is untouched and in use; slot and publication are dropped; the unfinished \
                  shadow {shadow} is left"
             ),
@@ -323,8 +332,8 @@ impl Run<'_> {
         Err(error.and_then_state(left, next))
     }
 
-    /// Takes away what holds the server back; true if the names were swapped.
-    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<bool> {
+    /// Takes away what holds the server back; what became of the source.
+    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<Source> {
         let session = self.connector.session("cleanup").await?;
         teardown::end_sessions(&session, known.migration).await?;
         teardown::drop_slot(&session, &flow.slot).await?;
@@ -335,8 +344,22 @@ impl Run<'_> {
             Some(e) => ("failed", e.to_string()),
         };
         store::event(&session, known.migration, what, &detail).await?;
-        store::is_swapped(&session, known.migration).await
+        let there = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = $1)";
+        let there: bool = session.one(there, &[&known.source.oid]).await?.get(0);
+        Ok(match (store::is_swapped(&session, known.migration).await?, there) {
+            (true, _) => Source::Swapped,
+            (false, true) => Source::InUse,
+            (false, false) => Source::Gone,
+        })
     }
+}
+
+/// What became of the source in the end.
+enum Source {
+    Swapped,
+    InUse,
+    /// Somebody dropped it.
+    Gone,
 }
 
 async fn tell_backlog(
