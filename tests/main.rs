@@ -1,10 +1,17 @@
 //! The integration tests, all in one binary: one link, one place to look.
 
+mod bad_input;
 mod cluster;
+mod cutover;
 mod harness;
 mod keys;
+mod objects;
 mod oracle;
 mod preflight;
 mod races;
+mod sabotage;
+mod scene;
+mod settings;
 mod takeover;
 mod traffic;
+mod verification;

@@ -31,6 +31,10 @@ impl Fingerprint {
         if differences.is_empty() {
             return Ok(());
         }
+        if now.0.get("table").is_none_or(Value::is_null) {
+            let what = format!("{table} was dropped while the migration ran");
+            return Err(Error::new(Kind::NotResumable, what));
+        }
         Err(Error::new(
             Kind::NotResumable,
             format!(

@@ -320,6 +320,11 @@ impl DirtySet {
         self.entries.len()
     }
 
+    /// Whether `key` is dirty, as far as memory knows.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Keys in the database that are not in memory.
     pub fn on_disk(&self) -> u64 {
         self.on_disk

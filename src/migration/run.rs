@@ -133,7 +133,10 @@ impl Run<'_> {
         for task in background {
             task.finish().await;
         }
-        done
+        match done {
+            Ok(report) => Ok(report),
+            Err(e) => Err(watch::explain(self.connector, &context.flow, &fingerprint, e).await),
+        }
     }
 
     /// Starts what runs beside the phases: capture, keeper, truncator.
@@ -317,13 +320,16 @@ impl Run<'_> {
         };
         let (source, shadow) = (&known.names.source, &known.names.shadow);
         let left = match cleaned {
-            Ok(true) => {
+            Ok(Source::Swapped) => {
                 let state =
                     format!("The names were swapped before that: {source} has its new shape");
                 return Err(error
                     .and_then_state(state, format!("the old table is {}", known.names.retired)));
             }
-            Ok(false) => format!(
+            Ok(Source::Gone) => {
+                format!("slot and publication are dropped; the unfinished shadow {shadow} is left")
+            }
+            Ok(Source::InUse) => format!(
                 "{source} is untouched and in use; slot and publication are dropped; the unfinished \
                  shadow {shadow} is left"
             ),
@@ -338,8 +344,8 @@ impl Run<'_> {
     }
 
     /// Takes away what holds the server back, unless somebody else runs the migration now
-    /// (`NotResumable`); true if the names were swapped.
-    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<bool> {
+    /// (`NotResumable`); says what became of the source.
+    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<Source> {
         let session = self.connector.session("cleanup").await?;
         if !store::hold_epoch(&session, known.migration, EPOCH).await? {
             return Err(superseded());
@@ -353,10 +359,24 @@ impl Run<'_> {
             Some(e) => ("failed", e.to_string()),
         };
         store::event(&session, known.migration, what, &detail).await?;
-        let swapped = store::is_swapped(&session, known.migration).await?;
+        let there = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = $1)";
+        let there: bool = session.one(there, &[&known.source.oid]).await?.get(0);
+        let became = match (store::is_swapped(&session, known.migration).await?, there) {
+            (true, _) => Source::Swapped,
+            (false, true) => Source::InUse,
+            (false, false) => Source::Gone,
+        };
         session.batch("COMMIT").await?;
-        Ok(swapped)
+        Ok(became)
     }
+}
+
+/// What became of the source in the end.
+enum Source {
+    Swapped,
+    InUse,
+    /// Somebody dropped it.
+    Gone,
 }
 
 async fn tell_backlog(

@@ -1,0 +1,210 @@
+//! What the tests of whole runs share: a database, a run that is held where the test wants it, and
+//! ways to compare tables.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pgwraith::demo::cluster::{Cluster, ServerBinaries};
+use tokio_postgres::Client;
+use tokio_postgres::types::FromSql;
+
+use crate::harness::{self, Background, Output};
+
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// A cluster with one database and a session in it.
+pub struct Shop {
+    pub cluster: Cluster,
+    pub dsn: String,
+    pub client: Client,
+}
+
+/// A fresh cluster with more settings.
+pub async fn shop_with(settings: &[(&str, &str)]) -> Shop {
+    let cluster = harness::cluster_with(settings).await;
+    let dsn = harness::database(&cluster, "shop").await;
+    let client = harness::connect(&dsn).await;
+    Shop { cluster, dsn, client }
+}
+
+/// A fresh cluster.
+pub async fn shop() -> Shop {
+    shop_with(&[]).await
+}
+
+impl Shop {
+    /// Runs statements.
+    #[track_caller]
+    pub fn exec<'a>(&'a self, sql: &'a str) -> impl Future<Output = ()> + 'a {
+        exec(&self.client, sql)
+    }
+
+    /// The one value of a query.
+    #[track_caller]
+    pub fn value<'a, T>(&'a self, sql: &'a str) -> impl Future<Output = T> + 'a
+    where
+        T: for<'f> FromSql<'f> + 'a,
+    {
+        value(&self.client, sql)
+    }
+
+    /// The program's arguments for a run over `table`.
+    pub fn arguments(&self, table: &str, change: &[&str]) -> Vec<String> {
+        let given = ["run", table, "-d", &self.dsn, "--json"];
+        given.iter().chain(change).map(|s| (*s).to_owned()).collect()
+    }
+
+    /// A run over `table` to its end.
+    pub async fn run(&self, table: &str, change: &[&str]) -> Output {
+        harness::run(self.arguments(table, change)).await
+    }
+
+    /// A run that is held where it enters `phase`.
+    pub async fn held(&self, phase: &str, table: &str, change: &[&str]) -> Held {
+        Held::start(self, phase, self.arguments(table, change)).await
+    }
+
+    /// Goes on in a new database of the same cluster.
+    pub async fn move_to(&mut self, database: &str) {
+        self.dsn = harness::database(&self.cluster, database).await;
+        self.client = self.session().await;
+    }
+
+    /// Another session.
+    pub async fn session(&self) -> Client {
+        harness::connect(&self.dsn).await
+    }
+
+    /// Everything that the server has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.cluster.folder().join("server.log")).unwrap()
+    }
+
+    /// Slots and publications of ours.
+    pub async fn held_back(&self) -> Vec<String> {
+        let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots \
+                   UNION ALL SELECT 'publication ' || pubname FROM pg_publication \
+                   WHERE pubname LIKE 'pgwraith%'";
+        self.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
+    /// `pg_dump --schema-only` of one table (a pattern as pg_dump takes it), as sorted statements.
+    pub fn definition(&self, table: &str) -> Vec<String> {
+        let binaries = ServerBinaries::find().unwrap();
+        let output = Command::new(binaries.folder().join("pg_dump"))
+            .args(["--schema-only", "--table", table, "-d", &self.dsn])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let kept = |l: &&str| !(l.is_empty() || l.starts_with("--") || l.starts_with('\\'));
+        let text: Vec<&str> = text.lines().filter(kept).collect();
+        let mut statements: Vec<String> = text.join("\n").split(";\n").map(str::to_owned).collect();
+        statements.sort();
+        statements
+    }
+
+    /// All rows as text, in the order of the text's bytes.
+    pub async fn rows(&self, table: &str) -> Vec<String> {
+        let sql = format!("SELECT t::text COLLATE \"C\" FROM {table} t ORDER BY 1");
+        self.client.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+}
+
+#[track_caller]
+pub fn exec<'a>(client: &'a Client, sql: &'a str) -> impl Future<Output = ()> + 'a {
+    let at = std::panic::Location::caller();
+    async move {
+        if let Err(e) = client.batch_execute(sql).await {
+            panic!("{at}: {sql}: {}", e.as_db_error().map_or(e.to_string(), |d| d.to_string()));
+        }
+    }
+}
+
+#[track_caller]
+pub fn value<'a, T>(client: &'a Client, sql: &'a str) -> impl Future<Output = T> + 'a
+where
+    T: for<'f> FromSql<'f> + 'a,
+{
+    let at = std::panic::Location::caller();
+    async move {
+        match client.query_one(sql, &[]).await {
+            Ok(row) => row.get(0),
+            Err(e) => {
+                panic!("{at}: {sql}: {}", e.as_db_error().map_or(e.to_string(), |d| d.to_string()))
+            }
+        }
+    }
+}
+
+/// A run that stops where it enters a phase, until it is let go.
+///
+/// A trigger on the state's log of events does it, so that no lock on the migrated table is held.
+/// It is put there while the run waits for its slot, that is for a transaction of ours.
+pub struct Held {
+    pub run: Background,
+    gate: Client,
+}
+
+const GATE: i64 = 4711;
+
+/// Waits until `condition`, a query for one boolean, holds; the run must not end meanwhile.
+pub async fn wait_for(client: &Client, run: &mut Background, what: &str, condition: &str) {
+    let deadline = Instant::now() + SOON;
+    while !value::<bool>(client, condition).await {
+        run.expect_running();
+        assert!(Instant::now() < deadline, "waited in vain: {what}:\n{}", run.said());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Held {
+    async fn start(shop: &Shop, phase: &str, arguments: Vec<String>) -> Held {
+        let gate = shop.session().await;
+        exec(&gate, &format!("SELECT pg_advisory_lock({GATE})")).await;
+        let writer = shop.session().await;
+        exec(&writer, "CREATE TABLE IF NOT EXISTS public.elsewhere (n int)").await;
+        exec(&writer, "BEGIN; INSERT INTO public.elsewhere VALUES (1)").await;
+        let mut run = Background::start(arguments);
+        let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks w JOIN pg_locks h USING (transactionid) \
+                     JOIN pg_stat_activity a ON a.pid = w.pid WHERE NOT w.granted AND h.granted \
+                     AND a.application_name LIKE 'pgwraith/%/stream')";
+        wait_for(&shop.client, &mut run, "it waits for its slot", waits).await;
+        exec(&shop.client, &format!(
+            "CREATE OR REPLACE FUNCTION public.gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               PERFORM pg_catalog.pg_advisory_xact_lock_shared({GATE}); RETURN NEW; END $$; \
+             CREATE OR REPLACE TRIGGER gate BEFORE INSERT ON pgwraith.event FOR EACH ROW \
+               WHEN (NEW.what = 'phase' AND NEW.detail = '{phase}') EXECUTE FUNCTION public.gate()"
+        ))
+        .await;
+        exec(&writer, "COMMIT").await;
+        let held = format!(
+            "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {GATE} \
+             AND NOT granted)"
+        );
+        wait_for(&shop.client, &mut run, &format!("it enters {phase}"), &held).await;
+        Held { run, gate }
+    }
+
+    /// Lets it go on.
+    pub async fn release(&self) {
+        exec(&self.gate, &format!("SELECT pg_advisory_unlock({GATE})")).await;
+    }
+
+    /// Lets it go on to its end.
+    pub async fn finish(self) -> Output {
+        self.release().await;
+        self.run.finish(SOON).await
+    }
+
+    /// Waits until it has said `text`.
+    pub async fn says(&mut self, text: &str) {
+        let deadline = Instant::now() + SOON;
+        while !self.run.said().contains(text) {
+            self.run.expect_running();
+            let late = Instant::now() > deadline;
+            assert!(!late, "never said {text:?}:\n{}", self.run.said());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What differs is found, told, repaired and compared again, whatever the difference is; what
+//! cannot be repaired stops the run.
+
+use crate::scene::{Held, Shop, shop};
+
+const TABLE: &str = "
+    CREATE TABLE t (id int PRIMARY KEY, a text, b numeric, c int NOT NULL, d text);
+    INSERT INTO t SELECT n, 'row ' || n, n + 0.0, n * 10, CASE WHEN n % 2 = 0 THEN NULL ELSE '' END
+      FROM generate_series(1, 2000) n;";
+
+/// A run over `t` that has everything but its verification behind it.
+async fn before_verification(shop: &Shop) -> Held {
+    shop.exec(TABLE).await;
+    shop.held("verify", "t", &["--rebuild"]).await
+}
+
+/// Something else in the shadow than in the source; how many rows, and how they are named.
+const PLANTED: [(&str, u64, &[&str]); 7] = [
+    // Nothing differs.
+    ("UPDATE t_v2 SET a = a WHERE id = 1", 0, &[]),
+    ("UPDATE t_v2 SET a = 'Row 777' WHERE id = 777", 1, &["id = 777: differs in a"]),
+    // Another scale of an equal number.
+    ("UPDATE t_v2 SET b = 5.00 WHERE id = 5", 1, &["id = 5: differs in b"]),
+    (
+        "DELETE FROM t_v2 WHERE id = 2000; \
+         INSERT INTO t_v2 VALUES (0, 'x', 1, 1, 'x'), (3000, 'y', 1, 1, 'y')",
+        3,
+        &["id = 2000: missing", "id = 0: only in the shadow", "id = 3000: only in the shadow"],
+    ),
+    // Two rows that exchanged a value.
+    (
+        "UPDATE t_v2 SET c = CASE id WHEN 10 THEN 110 ELSE 100 END WHERE id IN (10, 11)",
+        2,
+        &["id = 10: differs in c", "id = 11: differs in c"],
+    ),
+    (
+        "UPDATE t_v2 SET d = '' WHERE id = 4; UPDATE t_v2 SET d = NULL WHERE id = 5",
+        2,
+        &["id = 4: differs in d", "id = 5: differs in d"],
+    ),
+    // More than one comparison names.
+    ("DELETE FROM t_v2", 2000, &["id = 1: missing", "id = 2000: missing"]),
+];
+
+#[tokio::test]
+async fn every_difference_is_found_named_and_repaired() {
+    let mut shop = shop().await;
+    for (n, (sql, mismatches, named)) in PLANTED.into_iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        let held = before_verification(&shop).await;
+        shop.exec(sql).await;
+        let wanted = shop.rows("t").await;
+        assert_eq!(shop.rows("t_v2").await == wanted, mismatches == 0, "{sql}");
+
+        let output = held.finish().await.expect_code(0);
+        let verify = &output.json()["verify"];
+        assert_eq!(verify["mismatches"], mismatches, "{sql}: {output}");
+        assert_eq!(verify["rows"], 2000, "{sql}: {output}");
+        assert_eq!(output.stderr.contains("differ"), mismatches > 0, "{sql}: {output}");
+        for text in named {
+            assert!(output.stderr.contains(text), "{sql}: {text:?} is not named: {output}");
+        }
+        assert_eq!(shop.rows("t").await, wanted, "{sql}");
+        assert_eq!(shop.rows("t_old").await, wanted, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_repair_does_not_cure_stops_the_run() {
+    let shop = shop().await;
+    let held = before_verification(&shop).await;
+    shop.exec(
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS \
+           $$ BEGIN NEW.a := NEW.a || '!'; RETURN NEW; END $$; \
+         CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON t_v2 FOR EACH ROW EXECUTE FUNCTION spoil(); \
+         UPDATE t_v2 SET c = -1 WHERE id = 42",
+    )
+    .await;
+    let wanted = shop.rows("t").await;
+
+    let output = held.finish().await.expect_code(4);
+    assert!(output.stderr.contains("still differ after repair: id = 42"), "{output}");
+    assert!(output.stderr.contains("is untouched and in use"), "{output}");
+    assert_eq!(shop.rows("t").await, wanted);
+    assert_eq!(shop.held_back().await, [""; 0]);
+    shop.exec("UPDATE t SET a = 'goes on' WHERE id = 42").await;
+}
