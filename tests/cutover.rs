@@ -1,1 +1,156 @@
-//! Placeholder.
+//! The cutover under load, and with somebody in its way.
+
+use std::time::Duration;
+
+use pgwraith::demo::orders::create_orders;
+use pgwraith::demo::traffic::{Mix, Traffic};
+
+use crate::harness::{self, Background};
+use crate::scene::{SOON, Shop, exec, shop, shop_with, value};
+
+const CHANGE: [&str; 2] = ["--alter", "ALTER COLUMN id TYPE bigint"];
+
+async fn orders(shop: &Shop, rows: u64) {
+    create_orders(&shop.client, rows).await.unwrap();
+}
+
+async fn traffic(shop: &Shop) -> Traffic {
+    let mix = Mix { sessions: 4, rate: Some(100.0), ..Mix::default() };
+    Traffic::start(&shop.dsn, "public.orders", mix).await.unwrap()
+}
+
+/// No writer saw an error but the one that a changed result type means, and nothing is lost.
+async fn judge(shop: &Shop, traffic: Traffic) -> Duration {
+    let report = traffic.stop().await.unwrap();
+    let errors: Vec<_> = report.errors.iter().map(|e| &e.message).collect();
+    assert_eq!(report.error_count, 0, "{errors:?}");
+    assert_eq!(report.anomaly_count, 0, "{:?}", report.anomalies);
+    let oracle = report.verify(&shop.client, "public.orders").await.unwrap();
+    assert!(oracle.is_ok(), "lost {:?}, unexpected {:?}", oracle.lost, oracle.unexpected);
+    report.longest_stall.duration
+}
+
+fn start(shop: &Shop, more: &[&str]) -> Background {
+    let change: Vec<&str> = CHANGE.iter().chain(more).copied().collect();
+    Background::start(shop.arguments("orders", &change))
+}
+
+#[tokio::test]
+async fn writers_go_on_into_the_new_table() {
+    let shop = shop().await;
+    orders(&shop, 20_000).await;
+    let traffic = traffic(&shop).await;
+    let output = harness::run(shop.arguments("orders", &CHANGE)).await.expect_code(0);
+    let held = output.json()["cutover"]["lock_held_ms"].as_f64().unwrap();
+    assert!(held > 0.0 && held <= 500.0, "{held} ms");
+    judge(&shop, traffic).await;
+}
+
+#[tokio::test]
+async fn a_long_transaction_is_not_queued_behind() {
+    let shop = shop().await;
+    orders(&shop, 5_000).await;
+    let traffic = traffic(&shop).await;
+    let reader = shop.session().await;
+    exec(&reader, "BEGIN; SELECT /* the long one */ count(*) FROM orders").await;
+    let pid: i32 = value(&reader, "SELECT pg_backend_pid()").await;
+    let mut run = start(&shop, &[]);
+    run.wait_for_saying(&format!("pid {pid} ")).await;
+    assert!(run.said().contains("the cutover waits"), "{}", run.said());
+    exec(&reader, "COMMIT").await;
+    run.finish(SOON).await.expect_code(0);
+    let stall = judge(&shop, traffic).await;
+    assert!(stall < Duration::from_secs(2), "the application waited {stall:?} behind us");
+}
+
+#[tokio::test]
+async fn an_old_snapshot_is_waited_for_and_named() {
+    let shop = shop().await;
+    orders(&shop, 2_000).await;
+    let reader = shop.session().await;
+    // Its snapshot is older than the shadow, and it holds no lock on the table.
+    exec(&reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await;
+    let mut run = start(&shop, &[]);
+    run.wait_for_saying("older snapshots").await;
+    let rows: i64 = value(&reader, "SELECT count(*) FROM orders").await;
+    assert_eq!(rows, 2_000);
+    exec(&reader, "COMMIT").await;
+    run.finish(SOON).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn a_tool_that_is_stopped_with_the_lock_held_holds_it_no_longer_than_the_deadline() {
+    let shop = shop().await;
+    orders(&shop, 2_000).await;
+    // Many names to change keep the lock held for long enough to be seen.
+    for n in 0..30 {
+        shop.exec(&format!("CREATE INDEX many_{n} ON orders (customer_id)")).await;
+    }
+    let held = shop.held("cutover", "orders", &CHANGE).await;
+    let walsender: i32 = shop
+        .value("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/stream'")
+        .await;
+    let run = held.run;
+    let locked = "SELECT EXISTS (SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+        WHERE l.relation = 'public.orders'::regclass AND l.mode = 'AccessExclusiveLock' AND l.granted \
+        AND a.application_name LIKE 'pgwraith/%/cutover')";
+    let watcher = shop.session().await;
+    let opener = held.gate;
+    exec(&opener, "SELECT pg_advisory_unlock_all()").await;
+    let mut seen = false;
+    while !seen {
+        seen = value(&watcher, locked).await;
+        if value::<bool>(&watcher, "SELECT to_regclass('public.orders_old') IS NOT NULL").await {
+            break;
+        }
+    }
+    run.signal(libc::SIGSTOP);
+    signal(walsender, libc::SIGSTOP);
+    assert!(seen && value::<bool>(&watcher, locked).await, "the lock was gone before the stop");
+    let writer = shop.session().await;
+    let started = std::time::Instant::now();
+    exec(&writer, "UPDATE orders SET note = 'written' WHERE id = 1").await;
+    let waited = started.elapsed();
+    run.signal(libc::SIGCONT);
+    signal(walsender, libc::SIGCONT);
+    assert!(waited < Duration::from_millis(1500), "the application waited {waited:?}");
+    run.finish(SOON).await.expect_code(0);
+    let note: String = shop.value("SELECT note FROM orders WHERE id = 1").await;
+    assert_eq!(note, "written");
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill takes plain numbers.
+    unsafe { libc::kill(pid, signal) };
+}
+
+#[tokio::test]
+async fn a_silent_synchronous_standby_does_not_hold_the_lock() {
+    let shop = shop().await;
+    orders(&shop, 2_000).await;
+    let held = shop.held("cutover", "orders", &CHANGE).await;
+    shop.exec("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    shop.exec("SELECT pg_reload_conf()").await;
+    let output = held.finish().await.expect_code(0);
+    let stall = output.json()["cutover"]["stall_ms"].as_f64().unwrap();
+    assert!(stall <= 500.0, "{stall} ms");
+}
+
+#[tokio::test]
+async fn autovacuum_at_work_on_the_source_gives_way() {
+    let shop = shop_with(&[
+        ("autovacuum_naptime", "1s"),
+        ("autovacuum_vacuum_threshold", "10"),
+        ("autovacuum_vacuum_scale_factor", "0"),
+        ("autovacuum_vacuum_cost_delay", "100ms"),
+        ("autovacuum_vacuum_cost_limit", "1"),
+    ])
+    .await;
+    orders(&shop, 20_000).await;
+    let held = shop.held("cutover", "orders", &CHANGE).await;
+    shop.exec("UPDATE orders SET note = 'dead rows'").await;
+    let works = "SELECT EXISTS (SELECT 1 FROM pg_stat_progress_vacuum v JOIN pg_stat_activity a USING (pid) \
+        WHERE v.relid = 'public.orders'::regclass AND a.backend_type = 'autovacuum worker')";
+    harness::wait_for_sql(&shop.client, "autovacuum works on the source", works).await;
+    held.finish().await.expect_code(0);
+}

@@ -14,14 +14,16 @@ const TABLE: &str = "
 const WRITES: &str = "INSERT INTO t VALUES (5000, 'New'); UPDATE t SET v = 'Upd' WHERE id = 1; \
                       UPDATE t SET id = 6000 WHERE id = 2; DELETE FROM t WHERE id = 3";
 
-/// The name that our publication has in a first migration.
-const PUBLICATION: &str = "pgwraith_1";
+/// Stands for the name of our publication, which is known only when the run has begun.
+const PUBLICATION: &str = "our_publication";
 
 /// Runs `sql` in the middle of a run that is held where it enters `phase`; what came of it.
 async fn sabotaged(shop: &Shop, phase: &str, sql: &str) -> Output {
     shop.exec(TABLE).await;
     let oid: u32 = shop.value("SELECT 't'::regclass::oid").await;
     let held = shop.held(phase, "t", &["--rebuild"]).await;
+    let publication: String = shop.value("SELECT publication FROM pgwraith.flow").await;
+    let sql = &sql.replace(PUBLICATION, &publication);
     shop.exec(sql).await;
     application_goes_on(shop).await;
     let wanted = shop.rows("t").await;

@@ -143,7 +143,7 @@ where
 /// It is put there while the run waits for its slot, that is for a transaction of ours.
 pub struct Held {
     pub run: Background,
-    gate: Client,
+    pub gate: Client,
 }
 
 const GATE: i64 = 4711;
@@ -159,7 +159,8 @@ pub async fn wait_for(client: &Client, run: &mut Background, what: &str, conditi
 }
 
 impl Held {
-    async fn start(shop: &Shop, phase: &str, arguments: Vec<String>) -> Held {
+    /// A run with these arguments that is held where it enters `phase`.
+    pub async fn start(shop: &Shop, phase: &str, arguments: Vec<String>) -> Held {
         let gate = shop.session().await;
         exec(&gate, &format!("SELECT pg_advisory_lock({GATE})")).await;
         let writer = shop.session().await;
@@ -195,16 +196,5 @@ impl Held {
     pub async fn finish(self) -> Output {
         self.release().await;
         self.run.finish(SOON).await
-    }
-
-    /// Waits until it has said `text`.
-    pub async fn says(&mut self, text: &str) {
-        let deadline = Instant::now() + SOON;
-        while !self.run.said().contains(text) {
-            self.run.expect_running();
-            let late = Instant::now() > deadline;
-            assert!(!late, "never said {text:?}:\n{}", self.run.said());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 }

@@ -166,8 +166,8 @@ async fn sample_duplicates(
         .map(|k| format!("t.{}::pg_catalog.text", quote_ident(&k.target)))
         .collect();
     let sql = format!(
-        "SELECT pg_catalog.concat_ws(', ', {}) FROM {root} AS t WHERE ROW({columns}) = \
-         (SELECT ROW({columns}) FROM {root} GROUP BY {columns} HAVING pg_catalog.count(*) > 1 LIMIT 1) \
+        "SELECT pg_catalog.concat_ws(', ', {}) FROM {root} AS t WHERE ({columns}) = \
+         (SELECT {columns} FROM {root} GROUP BY {columns} HAVING pg_catalog.count(*) > 1 LIMIT 1) \
          LIMIT 5",
         key.join(", ")
     );
