@@ -1,7 +1,7 @@
 //! CREATE TABLE from the model.
 
 use crate::catalog::{Column, Sequence, Table};
-use crate::pg::{QualifiedName, quote_ident};
+use crate::pg::{QualifiedName, quote_ident, quote_literal};
 
 /// What of the model goes into CREATE TABLE.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,14 @@ pub fn create_table(target: &Table, name: &QualifiedName) -> String {
 pub fn clone_statements(table: &Table, name: &QualifiedName) -> Vec<String> {
     let mut out = vec![render(table, name, Purpose::Clone)];
     for index in super::index_plans(table, name, |own| own.to_owned()) {
+        // The definition has no place at its end for TABLESPACE. The clone's indexes must know
+        // theirs: the future table is read from the clone.
+        let set = |to: &str| format!("SET LOCAL default_tablespace = {}", quote_literal(to));
+        let elsewhere = index.tablespace.as_deref().map(set);
+        out.extend(elsewhere.clone());
         out.push(index.create);
         out.extend(index.attach);
+        out.extend(elsewhere.map(|_| set("")));
     }
     out.extend(not_valid_checks(table, name));
     out.extend(super::replica_identity(table, name, |own| own.to_owned()));
