@@ -75,11 +75,6 @@ impl Shop {
         harness::connect(&self.dsn).await
     }
 
-    /// Everything that the server has logged.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.cluster.folder().join("server.log")).unwrap()
-    }
-
     /// Slots and publications of ours.
     pub async fn held_back(&self) -> Vec<String> {
         let sql = "SELECT 'slot ' || slot_name FROM pg_replication_slots \
