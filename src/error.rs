@@ -145,9 +145,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.what)?;
+        // What PostgreSQL says may end with a full stop of its own.
+        f.write_str(self.0.what.trim_end_matches('.'))?;
         for part in [&self.0.state, &self.0.next].into_iter().flatten() {
-            write!(f, ". {part}")?;
+            write!(f, ". {}", part.trim_end_matches('.'))?;
         }
         Ok(())
     }

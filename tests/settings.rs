@@ -1,70 +1,134 @@
-//! Settings of the database and of the role: those that decide what values mean are followed, those
-//! that would get in our way do not reach our sessions.
+//! What a role, a database or default privileges set does not reach our sessions and the new table.
 
-use crate::scene::shop;
+use crate::scene::{Shop, shop};
 
+const TIMES: &str = "
+    CREATE SCHEMA {s};
+    CREATE TABLE {s}.t (id int PRIMARY KEY, ts timestamp, txt text, span interval, d date, f float8, back timestamptz);
+    INSERT INTO {s}.t SELECT g, '2024-03-30 22:00'::timestamp + g * interval '7 min', '03/04/2024 01:00', g * interval '90 min',
+      '2024-10-27', g / 3.0, '2024-10-26 22:00+00'::timestamptz + g * interval '7 min' FROM generate_series(1, 500) g;";
+
+async fn twins(shop: &Shop) {
+    for schema in ["ours", "twin"] {
+        shop.exec(&TIMES.replace("{s}", schema)).await;
+    }
+}
+
+async fn equal_twins(shop: &Shop) {
+    let [ours, twin] = [shop.rows("ours.t").await, shop.rows("twin.t").await];
+    assert_eq!(ours.len(), 500);
+    assert_eq!(ours, twin);
+}
+
+/// Both the hour that is not and the hour that is twice are among the rows.
 #[tokio::test]
-async fn a_conversion_follows_the_databases_time_zone_as_a_plain_alter_does() {
+async fn conversions_follow_the_databases_time_zone_and_date_style() {
     let mut shop = shop().await;
-    shop.exec(
-        "ALTER DATABASE shop SET timezone = 'Europe/Berlin'; \
-         ALTER DATABASE shop SET datestyle = 'SQL, DMY'; \
-         ALTER DATABASE shop SET intervalstyle = 'sql_standard'",
-    )
-    .await;
-    shop.client = shop.session().await;
-    shop.exec(
-        "CREATE TABLE t (id timestamptz PRIMARY KEY, at timestamp, d text, i text); \
-         INSERT INTO t SELECT timestamptz '2024-10-27 00:00:00+00' + g * interval '10 min', \
-           timestamp '2024-10-27 00:00:00' + g * interval '10 min', (DATE '2024-03-02' + g)::text, \
-           (g * interval '1 day')::text FROM generate_series(0, 600) g; \
-         CREATE TABLE twin (LIKE t INCLUDING ALL); INSERT INTO twin SELECT * FROM t",
-    )
-    .await;
-    let change = "ALTER COLUMN at TYPE timestamptz, ALTER COLUMN d TYPE date USING d::date, \
-                  ALTER COLUMN i TYPE interval USING i::interval, \
-                  ADD COLUMN since timestamptz DEFAULT '01/02/2024 03:00'";
-    shop.exec(&format!("ALTER TABLE twin {change}")).await;
-    shop.run("t", &["--alter", change, "--chunk-rows", "100"]).await.expect_code(0);
-    assert_eq!(shop.rows("t").await, shop.rows("twin").await);
+    for (n, (zone, style)) in
+        [("Europe/Berlin", "ISO, MDY"), ("America/New_York", "SQL, DMY"), ("UTC", "German, DMY")]
+            .into_iter()
+            .enumerate()
+    {
+        shop.move_to(&format!("zone{n}")).await;
+        shop.exec(&format!(
+            "ALTER DATABASE zone{n} SET timezone = '{zone}'; ALTER DATABASE zone{n} SET datestyle = '{style}'; \
+             ALTER DATABASE zone{n} SET intervalstyle = 'sql_standard'"
+        ))
+        .await;
+        shop.client = shop.session().await;
+        twins(&shop).await;
+        let clauses = "ALTER ts TYPE timestamptz, ALTER back TYPE timestamp, ALTER d TYPE timestamptz, \
+                       ALTER txt TYPE timestamptz USING txt::timestamptz, ALTER span TYPE text, ALTER f TYPE text";
+        shop.exec(&format!("ALTER TABLE twin.t {clauses}")).await;
+        shop.run("ours.t", &["--alter", clauses]).await.expect_code(0);
+        equal_twins(&shop).await;
+    }
 }
 
 #[tokio::test]
-async fn defaults_of_the_role_do_not_reach_our_sessions() {
+async fn role_defaults_do_not_reach_us() {
     let shop = shop().await;
-    shop.exec(
-        "CREATE ROLE owner1; GRANT CREATE ON SCHEMA public TO owner1; \
-         CREATE ROLE dba LOGIN REPLICATION IN ROLE owner1, pg_read_all_stats; \
-         GRANT CREATE ON DATABASE shop TO dba; \
-         ALTER ROLE dba SET synchronous_commit = off; ALTER ROLE dba SET statement_timeout = '1s'; \
-         ALTER ROLE dba SET lock_timeout = '10ms'; ALTER ROLE dba SET search_path = 'nowhere'; \
-         ALTER ROLE dba SET idle_in_transaction_session_timeout = '100ms'; \
-         ALTER ROLE dba SET default_transaction_isolation = 'serializable'; \
-         ALTER ROLE dba SET default_transaction_read_only = on; \
-         ALTER ROLE dba SET enable_indexscan = off; ALTER ROLE dba SET bytea_output = 'escape'; \
-         SET ROLE owner1; CREATE TABLE t (id int PRIMARY KEY, v text); \
-         INSERT INTO t SELECT g, 'v' || g FROM generate_series(1, 2000) g; RESET ROLE; \
-         ALTER DEFAULT PRIVILEGES FOR ROLE owner1 GRANT SELECT ON TABLES TO PUBLIC",
+    shop.exec("CREATE ROLE app SUPERUSER LOGIN").await;
+    twins(&shop).await;
+    for setting in [
+        "synchronous_commit = off",
+        "statement_timeout = '1s'",
+        "lock_timeout = '10ms'",
+        "idle_in_transaction_session_timeout = '100ms'",
+        "idle_session_timeout = '300ms'",
+        "default_transaction_isolation = serializable",
+        "default_transaction_read_only = on",
+        "default_transaction_deferrable = on",
+        "search_path = 'nowhere'",
+        "row_security = on",
+        "default_tablespace = 'nowhere'",
+        "default_table_access_method = 'nowhere'",
+        "standard_conforming_strings = off",
+        "bytea_output = escape",
+        "client_encoding = 'LATIN1'",
+        "check_function_bodies = off",
+        "quote_all_identifiers = on",
+    ] {
+        // A name that is not there is accepted with a notice.
+        shop.exec(&format!("ALTER ROLE app SET {setting}")).await;
+    }
+    let role: String = shop.dsn.replacen("postgres@", "app@", 1);
+    assert_ne!(role, shop.dsn);
+    let clauses =
+        "ALTER txt TYPE varchar(40) USING E'x\\\\y' || txt || 'é', ADD c text DEFAULT 'a\\b'";
+    shop.exec(&format!("ALTER TABLE twin.t {clauses}")).await;
+
+    // Slow enough for every timeout: each chunk, each build and the wait for the slot take longer.
+    let writer = shop.session().await;
+    crate::scene::exec(&writer, "CREATE TABLE w (n int); BEGIN; INSERT INTO w VALUES (1)").await;
+    let arguments = ["run", "ours.t", "-d", &role, "--json", "--alter", clauses];
+    let mut run = crate::harness::Background::start(arguments);
+    let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/stream' \
+                 AND wait_event = 'transactionid' AND clock_timestamp() - query_start > interval '1500 ms')";
+    crate::scene::wait_for(
+        &shop.client,
+        &mut run,
+        "the slot waited longer than any timeout",
+        waits,
     )
     .await;
-    let dsn = shop.dsn.replace("postgres@", "dba@");
-    let mut arguments = shop.arguments("public.t", &["--rebuild", "--chunk-rows", "100"]);
-    arguments[3] = dsn;
-    let held = crate::scene::Held::start(&shop, "verify", arguments).await;
-    // Held for longer than every timeout above, with the sessions open.
-    let over = "SELECT now() - min(backend_start) > interval '1500 ms' FROM pg_stat_activity \
-                WHERE application_name LIKE 'pgwraith/%/keeper'";
-    crate::harness::wait_for_sql(&shop.client, "the timeouts are over", over).await;
-    held.finish().await.expect_code(0);
-    let owner: String =
-        shop.value("SELECT relowner::regrole::text FROM pg_class WHERE oid = 't'::regclass").await;
-    assert_eq!(owner, "owner1");
-    let leaked: i64 = shop
-        .value(
-            "SELECT count(*) FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = 't'::regclass \
-             AND a.grantee = 0",
-        )
-        .await;
-    assert_eq!(leaked, 0, "a default privilege came with the new table");
-    assert_eq!(shop.value::<i64>("SELECT count(*) FROM t").await, 2000);
+    let durable = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%' AND usename <> 'app'";
+    assert_eq!(shop.value::<i64>(durable).await, 0);
+    crate::scene::exec(&writer, "COMMIT").await;
+    run.finish(crate::scene::SOON).await.expect_code(0);
+    equal_twins(&shop).await;
+    let twin = shop.definition("twin.t").into_iter().map(|s| s.replace("twin", "ours"));
+    let mut twin: Vec<String> = twin.collect();
+    twin.sort();
+    assert_eq!(shop.definition("ours.t"), twin);
+}
+
+#[tokio::test]
+async fn default_privileges_do_not_leak() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE ROLE owner; CREATE ROLE stranger; CREATE ROLE known; GRANT CREATE ON SCHEMA public TO owner; SET ROLE owner; \
+         CREATE TABLE plain (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY); \
+         CREATE TABLE granted (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY); \
+         GRANT SELECT ON granted TO known; \
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO stranger; \
+         ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC; \
+         ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO stranger; \
+         ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT INSERT ON TABLES TO known; RESET ROLE",
+    )
+    .await;
+    for table in ["plain", "granted"] {
+        let before = shop.definition(table);
+        let held = shop.held("copy", table, &["--rebuild"]).await;
+        let early = format!(
+            "SELECT has_table_privilege('stranger', '{table}_v2', 'select') \
+             OR has_sequence_privilege('stranger', '{table}_v2_id_seq', 'usage')"
+        );
+        assert!(
+            !shop.value::<bool>(&early).await,
+            "the shadow of {table} can be read by strangers"
+        );
+        held.finish().await.expect_code(0);
+        assert_eq!(shop.definition(table), before);
+    }
 }

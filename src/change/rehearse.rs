@@ -90,10 +90,12 @@ async fn read_result(
     }
     let lost = catalog::attachments(session, oid).await?;
     if let Some(first) = lost.first() {
+        let name = first.name.replace(&format!("{}.", clone.schema), "");
         return Err(Error::usage(format!(
-            "--alter would give the table something this version does not carry over: {} {}",
-            first.kind, first.name
-        )));
+            "--alter would give the table something this version does not carry over: {} {name}",
+            first.kind
+        ))
+        .next("Leave it out, and add it with ALTER TABLE after the swap"));
     }
     if target.row_security || target.force_row_security || target.persistence != source.persistence
     {

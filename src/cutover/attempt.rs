@@ -346,6 +346,7 @@ impl Locker {
     ) -> Result<(), Stop> {
         // Deferred constraints may have checks pending from the final sync, which would make the
         // renames fail.
+        let left = deadline.left();
         let mut sql =
             format!("{}SET CONSTRAINTS ALL IMMEDIATE", deadline.settings(self.session.version()));
         for statement in &rehearsed.statements {
@@ -359,6 +360,13 @@ impl Locker {
              finished_at = pg_catalog.clock_timestamp() WHERE id = {migration}; \
              DELETE FROM pgwraith.dirty WHERE migration_id = {migration}; \
              INSERT INTO pgwraith.event (migration_id, what) VALUES ({migration}, 'swapped')"
+        ));
+        // The time that these took is gone: a tool that is stopped now gets only the rest.
+        sql.push_str(&format!(
+            ";\nSELECT pg_catalog.set_config('idle_in_transaction_session_timeout', GREATEST(1, {} - \
+             (EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) \
+             * 1000)::pg_catalog.int8)::pg_catalog.text, true)",
+            left.as_millis()
         ));
         self.session.batch(&sql).await.map_err(Stop::of)
     }

@@ -308,7 +308,7 @@ impl Syncer {
         if let Err(e) = self.statements.apply_all(&self.session, &self.flow, &keys).await {
             self.session.rollback().await;
             let error = match classify(&e) {
-                Class::Duplicate => duplicate(&e),
+                Class::Duplicate => self.duplicate(&batch, e).await,
                 Class::RowsDoNotFit => self.rows_do_not_fit(&batch, e).await,
                 _ => e.context("applying all changes at one snapshot"),
             };
@@ -322,25 +322,36 @@ impl Syncer {
         Ok(Full::Equal(snapshot, alone))
     }
 
-    /// Tries the keys one by one, to name the row.
     async fn rows_do_not_fit(&self, batch: &Batch, error: Error) -> Error {
-        let mut culprit = String::from("a row");
-        for key in batch.keys() {
-            let tried = self.try_one(key).await;
-            self.session.rollback().await;
-            if tried.is_err() {
-                culprit = match self.describe(key).await {
-                    Ok(text) => format!("the row with key {text}"),
-                    Err(_) => culprit,
-                };
-                break;
-            }
-        }
+        let culprit = match self.culprit(batch).await {
+            Some(key) => format!("the row with key {key}"),
+            None => String::from("a row"),
+        };
         Error::new(
             Kind::DataDiffers,
             format!("{culprit} does not fit the new table. {}", error.what()),
         )
         .next("Correct the data or the change (USING, --map, a default), then start again")
+    }
+
+    async fn duplicate(&self, batch: &Batch, error: Error) -> Error {
+        let culprit = match self.culprit(batch).await {
+            Some(key) => format!(" by the row with key {key}"),
+            None => String::new(),
+        };
+        duplicate(&culprit, &error)
+    }
+
+    /// Tries the keys one by one; the first that fails, as text.
+    async fn culprit(&self, batch: &Batch) -> Option<String> {
+        for key in batch.keys() {
+            let tried = self.try_one(key).await;
+            self.session.rollback().await;
+            if tried.is_err() {
+                return self.describe(key).await.ok();
+            }
+        }
+        None
     }
 
     async fn try_one(&self, key: &Key) -> Result<()> {
@@ -377,10 +388,13 @@ fn has_deferrable_arbiter(error: &Error) -> bool {
 }
 
 /// The data violates a unique index of the new table.
-fn duplicate(error: &Error) -> Error {
+fn duplicate(culprit: &str, error: &Error) -> Error {
     Error::new(
         Kind::DataDiffers,
-        format!("the data violates a unique constraint of the new table. {}", error.what()),
+        format!(
+            "the data violates a unique constraint of the new table{culprit}. {}",
+            error.what()
+        ),
     )
     .next("Remove the duplicates or leave the constraint out, then start again")
 }

@@ -158,18 +158,23 @@ async fn sample_duplicates(
     plan: &IndexPlan,
 ) -> Result<Vec<String>> {
     let root = &context.flow.target.root;
-    let columns = plan.expressions.join(", ");
     let key: Vec<String> = context
         .flow
         .key
         .iter()
         .map(|k| format!("t.{}::pg_catalog.text", quote_ident(&k.target)))
         .collect();
+    let numbered = || plan.expressions.iter().enumerate();
+    let values: Vec<String> = numbered().map(|(n, e)| format!("{e} AS pgwraith_{n}")).collect();
+    let same: Vec<String> =
+        numbered().map(|(n, e)| format!("({e}) IS NOT DISTINCT FROM d.pgwraith_{n}")).collect();
     let sql = format!(
-        "SELECT pg_catalog.concat_ws(', ', {}) FROM {root} AS t WHERE ({columns}) = \
-         (SELECT {columns} FROM {root} GROUP BY {columns} HAVING pg_catalog.count(*) > 1 LIMIT 1) \
-         LIMIT 5",
-        key.join(", ")
+        "SELECT pg_catalog.concat_ws(', ', {}) FROM {root} AS t JOIN (SELECT {} FROM {root} \
+         GROUP BY {} HAVING pg_catalog.count(*) > 1 LIMIT 1) d ON {} LIMIT 5",
+        key.join(", "),
+        values.join(", "),
+        plan.expressions.join(", "),
+        same.join(" AND ")
     );
     let rows = session.query(&sql, &[]).await?;
     Ok(rows.iter().map(|r| r.get::<_, Lossy>(0).0).collect())

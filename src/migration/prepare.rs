@@ -8,7 +8,7 @@ use crate::catalog::Table;
 use crate::change::Plan;
 use crate::error::{Error, Result};
 use crate::flow::{Captured, Flow, Target};
-use crate::pg::{Connector, Lossy, Lsn, Session, quote_ident};
+use crate::pg::{Connector, Lossy, Lsn, QualifiedName, Session, quote_ident};
 use crate::shadow::{self, Names};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
@@ -220,6 +220,14 @@ pub(super) async fn create_shadow(
         // changes are applied as the owner. The source's own list comes with the swap.
         let owner = quote_ident(&source.owner);
         session.batch(&format!("GRANT ALL ON TABLE {shadow} TO {owner}")).await?;
+    }
+    // Its sequences belong to nobody else until the swap; default privileges may say otherwise.
+    for sequence in &made.sequences {
+        let name = QualifiedName::new(&sequence.schema, &sequence.name);
+        let (object, now) = (format!("SEQUENCE {name}"), sequence.grants.as_deref());
+        for sql in shadow::grant_statements(&object, &source.owner, now, None) {
+            session.batch(&sql).await?;
+        }
     }
     session.batch("SET LOCAL ROLE NONE").await?;
     let settings = session

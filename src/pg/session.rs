@@ -31,6 +31,8 @@ const PINNED_AT_START: &[(&str, &str)] = &[
     ("jit", "off"),
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
+    // What the server prints of an expression is read again.
+    ("quote_all_identifiers", "off"),
 ];
 
 const PINNED_LATER: &str =
