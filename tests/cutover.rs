@@ -124,6 +124,28 @@ fn signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Between attempts we hold what blocks DDL. Somebody who is in our way and then wants DDL must not
+/// wait for us, nor whoever queues behind him.
+#[tokio::test]
+async fn whoever_waits_for_us_between_attempts_goes_first() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
+    let theirs = shop.session().await;
+    exec(&theirs, "BEGIN; SELECT v FROM t WHERE id = 8").await;
+    held.release().await;
+    let locked = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE granted AND relation = 't'::regclass \
+                  AND mode = 'ShareUpdateExclusiveLock')";
+    wait_for(&shop.client, &mut held.run, "the first lock is held", locked).await;
+    held.says("the cutover waits: ").await;
+    let began = Instant::now();
+    exec(&theirs, "ALTER TABLE t ADD COLUMN more int; COMMIT").await;
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let output = held.run.finish(SOON).await.expect_code(6);
+    assert!(output.stderr.contains("column, more appeared"), "{output}");
+    assert_eq!(shop.held_back().await, [""; 0]);
+}
+
 #[tokio::test]
 async fn a_silent_synchronous_standby_does_not_hold_the_lock() {
     let shop = shop().await;

@@ -150,6 +150,11 @@ impl Locker {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// The backend that holds the first lock.
+    pub(super) fn pid(&self) -> i32 {
+        self.session.pid()
+    }
+
     /// Whether the transaction is gone, and with it the first lock.
     pub(super) fn is_broken(&self) -> bool {
         self.broken || self.session.is_closed()

@@ -121,7 +121,14 @@ impl Cutover<'_> {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
                 told.clone_from(&obstacle.text);
             }
-            // No lock that blocks the application is held here.
+            // No lock that blocks the application is held here. What is held blocks DDL, and whoever
+            // queues behind that: nobody waits for us while we wait for somebody else, perhaps for
+            // the very transaction that waits.
+            if let Some(held) = &locker
+                && look::is_waited_for(&observer, held.pid()).await?
+            {
+                locker = None;
+            }
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
