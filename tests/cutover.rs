@@ -1,6 +1,6 @@
 //! The cutover under load, and with somebody in its way.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
@@ -108,7 +108,7 @@ async fn a_tool_that_is_stopped_with_the_lock_held_holds_it_no_longer_than_the_d
     signal(walsender, libc::SIGSTOP);
     assert!(seen && value::<bool>(&watcher, locked).await, "the lock was gone before the stop");
     let writer = shop.session().await;
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     exec(&writer, "UPDATE orders SET note = 'written' WHERE id = 1").await;
     let waited = started.elapsed();
     run.signal(libc::SIGCONT);
@@ -129,17 +129,14 @@ fn signal(pid: i32, signal: i32) {
 #[tokio::test]
 async fn whoever_waits_for_us_between_attempts_goes_first() {
     let shop = shop().await;
-    shop.exec(TABLE).await;
-    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
+    orders(&shop, 2_000).await;
+    let mut held = shop.held("cutover", "orders", &["--rebuild"]).await;
     let theirs = shop.session().await;
-    exec(&theirs, "BEGIN; SELECT v FROM t WHERE id = 8").await;
+    exec(&theirs, "BEGIN; SELECT note FROM orders WHERE id = 8").await;
     held.release().await;
-    let locked = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE granted AND relation = 't'::regclass \
-                  AND mode = 'ShareUpdateExclusiveLock')";
-    wait_for(&shop.client, &mut held.run, "the first lock is held", locked).await;
-    held.says("the cutover waits: ").await;
+    held.run.wait_for_saying("the cutover waits: ").await;
     let began = Instant::now();
-    exec(&theirs, "ALTER TABLE t ADD COLUMN more int; COMMIT").await;
+    exec(&theirs, "ALTER TABLE orders ADD COLUMN more int; COMMIT").await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     let output = held.run.finish(SOON).await.expect_code(6);
     assert!(output.stderr.contains("column, more appeared"), "{output}");

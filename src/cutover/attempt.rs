@@ -91,7 +91,10 @@ impl Locker {
             "SET LOCAL lock_timeout = {patience}; \
              SET LOCAL client_connection_check_interval = 100; \
              SET LOCAL idle_in_transaction_session_timeout = {BETWEEN_ATTEMPTS}; \
+             LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; \
              LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE",
+            // Autovacuum may be at work on the shadow too by now.
+            cutover.names.shadow,
             cutover.names.source
         );
         let pid = session.pid();
