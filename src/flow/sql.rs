@@ -85,16 +85,9 @@ impl Flow {
         let set: Vec<_> =
             self.written().map(|p| format!("{0} = EXCLUDED.{0}", quote_ident(&p.column))).collect();
         format!(
-            "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} AS t ({columns}) \
-             OVERRIDING SYSTEM VALUE SELECT {expressions} FROM k AS q JOIN ONLY {captured} AS s \
-             ON {same} ON CONFLICT ({key}) DO UPDATE SET {set} \
+            "{insert} ON CONFLICT ({key}) DO UPDATE SET {set} \
              WHERE ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record",
-            keys = self.keys(),
-            root = self.target.root,
-            columns = self.columns(""),
-            expressions = self.expressions(),
-            captured = self.captured.name,
-            same = self.same_key("s", "q"),
+            insert = self.insert_keys(),
             key = self.target_key("").join(", "),
             set = set.join(", "),
             old = self.columns("t."),
@@ -141,7 +134,7 @@ impl Flow {
     /// Inserts every row of the key set; none may be there.
     pub fn insert_keys(&self) -> String {
         format!(
-            "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} ({columns}) OVERRIDING SYSTEM VALUE \
+            "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} AS t ({columns}) OVERRIDING SYSTEM VALUE \
              SELECT {expressions} FROM k AS q JOIN ONLY {captured} AS s ON {same}",
             keys = self.keys(),
             root = self.target.root,
