@@ -78,6 +78,28 @@ async fn an_old_snapshot_is_waited_for_and_named() {
     run.finish(SOON).await.expect_code(0);
 }
 
+/// The transaction that keeps the first lock between attempts holds back every new snapshot's xmin:
+/// that must not make them look old.
+#[tokio::test]
+async fn a_later_attempt_swaps_under_traffic_without_pause() {
+    let shop = shop().await;
+    orders(&shop, 2_000).await;
+    let mut held = shop.held("cutover", "orders", &["--rebuild"]).await;
+    let mix = Mix { sessions: 6, ..Mix::default() };
+    let traffic = Traffic::start(&shop.dsn, "public.orders", mix).await.unwrap();
+    let theirs = shop.session().await;
+    exec(&theirs, "BEGIN; SELECT note FROM orders WHERE id = 8").await;
+    held.release().await;
+    held.run.wait_for_saying("the table's lock is held by pid").await;
+    exec(&theirs, "COMMIT").await;
+    let free = Instant::now();
+    let output = held.run.finish(SOON).await.expect_code(0);
+    assert!(output.json()["cutover"]["attempts"].as_u64() >= Some(2), "{output}");
+    assert!(!output.stderr.contains("older snapshots"), "{output}");
+    assert!(free.elapsed() < Duration::from_secs(8), "{:?}", free.elapsed());
+    judge(&shop, traffic).await;
+}
+
 #[tokio::test]
 async fn a_tool_that_is_stopped_with_the_lock_held_holds_it_no_longer_than_the_deadline() {
     let shop = shop().await;

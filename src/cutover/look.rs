@@ -8,8 +8,7 @@ use crate::error::Result;
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::sync::FENCE_LIMIT;
-use crate::pg::{Lossy, Session, Snapshot};
-use crate::wal::XidWidener;
+use crate::pg::{Lossy, Session};
 
 /// So few keys can be synced under the lock.
 const FEW: u64 = 500;
@@ -17,7 +16,7 @@ const FEW: u64 = 500;
 const FAST: Duration = Duration::from_millis(200);
 /// A transaction older than this is not queued behind.
 const LONG: &str = "1 second";
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 
 /// Why not now.
 #[derive(Debug, Clone)]
@@ -50,55 +49,6 @@ pub(super) async fn backlog(tracker: &Tracker, fence: &Fence) -> Result<Option<O
         }
         let _ = timeout(POLL, arrivals.changed()).await;
     }
-}
-
-/// A snapshot older than the last full sync sees the shadow as it was before: wait until none is
-/// left, and name those that stay.
-pub(super) async fn old_snapshots(
-    observer: &Session,
-    synced: &Snapshot,
-    limit: Duration,
-) -> Result<Option<Obstacle>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let found = holders_of_old_snapshots(observer, synced).await?;
-        match found {
-            None => return Ok(None),
-            Some(who) if Instant::now() > deadline => {
-                let text = format!("older snapshots would see the new table as it was: {who}");
-                return Ok(Some(Obstacle::new(text)));
-            }
-            Some(_) => sleep(POLL).await,
-        }
-    }
-}
-
-/// Who uses a snapshot older than `synced`, in this database.
-pub(super) async fn holders_of_old_snapshots(
-    observer: &Session,
-    synced: &Snapshot,
-) -> Result<Option<String>> {
-    let rows = observer
-        .query(
-            &format!(
-                "{WHO}, a.backend_xmin::pg_catalog.text, \
-                 pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text \
-                 FROM pg_catalog.pg_stat_activity a WHERE a.datname = pg_catalog.current_database() \
-                 AND a.backend_xmin IS NOT NULL AND a.backend_type IN ('client backend', 'parallel worker') \
-                 AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') ORDER BY a.xact_start"
-            ),
-            &[],
-        )
-        .await?;
-    let old: Vec<_> = rows.into_iter().filter(|row| xmin(row) < Some(synced.xmax())).collect();
-    Ok(names(&old))
-}
-
-/// The row's `backend_xmin`, which has 32 bits, widened by the server's present xid.
-fn xmin(row: &tokio_postgres::Row) -> Option<u64> {
-    let xmin: u32 = row.get::<_, &str>(5).parse().ok()?;
-    let now: u64 = row.get::<_, &str>(6).parse().ok()?;
-    Some(XidWidener::new(now).widen(xmin))
 }
 
 /// Transactions that have been holding a lock on the table for long: do not queue behind them.
@@ -178,11 +128,13 @@ pub(super) async fn wait_for_standbys(observer: &Session) -> Result<()> {
     Ok(())
 }
 
-const WHO: &str = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
+/// Process, user, state, seconds of the transaction, query: what [`names`] takes.
+pub(super) const WHO: &str = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
     COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.int8, \
     COALESCE(pg_catalog.left(a.query, 120), '(not allowed to see)')";
 
-fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
+/// The first three, for a message.
+pub(super) fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
     let all: Vec<String> = rows
         .iter()
         .take(3)

@@ -9,8 +9,10 @@
 
 mod attempt;
 mod deadline;
+mod locker;
 mod look;
 mod outcome;
+mod snapshots;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,11 +28,12 @@ use crate::flow::capture::{Fence, Tracker};
 use crate::flow::key::Key;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::{Alone, Door, Writer};
-use crate::pg::{Connector, Session, Snapshot};
+use crate::pg::{Connector, Session};
 use crate::shadow::Names;
 use crate::telemetry::Meter;
 
-use attempt::{Locker, Tried};
+use attempt::{Attempt, Tried};
+use locker::Locker;
 use look::Obstacle;
 
 /// The limits of the cutover.
@@ -97,9 +100,9 @@ impl Cutover<'_> {
         loop {
             let obstacle = match self.prepare(&observer, &syncer, &mut locker, started).await? {
                 Err(obstacle) => obstacle,
-                Ok((mut ready, snapshot)) => {
+                Ok(mut ready) => {
                     attempts += 1;
-                    let tried = ready.attempt(self, &observer, &open, &snapshot).await?;
+                    let tried = Attempt::make(self, &observer, &mut ready, &open).await?;
                     locker = Some(ready);
                     match tried {
                         Tried::Swapped { lock_held, stall, shut } => {
@@ -134,26 +137,24 @@ impl Cutover<'_> {
         }
     }
 
-    /// Everything that can be done without blocking anybody. On success the shadow equalled the
-    /// source at the returned snapshot, nobody uses an older one, and DDL on the source is locked
-    /// out.
+    /// Everything that can be done without blocking anybody. On success the shadow has equalled the
+    /// source at a snapshot, nobody uses an older one, and DDL on the source is locked out.
     async fn prepare(
         &self,
         observer: &Session,
         syncer: &Syncer,
         locker: &mut Option<Locker>,
         started: Instant,
-    ) -> Result<Result<(Locker, Snapshot), Obstacle>> {
+    ) -> Result<Result<Locker, Obstacle>> {
         if let Some(obstacle) = look::backlog(self.tracker, self.fence).await? {
             return Ok(Err(obstacle));
         }
-        let snapshot = match syncer.full(self.tracker, self.door, self.fence).await? {
-            Full::Equal(snapshot, _) => snapshot,
+        match syncer.full(self.tracker, self.door, self.fence).await? {
+            Full::Equal(..) => {}
             Full::Truncated => return Ok(Err(Obstacle::new("the table was truncated just now"))),
             Full::Behind => return Ok(Err(Obstacle::new("many changed keys wait to be applied"))),
         };
-        if let Some(obstacle) =
-            look::old_snapshots(observer, &snapshot, self.remaining(started)).await?
+        if let Some(obstacle) = snapshots::wait_for_older(observer, self.remaining(started)).await?
         {
             return Ok(Err(obstacle));
         }
@@ -167,7 +168,7 @@ impl Cutover<'_> {
                 Err(obstacle) => return Ok(Err(obstacle)),
             },
         };
-        Ok(Ok((ready, snapshot)))
+        Ok(Ok(ready))
     }
 
     fn remaining(&self, started: Instant) -> Duration {

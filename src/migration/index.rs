@@ -43,7 +43,7 @@ pub(super) struct Plans {
     unique: Vec<IndexPlan>,
 }
 
-pub(super) fn plans(context: &Context, target: &Table) -> Result<Plans> {
+pub(super) fn plans(context: &Context, source: &Table, target: &Table) -> Result<Plans> {
     let rename = shadow::temporary_names(target);
     let mut all = shadow::index_plans(target, &context.flow.target.root, &rename);
     let columns: Vec<_> = context.flow.key.iter().map(|k| k.target.as_str()).collect();
@@ -51,9 +51,21 @@ pub(super) fn plans(context: &Context, target: &Table) -> Result<Plans> {
         .and_then(|key| all.iter().position(|p| p.name == key.name))
         .ok_or_else(|| Error::failed("the new table has no unique index on its key"))?;
     let key = all.remove(key);
-    let (unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.unique);
-    first.insert(0, key);
+    let (mut unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.unique);
+    first.push(key);
+    largest_first(&mut first, source);
+    largest_first(&mut unique, source);
     Ok(Plans { first, unique })
+}
+
+/// Several jobs end at about the same time when no large index is left for the end. An index that the
+/// source does not have may be as large as any.
+fn largest_first(plans: &mut [IndexPlan], source: &Table) {
+    let bytes = |plan: &IndexPlan| {
+        let same = source.indexes.iter().find(|i| i.name == plan.name);
+        same.map_or(i64::MAX, |i| i.bytes)
+    };
+    plans.sort_by_key(|plan| std::cmp::Reverse(bytes(plan)));
 }
 
 /// Builds the key's index and those that are not unique. Nothing writes to the shadow yet.
@@ -106,7 +118,21 @@ async fn build_all(context: &Context, settings: &IndexSettings, plans: &[IndexPl
         }
         Ok::<_, Error>(())
     });
-    futures_util::future::try_join_all(jobs).await.map(drop)
+    futures_util::future::try_join_all(jobs).await?;
+    attach_all(context, settings, plans).await
+}
+
+/// After the builds: making an index a constraint locks the table, and would wait for the others.
+async fn attach_all(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &[IndexPlan],
+) -> Result<()> {
+    let session = builder(context, settings, 0).await?;
+    for attach in plans.iter().filter_map(|plan| plan.attach.as_ref()) {
+        session.batch(attach).await?;
+    }
+    Ok(())
 }
 
 async fn builder(context: &Context, settings: &IndexSettings, n: usize) -> Result<Session> {
@@ -128,9 +154,6 @@ async fn build(session: &Session, context: &Context, plan: &IndexPlan) -> Result
             Class::Duplicate => duplicates(session, context, plan, e).await,
             _ => e.context(format!("building index {}", plan.name)),
         });
-    }
-    if let Some(attach) = &plan.attach {
-        session.batch(attach).await?;
     }
     Ok(())
 }

@@ -206,7 +206,7 @@ impl Run<'_> {
         copy::copy(context, settings.copy).await?;
 
         self.enter(control, known, Phase::Index).await?;
-        let plans = index::plans(context, &known.target)?;
+        let plans = index::plans(context, &known.source, &known.target)?;
         index::build_first(context, &settings.index, &plans).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings.copy.workers).await?;
         index::build_unique(context, &settings.index, &known.target, &plans).await?;
