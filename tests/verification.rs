@@ -1,7 +1,7 @@
 //! What differs is found, told, repaired and compared again, whatever the difference is; what
 //! cannot be repaired stops the run.
 
-use crate::scene::{Held, Shop, shop};
+use crate::scene::{Held, Shop, exec, shop, wait_for};
 
 const TABLE: &str = "
     CREATE TABLE t (id int PRIMARY KEY, a text, b numeric, c int NOT NULL, d text);
@@ -84,4 +84,30 @@ async fn what_repair_does_not_cure_stops_the_run() {
     assert_eq!(shop.rows("t").await, wanted);
     assert_eq!(shop.held_back().await, [""; 0]);
     shop.exec("UPDATE t SET a = 'goes on' WHERE id = 42").await;
+}
+
+/// A truncated table looks empty to older snapshots too: what was there before must not count as a
+/// difference, nor what came after.
+#[tokio::test]
+async fn a_truncate_in_the_first_read_is_no_difference() {
+    let shop = shop().await;
+    let mut held = before_verification(&shop).await;
+    let theirs = shop.session().await;
+    exec(&theirs, "BEGIN; LOCK TABLE t").await;
+    held.release().await;
+    let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                 WHERE relation = 't'::regclass AND NOT granted AND application_name LIKE '%/verify%')";
+    wait_for(&shop.client, &mut held.run, "the verification waits for the table", waits).await;
+    // The shadow cannot follow at once.
+    let state = shop.session().await;
+    exec(&state, "BEGIN; LOCK TABLE pgwraith.dirty IN SHARE MODE").await;
+    exec(&theirs, "TRUNCATE t; INSERT INTO t VALUES (7, 'new', 1, 1, NULL); COMMIT").await;
+    shop.exec("CREATE TABLE truncated AS SELECT clock_timestamp() AS at").await;
+    let fenced = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity, truncated WHERE query_start > at \
+                  AND state = 'idle' AND application_name LIKE 'pgwraith/%/fence')";
+    wait_for(&shop.client, &mut held.run, "a fence behind the TRUNCATE", fenced).await;
+    exec(&state, "COMMIT").await;
+    let output = held.finish().await.expect_code(0);
+    assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
+    assert_eq!(shop.rows("t").await, ["(7,new,1,1,)"]);
 }

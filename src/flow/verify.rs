@@ -128,7 +128,14 @@ impl Verifier {
         };
         let recorded = self.tracker.dirty().take_recorded();
         passed?;
-        let compared = self.compare_all(sessions, &recorded, deadline, progress, report).await;
+        // A TRUNCATE before S was decoded before the fence: either the target has followed, and is
+        // empty whatever the snapshot, or this is no time to compare. One after S waits for our lock.
+        let truncating = self.tracker.dirty().barrier().is_some();
+        let compared = if truncating {
+            Ok(Vec::new())
+        } else {
+            self.compare_all(sessions, &recorded, deadline, progress, report).await
+        };
         for session in sessions {
             session.rollback().await;
         }
@@ -138,8 +145,8 @@ impl Verifier {
         Ok(())
     }
 
-    /// P must be small enough to hold, and keys on disk are not in it: let the syncs catch up. Keys
-    /// just repaired should not be in it: give their syncs some time.
+    /// P must be small enough to hold, keys on disk are not in it, and a TRUNCATE is not yet followed:
+    /// let the syncs catch up. Keys just repaired should not be in it: give their syncs some time.
     async fn wait_for_repairs(&self, asked: Vec<Key>) {
         let mut arrivals = self.tracker.arrivals();
         let deadline = Instant::now() + REPAIR_LIMIT;
@@ -147,7 +154,8 @@ impl Verifier {
             {
                 let dirty = self.tracker.dirty();
                 let repaired = Instant::now() > deadline || !asked.iter().any(|k| dirty.holds(k));
-                if repaired && dirty.on_disk() == 0 && dirty.backlog() < 20_000 {
+                let truncating = dirty.barrier().is_some();
+                if repaired && dirty.on_disk() == 0 && dirty.backlog() < 20_000 && !truncating {
                     return;
                 }
             }
@@ -155,12 +163,17 @@ impl Verifier {
         }
     }
 
+    /// The source is locked before S is taken: to a snapshot older than a TRUNCATE the table would be
+    /// as empty as to a newer one.
     async fn share_snapshot(&self, sessions: &[Session]) -> Result<()> {
-        let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
+            self.flow.captured.name
+        );
         let role = format!("SET LOCAL ROLE {}", quote_ident(&self.writer.owner));
         let mut exported: Option<String> = None;
         for session in sessions {
-            session.batch(begin).await?;
+            session.batch(&begin).await?;
             match &exported {
                 Some(name) => {
                     let sql = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(name));
