@@ -39,10 +39,8 @@ pub struct Projected {
     pub column: String,
     /// The target's type with its modifier.
     pub type_sql: String,
-    /// Its type without schema, for the choice of a hash.
-    pub type_name: String,
-    /// Whether `type_name` is one of PostgreSQL's own, with a deterministic collation.
-    pub plain_type: bool,
+    /// Whether two equal values always have the same bytes, so that the type's own hash is exact.
+    pub canonical: bool,
     /// SQL over the source's row under the alias `s`; None where the server generates the column.
     pub expression: Option<String>,
 }

@@ -175,8 +175,7 @@ impl Fill<'_> {
             projection.push(Projected {
                 column: column.name.clone(),
                 type_sql: column.type_sql.clone(),
-                type_name: column.type_name.clone(),
-                plain_type: column.type_schema == "pg_catalog" && column.collation_deterministic,
+                canonical: is_canonical(column),
                 expression: sql,
             });
             reads.push(columns);
@@ -346,7 +345,7 @@ fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
     })
 }
 
-/// Types of which two equal values always have the same bytes.
+/// Whether two equal values of it always have the same bytes.
 fn is_canonical(column: &Column) -> bool {
     const CANONICAL: &[&str] = &[
         "int2",

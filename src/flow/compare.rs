@@ -11,26 +11,6 @@ use super::sql::{Bounds, row, where_all};
 use crate::change::Projected;
 use crate::pg::quote_ident;
 
-/// Types of which equality is equality of bytes, so that their own hash is exact.
-const EXACT: &[&str] = &[
-    "int2",
-    "int4",
-    "int8",
-    "oid",
-    "uuid",
-    "text",
-    "varchar",
-    "bytea",
-    "date",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "bool",
-    "macaddr",
-    "char",
-    "name",
-];
-
 /// FROM clauses of what is compared.
 struct Sides {
     /// A WITH clause for key sets, or nothing.
@@ -166,8 +146,7 @@ impl Flow {
     }
 
     fn hash(&self, value: impl Fn(&Projected) -> String) -> String {
-        let (exact, other): (Vec<_>, Vec<_>) =
-            self.written().partition(|p| p.plain_type && EXACT.contains(&p.type_name.as_str()));
+        let (exact, other): (Vec<_>, Vec<_>) = self.written().partition(|p| p.canonical);
         let mut parts: Vec<String> = exact.into_iter().map(&value).collect();
         if !other.is_empty() {
             let other: Vec<_> = other.into_iter().map(&value).collect();

@@ -23,8 +23,7 @@ fn filled(column: &str, ty: &str, expression: Option<&str>) -> Projected {
     Projected {
         column: column.into(),
         type_sql: ty.into(),
-        type_name: if ty == "bigint" { "int8".into() } else { ty.into() },
-        plain_type: true,
+        canonical: ty != "numeric",
         expression: expression.map(str::to_owned),
     }
 }
