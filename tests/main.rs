@@ -3,6 +3,7 @@
 mod bad_input;
 mod cluster;
 mod cutover;
+mod definition;
 mod harness;
 mod keys;
 mod objects;
