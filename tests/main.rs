@@ -13,6 +13,7 @@ mod races;
 mod sabotage;
 mod scene;
 mod settings;
+mod several_hosts;
 mod takeover;
 mod traffic;
 mod verification;
