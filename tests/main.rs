@@ -14,6 +14,7 @@ mod sabotage;
 mod scene;
 mod settings;
 mod several_hosts;
+mod since_18;
 mod takeover;
 mod traffic;
 mod verification;

@@ -40,6 +40,16 @@ pub async fn database(cluster: &Cluster, name: &str) -> String {
     cluster.dsn(name)
 }
 
+/// Whether the servers of this run are of version `major` or newer. Where they are not, says so: the
+/// caller's test then ends without having tested anything.
+pub fn since(major: u32) -> bool {
+    let found = ServerBinaries::find().unwrap_or_else(|e| panic!("{e}")).major();
+    if found < major {
+        eprintln!("SKIPPED: needs PostgreSQL {major}, the server programs are of {found}");
+    }
+    found >= major
+}
+
 /// A session; its connection is served by a task and ends when the client is dropped.
 pub async fn connect(dsn: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(dsn, NoTls)
