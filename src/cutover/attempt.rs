@@ -217,7 +217,9 @@ impl Locker {
 
     /// Gives the lock back at once: to the savepoint, or with the whole session.
     async fn back_out(&mut self) {
-        if self.session.batch("ROLLBACK TO SAVEPOINT attempt").await.is_err() {
+        let lift = Deadline::lift(self.session.version());
+        let back = format!("ROLLBACK TO SAVEPOINT attempt; {lift}");
+        if self.session.batch(&back).await.is_err() {
             self.broken = true;
             self.session.rollback().await;
         }
