@@ -9,6 +9,7 @@ mod program;
 mod state;
 
 use std::future::Future;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use pgwraith::demo::cluster::{Cluster, ServerBinaries};
@@ -40,12 +41,14 @@ pub async fn database(cluster: &Cluster, name: &str) -> String {
     cluster.dsn(name)
 }
 
-/// Whether the servers of this run are of version `major` or newer. Where they are not, says so: the
-/// caller's test then ends without having tested anything.
+/// Whether the servers of this run are of version `major` or newer. Where they are not, says so, past
+/// what captures a test's output: the caller's test then ends without having tested anything.
 pub fn since(major: u32) -> bool {
     let found = ServerBinaries::find().unwrap_or_else(|e| panic!("{e}")).major();
     if found < major {
-        eprintln!("SKIPPED: needs PostgreSQL {major}, the server programs are of {found}");
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        let text = format!("SKIPPED: {name} needs PostgreSQL {major}, these servers are {found}\n");
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
     }
     found >= major
 }
