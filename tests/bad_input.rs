@@ -81,7 +81,9 @@ async fn rows_that_do_not_fit_are_named_by_their_key() {
             &["id = 768", "out of range"],
         ),
     ] {
-        refused(&shop, &["--alter", change, "--chunk-rows", "300"], 4, told).await;
+        // One worker: of two, either may be the first to meet a row that does not fit.
+        let change = ["--alter", change, "--chunk-rows", "300", "--workers", "1"];
+        refused(&shop, &change, 4, told).await;
     }
 }
 

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cluster;
 mod cutover;
+mod definition;
 mod harness;
 mod keys;
 mod objects;
@@ -12,6 +13,8 @@ mod races;
 mod sabotage;
 mod scene;
 mod settings;
+mod several_hosts;
+mod since_18;
 mod takeover;
 mod traffic;
 mod verification;

@@ -1,10 +1,9 @@
 //! What the tests of whole runs share: a database, a run that is held where the test wants it, and
 //! ways to compare tables.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pgwraith::demo::cluster::{Cluster, ServerBinaries};
+use pgwraith::demo::cluster::Cluster;
 use tokio_postgres::Client;
 use tokio_postgres::types::FromSql;
 
@@ -83,20 +82,9 @@ impl Shop {
         self.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 
-    /// `pg_dump --schema-only` of one table (a pattern as pg_dump takes it), as sorted statements.
-    pub fn definition(&self, table: &str) -> Vec<String> {
-        let binaries = ServerBinaries::find().unwrap();
-        let output = Command::new(binaries.folder().join("pg_dump"))
-            .args(["--schema-only", "--table", table, "-d", &self.dsn])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        let kept = |l: &&str| !(l.is_empty() || l.starts_with("--") || l.starts_with('\\'));
-        let text: Vec<&str> = text.lines().filter(kept).collect();
-        let mut statements: Vec<String> = text.join("\n").split(";\n").map(str::to_owned).collect();
-        statements.sort();
-        statements
+    /// The definition of one table.
+    pub async fn definition(&self, table: &str) -> Vec<String> {
+        crate::definition::definition(self, table).await
     }
 
     /// All rows as text, in the order of the text's bytes.

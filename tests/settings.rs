@@ -1,5 +1,6 @@
 //! What a role, a database or default privileges set does not reach our sessions and the new table.
 
+use crate::definition::assert_same;
 use crate::scene::{Shop, shop};
 
 const TIMES: &str = "
@@ -97,10 +98,10 @@ async fn role_defaults_do_not_reach_us() {
     crate::scene::exec(&writer, "COMMIT").await;
     run.finish(crate::scene::SOON).await.expect_code(0);
     equal_twins(&shop).await;
-    let twin = shop.definition("twin.t").into_iter().map(|s| s.replace("twin", "ours"));
+    let twin = shop.definition("twin.t").await.into_iter().map(|s| s.replace("twin", "ours"));
     let mut twin: Vec<String> = twin.collect();
     twin.sort();
-    assert_eq!(shop.definition("ours.t"), twin);
+    assert_same(&shop.definition("ours.t").await, &twin, "settings of the role");
 }
 
 #[tokio::test]
@@ -118,7 +119,7 @@ async fn default_privileges_do_not_leak() {
     )
     .await;
     for table in ["plain", "granted"] {
-        let before = shop.definition(table);
+        let before = shop.definition(table).await;
         let held = shop.held("copy", table, &["--rebuild"]).await;
         let early = format!(
             "SELECT has_table_privilege('stranger', '{table}_v2', 'select') \
@@ -129,6 +130,6 @@ async fn default_privileges_do_not_leak() {
             "the shadow of {table} can be read by strangers"
         );
         held.finish().await.expect_code(0);
-        assert_eq!(shop.definition(table), before);
+        assert_same(&shop.definition(table).await, &before, table);
     }
 }

@@ -105,7 +105,7 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
   'default of column', (SELECT pg_catalog.jsonb_object_agg(d.adnum, pg_catalog.concat_ws(' ',
       pg_catalog.pg_get_expr(d.adbin, d.adrelid), 'xmin', d.xmin)) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1),
   'constraint', (SELECT pg_catalog.jsonb_object_agg(k.conname, pg_catalog.concat_ws(' ', k.contype,
-      k.oid, k.convalidated, k.condeferrable)) FROM pg_catalog.pg_constraint k WHERE $1 IN (k.conrelid, k.confrelid)),
+      k.oid, k.convalidated, k.condeferrable, 'xmin', k.xmin)) FROM pg_catalog.pg_constraint k WHERE $1 IN (k.conrelid, k.confrelid)),
   'index', (SELECT pg_catalog.jsonb_object_agg(c.relname, pg_catalog.concat_ws(' ', i.indisvalid,
       i.indisready, i.indisreplident, i.indisprimary, i.indimmediate, i.indisclustered, i.indkey::pg_catalog.text))
       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1),

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use tokio_postgres::Statement;
 
 use super::Cutover;
+use super::deadline::Deadline;
 use super::look::{self, Obstacle};
 use crate::catalog::{self, Fingerprint, FingerprintReader, Table};
 use crate::error::{Error, Result};
@@ -127,7 +128,9 @@ impl Locker {
 
     /// Gives the lock back at once: to the savepoint, or with the whole session.
     pub(super) async fn back_out(&mut self) {
-        if self.session.batch("ROLLBACK TO SAVEPOINT attempt").await.is_err() {
+        let lift = Deadline::lift(self.session.version());
+        let back = format!("ROLLBACK TO SAVEPOINT attempt; {lift}");
+        if self.session.batch(&back).await.is_err() {
             self.broken = true;
             self.session.rollback().await;
         }

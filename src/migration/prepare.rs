@@ -81,7 +81,7 @@ pub(super) async fn open_stream(
     meter: &Meter,
 ) -> Result<(ReplicationStream, Lsn)> {
     let role = format!("{}/stream", flow.migration);
-    let mut connection = ReplicationConn::open(connector.info(), &role, session.encoding()).await?;
+    let mut connection = ReplicationConn::open(connector, &role, session.encoding()).await?;
     let major = session.version() / 10_000;
     pin_walsender(&mut connection, major).await?;
     let system = connection.identify_system().await?;

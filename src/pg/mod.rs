@@ -1,6 +1,7 @@
 //! What every talk with PostgreSQL shares: sessions with pinned settings, names and their quoting,
 //! log positions, snapshots, values as the server's own bytes.
 
+pub mod connector;
 pub mod lsn;
 pub mod name;
 pub mod raw;
@@ -8,8 +9,9 @@ pub mod session;
 pub mod snapshot;
 pub mod sqlstate;
 
+pub use connector::Connector;
 pub use lsn::Lsn;
 pub use name::{QualifiedName, quote_ident, quote_literal};
 pub use raw::{Lossy, Raw, RawArray};
-pub use session::{Connector, Session};
+pub use session::Session;
 pub use snapshot::Snapshot;

@@ -1,14 +1,10 @@
 //! SQL sessions: few, long-lived, named by what they do, with every setting pinned that a role or
 //! database default could turn against us (design §5).
 
-use std::sync::Arc;
-
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::name::quote_literal;
-use crate::conninfo::{ConnInfo, Host, UseTls};
 use crate::error::{Error, Result};
 
 /// Pinned at connection start, where they override `ALTER ROLE … SET` and `ALTER DATABASE … SET`
@@ -38,65 +34,8 @@ const PINNED_AT_START: &[(&str, &str)] = &[
 const PINNED_LATER: &str =
     "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;";
 
-/// Opens sessions of one tool process to one database.
-#[derive(Clone)]
-pub struct Connector {
-    info: Arc<ConnInfo>,
-}
-
-impl Connector {
-    /// Opens nothing yet.
-    pub fn new(info: ConnInfo) -> Self {
-        Connector { info: Arc::new(info) }
-    }
-
-    /// Where the sessions go.
-    pub fn info(&self) -> &ConnInfo {
-        &self.info
-    }
-
-    /// Opens a session; `role` says what it does and becomes part of its application name.
-    pub async fn session(&self, role: &str) -> Result<Session> {
-        let mut last = None;
-        for host in &self.info.hosts {
-            for &tls in self.info.attempts(host) {
-                match self.client(host, tls, role).await {
-                    Ok(client) => return settle(client, role).await,
-                    Err(e) => last = Some(e),
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::usage("the connection string names no host")))
-    }
-
-    async fn client(&self, host: &Host, tls: UseTls, role: &str) -> Result<Client> {
-        let mut config = self.info.pg_config(host, tls);
-        config.application_name(application_name(role));
-        config.options(start_options(self.info.options.as_deref()));
-        let refused = |e: tokio_postgres::Error| {
-            Error::from(e)
-                .context(format!("cannot connect to {}", self.info.display()))
-                .next("Check the connection string (-d) and that the server accepts connections")
-        };
-        match self.info.tls(host)? {
-            Some(config_tls) if tls != UseTls::Never => {
-                let tls = MakeRustlsConnect::new(Arc::unwrap_or_clone(config_tls));
-                let (client, connection) = config.connect(tls).await.map_err(refused)?;
-                tokio::spawn(drive(connection));
-                Ok(client)
-            }
-            _ => {
-                let (client, connection) =
-                    config.connect(tokio_postgres::NoTls).await.map_err(refused)?;
-                tokio::spawn(drive(connection));
-                Ok(client)
-            }
-        }
-    }
-}
-
 /// Pins what could not be pinned at the start, and asks who the server is.
-async fn settle(client: Client, role: &str) -> Result<Session> {
+pub(super) async fn settle(client: Client, role: &str) -> Result<Session> {
     client.batch_execute(PINNED_LATER).await?;
     let row = client
         .query_one(
@@ -138,17 +77,6 @@ pub fn application_name(role: &str) -> String {
 pub(crate) fn start_options(own: Option<&str>) -> String {
     let pinned = PINNED_AT_START.iter().map(|(name, value)| format!("-c {name}={value}"));
     own.map(str::to_owned).into_iter().chain(pinned).collect::<Vec<_>>().join(" ")
-}
-
-async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    // The client sees a closed connection at its next call; here it only needs a trace.
-    if let Err(e) = connection.await {
-        tracing::debug!("a session ended: {e}");
-    }
 }
 
 /// One SQL session. Dropping it closes the connection, and the server rolls back what was open.

@@ -37,6 +37,8 @@ fn mend(subject: &Subject<'_>, attachment: &Attachment) -> String {
         "policy" => format!("DROP POLICY {own} ON {table} {again}, if row security may be off meanwhile"),
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
         "exclusion constraint" => format!("ALTER TABLE {table} DROP CONSTRAINT {own} {again}, if the rule may be unguarded meanwhile"),
+        "NO INHERIT or unenforced constraint" => format!("ALTER TABLE {table} DROP CONSTRAINT {own} {again}, if the rule may be unguarded meanwhile"),
+        "not-null constraint that is not validated" => format!("ALTER TABLE {table} VALIDATE CONSTRAINT {own}"),
         "extended statistics" => format!("DROP STATISTICS {name} {again}, then ANALYZE"),
         "invalid index" => format!("DROP INDEX {name} or REINDEX INDEX CONCURRENTLY {name}"),
         "CLUSTER mark" => format!("ALTER TABLE {table} SET WITHOUT CLUSTER, and CLUSTER ON again afterwards"),

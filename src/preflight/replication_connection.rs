@@ -7,13 +7,8 @@ use crate::wal::{ReplicationConn, ServerError};
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let connector = subject.connector;
-    let mut conn = match ReplicationConn::open(
-        connector.info(),
-        "preflight",
-        subject.session.encoding(),
-    )
-    .await
-    {
+    let encoding = subject.session.encoding();
+    let mut conn = match ReplicationConn::open(connector, "preflight", encoding).await {
         Ok(conn) => conn,
         Err(e) => return Ok(vec![does_not_open(subject, &e)]),
     };

@@ -12,6 +12,9 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
             format!("{} has no key by which its rows can be followed: {why}", table.qualified()),
             mend(table),
         )],
+        Ok(_) if table.replica_identity == 'f' && forbids_updates(subject) => {
+            vec![whole_rows_with_generated(table)]
+        }
         Ok(_) if table.replica_identity == 'f' => vec![Finding::note(
             format!(
                 "{} has REPLICA IDENTITY FULL, so the stream carries whole rows",
@@ -25,6 +28,29 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         )],
         Ok(_) => vec![],
     })
+}
+
+/// From 18 on, the server refuses to update or delete rows of a published table whose replica
+/// identity has a generated column that is not published: the application's own writes would fail.
+/// Our publication has none of them (virtual ones it could not have).
+fn forbids_updates(subject: &Subject<'_>) -> bool {
+    subject.session.version() >= 180_000 && generated(subject.table).next().is_some()
+}
+
+fn generated(table: &Table) -> impl Iterator<Item = String> {
+    table.columns.iter().filter(|c| !c.generated.is_empty()).map(|c| quote_ident(&c.name))
+}
+
+fn whole_rows_with_generated(table: &Table) -> Finding {
+    let name = table.qualified();
+    let columns = generated(table).collect::<Vec<_>>().join(", ");
+    Finding::refuse(
+        format!(
+            "{name} has REPLICA IDENTITY FULL and the generated columns {columns}, with which \
+             PostgreSQL refuses updates while the table is published"
+        ),
+        format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT"),
+    )
 }
 
 /// The cheapest statement that gives the table a key: what is there already first.

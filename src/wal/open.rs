@@ -3,11 +3,13 @@
 use super::{Address, Endpoint, ReplicationConn};
 use crate::conninfo::{self, ConnInfo, Host, UseTls};
 use crate::error::{Error, Result};
+use crate::pg::Connector;
 use crate::pg::session::{application_name, client_encoding, start_options};
 
 impl ReplicationConn {
     /// Connects with the walsender's settings pinned like a session's; `role` says what it is for.
-    pub async fn open(info: &ConnInfo, role: &str, server_encoding: &str) -> Result<Self> {
+    pub async fn open(connector: &Connector, role: &str, server_encoding: &str) -> Result<Self> {
+        let info = connector.info();
         let name = application_name(role);
         let options = start_options(None);
         let parameters = [
@@ -16,7 +18,7 @@ impl ReplicationConn {
             ("options", options.as_str()),
         ];
         let mut last = None;
-        for host in &info.hosts {
+        for host in connector.hosts() {
             for &tls in info.attempts(host) {
                 match ReplicationConn::connect(&endpoint(info, host, tls)?, &parameters).await {
                     Ok(connection) => return Ok(connection),

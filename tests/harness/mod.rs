@@ -9,6 +9,7 @@ mod program;
 mod state;
 
 use std::future::Future;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use pgwraith::demo::cluster::{Cluster, ServerBinaries};
@@ -38,6 +39,18 @@ pub async fn database(cluster: &Cluster, name: &str) -> String {
     let statement = format!("CREATE DATABASE {}", pgwraith::pg::quote_ident(name));
     admin.batch_execute(&statement).await.unwrap();
     cluster.dsn(name)
+}
+
+/// Whether the servers of this run are of version `major` or newer. Where they are not, says so, past
+/// what captures a test's output: the caller's test then ends without having tested anything.
+pub fn since(major: u32) -> bool {
+    let found = ServerBinaries::find().unwrap_or_else(|e| panic!("{e}")).major();
+    if found < major {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        let text = format!("SKIPPED: {name} needs PostgreSQL {major}, these servers are {found}\n");
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
+    }
+    found >= major
 }
 
 /// A session; its connection is served by a task and ends when the client is dropped.

@@ -1,0 +1,206 @@
+//! What PostgreSQL 18 brought for tables: carried over, or refused by name.
+
+use std::collections::BTreeSet;
+
+use crate::definition::assert_same;
+use crate::harness;
+use crate::scene::{Shop, shop};
+
+/// Names of NOT NULL constraints, columns that are computed when they are read.
+const CARRIED: &str = r#"
+    CREATE SCHEMA {s};
+    CREATE TABLE {s}.t (
+      gone int,
+      id int CONSTRAINT "the id's" NOT NULL,
+      n int CONSTRAINT has_n NOT NULL DEFAULT 7,
+      plain int NOT NULL,
+      "V" int GENERATED ALWAYS AS (n * 2) VIRTUAL,
+      seen text COLLATE "C" GENERATED ALWAYS AS ('n is ' || n) CONSTRAINT "always seen" NOT NULL,
+      kept int GENERATED ALWAYS AS (n * 3) STORED,
+      dated date,
+      CONSTRAINT "the Key" PRIMARY KEY (id),
+      CONSTRAINT small CHECK ("V" < 100000));
+    ALTER TABLE {s}.t RENAME CONSTRAINT t_plain_not_null TO "must be";
+    ALTER TABLE {s}.t DROP COLUMN gone;
+    CREATE INDEX by_n ON {s}.t (n);
+    GRANT MAINTAIN ON {s}.t TO reader;
+    INSERT INTO {s}.t (id, n, plain) SELECT g, g % 50, g FROM generate_series(1, 1500) g;"#;
+
+/// Needs a role called reader.
+async fn twins(shop: &Shop) {
+    for schema in ["ours", "twin"] {
+        shop.exec(&CARRIED.replace("{s}", schema)).await;
+    }
+}
+
+async fn same_as_twin(shop: &Shop, what: &str) {
+    let as_twin = |s: String| s.replace("ours", "twin");
+    let ours = shop.definition("ours.t").await.into_iter().map(as_twin);
+    let mut ours: Vec<String> = ours.collect();
+    ours.sort();
+    assert_same(&ours, &shop.definition("twin.t").await, what);
+    assert_eq!(shop.rows("ours.t").await, shop.rows("twin.t").await, "{what}");
+}
+
+#[tokio::test]
+async fn named_not_null_and_virtual_columns_are_carried_over() {
+    if !harness::since(18) {
+        return;
+    }
+    let shop = shop().await;
+    shop.exec("CREATE ROLE reader").await;
+    twins(&shop).await;
+    same_as_twin(&shop, "before").await;
+    shop.run("ours.t", &["--rebuild"]).await.expect_code(0);
+    same_as_twin(&shop, "rebuilt").await;
+    let names = "SELECT array_agg(conname::text ORDER BY conname) FROM pg_constraint \
+                 WHERE conrelid = 'ours.t'::regclass AND contype = 'n'";
+    let expected = ["always seen", "has_n", "must be", "the id's"];
+    assert_eq!(shop.value::<Vec<String>>(names).await, expected);
+    let computed = "SELECT count(*) FROM ours.t WHERE \"V\" = n * 2 AND seen = 'n is ' || n";
+    assert_eq!(shop.value::<i64>(computed).await, 1500);
+}
+
+/// A publication that leaves generated columns out forbids to update a table whose replica identity
+/// is the whole row.
+#[tokio::test]
+async fn the_applications_updates_are_not_forbidden_by_our_publication() {
+    if !harness::since(18) {
+        return;
+    }
+    let shop = shop().await;
+    for kind in ["VIRTUAL", "STORED"] {
+        let t = format!("t_{}", kind.to_lowercase());
+        shop.exec(&format!(
+            "CREATE TABLE {t} (id int PRIMARY KEY, n int, \"G\" int GENERATED ALWAYS AS (n * 2) {kind}); \
+             INSERT INTO {t} SELECT g, g FROM generate_series(1, 1000) g; ALTER TABLE {t} REPLICA IDENTITY FULL"
+        ))
+        .await;
+        let output = shop.run(&t, &["--rebuild"]).await.expect_code(3);
+        let told = "REPLICA IDENTITY FULL and the generated columns \"G\"";
+        assert!(output.stderr.contains(told), "{output}");
+        let mend = format!("ALTER TABLE \"public\".\"{t}\" REPLICA IDENTITY DEFAULT");
+        assert!(output.stderr.contains(&mend), "{output}");
+        shop.exec(&mend).await;
+
+        let held = shop.held("verify", &t, &["--rebuild"]).await;
+        shop.exec(&format!("UPDATE {t} SET n = 49 WHERE id < 10; DELETE FROM {t} WHERE id = 20"))
+            .await;
+        let output = held.finish().await.expect_code(0);
+        assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
+        assert_eq!(shop.rows(&t).await, shop.rows(&format!("{t}_old")).await);
+    }
+}
+
+/// The clauses of one ALTER TABLE each.
+const ALTERS: [&[&str]; 8] = [
+    &["ADD COLUMN later int GENERATED ALWAYS AS (n + plain)"],
+    &["DROP CONSTRAINT small", "ALTER COLUMN \"V\" SET EXPRESSION AS (n * 4)"],
+    &["ADD CONSTRAINT dated_now NOT NULL dated, ALTER dated SET DEFAULT '2024-01-01'"],
+    &["RENAME CONSTRAINT has_n TO \"n, always\"", "RENAME CONSTRAINT \"the id's\" TO ids"],
+    &["ALTER plain DROP NOT NULL", "ALTER seen DROP NOT NULL"],
+    &["DROP COLUMN \"V\"", "RENAME seen TO \"V\""],
+    &["ALTER id TYPE bigint"],
+    &["ALTER plain TYPE text USING 'was ' || \"V\" || seen"],
+];
+
+#[tokio::test]
+async fn changes_of_them_are_what_plain_alter_makes() {
+    if !harness::since(18) {
+        return;
+    }
+    let mut shop = shop().await;
+    shop.exec("CREATE ROLE reader").await;
+    for (n, clauses) in ALTERS.into_iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        twins(&shop).await;
+        shop.exec("UPDATE ours.t SET dated = '2024-02-03'; UPDATE twin.t SET dated = '2024-02-03'")
+            .await;
+        let mut change = Vec::new();
+        for clause in clauses {
+            shop.exec(&format!("ALTER TABLE twin.t {clause}")).await;
+            change.extend(["--alter", clause]);
+        }
+        shop.run("ours.t", &change).await.expect_code(0);
+        same_as_twin(&shop, &format!("{clauses:?}")).await;
+    }
+}
+
+const REFUSED: &str = r#"
+    CREATE TABLE parent (id int PRIMARY KEY);
+    CREATE TABLE t (
+      id int4range, during daterange, u int4range,
+      n int CONSTRAINT here_only NOT NULL NO INHERIT,
+      m int,
+      q int CONSTRAINT hope CHECK (q > 0) NOT ENFORCED,
+      p int CONSTRAINT loose REFERENCES parent NOT ENFORCED,
+      k int CONSTRAINT told NOT NULL,
+      CONSTRAINT "the Key" PRIMARY KEY (id, during WITHOUT OVERLAPS),
+      CONSTRAINT once UNIQUE (u, during WITHOUT OVERLAPS));
+    ALTER TABLE t ADD CONSTRAINT unproven NOT NULL m NOT VALID;
+    COMMENT ON CONSTRAINT told ON t IS 'why';
+    CREATE TABLE child (id int4range, at daterange,
+      CONSTRAINT within FOREIGN KEY (id, PERIOD at) REFERENCES t (id, PERIOD during));"#;
+
+const NAMED: &[&str] = &[
+    "NO INHERIT or unenforced constraint here_only",
+    "NO INHERIT or unenforced constraint hope",
+    "comment constraint told on table public.t",
+    "foreign key loose on public.t",
+    "foreign key within on public.child",
+    "not-null constraint that is not validated unproven",
+    "temporal constraint (WITHOUT OVERLAPS) once",
+    "temporal constraint (WITHOUT OVERLAPS) the Key",
+];
+
+#[tokio::test]
+async fn what_is_not_carried_over_is_refused_by_name() {
+    if !harness::since(18) {
+        return;
+    }
+    let shop = shop().await;
+    shop.exec(REFUSED).await;
+    let output = shop.run("t", &["--rebuild"]).await.expect_code(3);
+    let told = output.stderr.lines().filter_map(|l| l.trim().strip_prefix("attachments: "));
+    let told: BTreeSet<&str> = told.filter_map(|l| l.split_once(". ")).map(|(w, _)| w).collect();
+    assert_eq!(told, NAMED.iter().copied().collect(), "{output}");
+    let mend = "ALTER TABLE \"public\".\"t\" VALIDATE CONSTRAINT \"unproven\"";
+    assert!(output.stderr.contains(mend), "{output}");
+    shop.exec(mend).await;
+    let output = shop.run("t", &["--rebuild"]).await.expect_code(3);
+    assert!(!output.stderr.contains("unproven"), "{output}");
+}
+
+#[tokio::test]
+async fn a_change_that_adds_such_a_thing_is_refused_by_name() {
+    if !harness::since(18) {
+        return;
+    }
+    let shop = shop().await;
+    shop.exec("CREATE TABLE t (id int PRIMARY KEY, n int, r int4range, during daterange)").await;
+    for (clause, told) in [
+        ("ADD CONSTRAINT hope CHECK (n > 0) NOT ENFORCED", "unenforced constraint hope"),
+        ("ADD CONSTRAINT unproven NOT NULL n NOT VALID", "not validated unproven"),
+        ("ADD CONSTRAINT here_only NOT NULL n NO INHERIT", "NO INHERIT"),
+        ("ADD CONSTRAINT once UNIQUE (r, during WITHOUT OVERLAPS)", "(WITHOUT OVERLAPS) once"),
+    ] {
+        let output = shop.run("t", &["--alter", clause]).await.expect_code(2);
+        assert!(output.stderr.contains("does not carry over"), "{clause}: {output}");
+        assert!(output.stderr.contains(told), "{clause}: {output}");
+    }
+    assert_eq!(harness::leftovers(&shop.client).await, [""; 0]);
+}
+
+/// What would be lost must not slip in after preflight either.
+#[tokio::test]
+async fn a_constraint_altered_in_mid_run_is_noticed() {
+    if !harness::since(18) {
+        return;
+    }
+    let shop = shop().await;
+    shop.exec("CREATE TABLE t (id int PRIMARY KEY, n int CONSTRAINT has_n NOT NULL)").await;
+    let held = shop.held("cutover", "t", &["--rebuild"]).await;
+    shop.exec("ALTER TABLE t ALTER CONSTRAINT has_n NO INHERIT").await;
+    let output = held.finish().await.expect_code(6);
+    assert!(output.stderr.contains("constraint, has_n"), "{output}");
+}
