@@ -239,12 +239,12 @@ impl Locker {
         // Everything the application committed is in the log before this fence.
         cutover.fence.pass(deadline.left()).await.map_err(Stop::of)?;
         self.check(rehearsed, cutover, observer, synced, deadline).await?;
-        let selected = batch.insert(cutover.tracker.dirty().select(usize::MAX));
-        if cutover.tracker.dirty().barrier().is_some() || cutover.tracker.dirty().on_disk() > 0 {
+        let Ok(all) = cutover.tracker.dirty().select_all() else {
             return Err(Stop::Late(Obstacle::new(
                 "changes arrived that cannot be applied in time",
             )));
-        }
+        };
+        let selected = batch.insert(all);
         self.final_sync(cutover, selected, open, deadline).await?;
         self.rename(rehearsed, cutover, deadline).await?;
         self.commit(cutover, deadline).await
