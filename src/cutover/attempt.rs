@@ -83,12 +83,10 @@ impl<'a> Attempt<'a> {
         // lock, not the fence: what it sees can change no more, or only in the log behind the
         // application's last change.
         tokio::try_join!(self.pass_fence(), self.look_again())?;
-        let dirty = &self.cutover.tracker;
-        let batch = self.batch.insert(dirty.dirty().select(usize::MAX));
-        if dirty.dirty().barrier().is_some() || dirty.dirty().on_disk() > 0 {
+        let Ok(all) = self.cutover.tracker.dirty().select_all() else {
             return Err(Stop::late("changes arrived that cannot be applied in time"));
-        }
-        let keys: Vec<Key> = batch.keys().cloned().collect();
+        };
+        let keys: Vec<Key> = self.batch.insert(all).keys().cloned().collect();
         self.final_sync(&keys).await?;
         self.rename().await?;
         self.commit().await

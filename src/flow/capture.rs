@@ -42,6 +42,8 @@ pub struct Tracker {
     reload: AtomicBool,
     /// A whole batch could not be synced because of keys that were not in it.
     clash: AtomicBool,
+    /// The last batch left keys unsynced.
+    clashing: AtomicBool,
     /// Unique values wander between rows: batches wait for each other's, and deadlock.
     wandering: AtomicBool,
     turn: tokio::sync::Mutex<()>,
@@ -98,6 +100,16 @@ impl Tracker {
     /// Whether that happened since the last time.
     pub fn take_clash(&self) -> bool {
         self.clash.swap(false, Ordering::SeqCst)
+    }
+
+    /// Notes whether a batch left keys unsynced.
+    pub fn expect_clash(&self, clash: bool) {
+        self.clashing.store(clash, Ordering::SeqCst);
+    }
+
+    /// Whether the last batch did.
+    pub fn expects_clash(&self) -> bool {
+        self.clashing.load(Ordering::SeqCst)
     }
 
     /// Two batches met over a unique value: from now on one batch runs at a time.

@@ -17,11 +17,13 @@ pub struct DirtySet {
     entries: HashMap<Key, Entry>,
     /// Keys waiting to be selected. May name keys that are gone or in flight; those are skipped.
     ready: VecDeque<Key>,
+    /// Keys whose rows clashed with others': no use trying again while those are stored.
+    clashing: VecDeque<Key>,
     /// Commit positions whose keys are only in memory, with how many.
     undurable: BTreeMap<Lsn, usize>,
     /// Everything before this has been taken in.
     received: Lsn,
-    /// Rows of `pgwraith.dirty` that are not loaded.
+    /// Rows of `pgwraith.dirty` that are not loaded, those on their way there included.
     on_disk: u64,
     barrier: Option<Barrier>,
     /// How many TRUNCATEs were decoded; a batch selected before one clears nothing after it.
@@ -41,6 +43,7 @@ struct Entry {
     /// The first commit not yet stored durably that made it dirty.
     undurable: Option<Lsn>,
     stored: Vec<StoredRow>,
+    /// In a batch, or on its way to the database.
     in_flight: bool,
 }
 
@@ -99,14 +102,23 @@ impl Batch {
     }
 }
 
+/// Why not every key can be selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remains {
+    /// Keys are stored.
+    Stored,
+    /// A TRUNCATE is to be followed first.
+    Truncate,
+}
+
 /// A key on its way to `pgwraith.dirty`.
 #[derive(Debug)]
 pub struct Spill {
     pub key: Key,
     pub xid: u64,
     version: u64,
-    /// Rows of the same key that the new row replaces.
-    pub replaces: Vec<i64>,
+    /// Stored rows of the key that are in memory, and that the new row replaces.
+    loaded: u64,
 }
 
 impl DirtySet {
@@ -188,14 +200,33 @@ impl DirtySet {
     /// Up to `most` keys for one writing transaction; none while a TRUNCATE waits.
     pub fn select(&mut self, most: usize) -> Batch {
         let mut items = Vec::new();
+        // Those that clashed wait for others: with all the rest where nothing is stored, and one by
+        // one where nothing else is in memory, which tells the keeper to make room.
+        let mut again = self.clashing.len();
         while self.barrier.is_none() && items.len() < most {
-            let Some(key) = self.ready.pop_front() else { break };
+            let next = self.ready.pop_front().or_else(|| {
+                let may = again > 0 && (self.on_disk == 0 || items.is_empty());
+                again = again.saturating_sub(1);
+                may.then(|| self.clashing.pop_front()).flatten()
+            });
+            let Some(key) = next else { break };
             let Some(entry) = self.entries.get_mut(&key).filter(|e| !e.in_flight) else { continue };
             entry.in_flight = true;
             let (xid, version, stored) = (entry.xid, entry.version, entry.stored.clone());
             items.push(Item { key, xid, version, stored });
         }
         Batch { items, truncations: self.truncations }
+    }
+
+    /// Every dirty key, for a point of **Invariant 6**; none where some are stored, or a TRUNCATE
+    /// waits. One call: between two, stored keys might come back and be missed. The caller is alone,
+    /// so no other batch has any.
+    pub fn select_all(&mut self) -> Result<Batch, Remains> {
+        match self.barrier {
+            _ if self.on_disk > 0 => Err(Remains::Stored),
+            Some(_) => Err(Remains::Truncate),
+            None => Ok(self.select(usize::MAX)),
+        }
     }
 
     /// The batch was synced at `snapshot`, and that has committed. Returns how many keys it cleared.
@@ -217,7 +248,7 @@ impl DirtySet {
             let Some(entry) = self.entries.get_mut(&item.key) else { continue };
             if unsynced.contains(&item.key) {
                 entry.in_flight = false;
-                self.ready.push_back(item.key);
+                self.clashing.push_back(item.key);
                 continue;
             }
             entry.stored.retain(|r| !(item.stored.contains(r) && snapshot.sees(r.xid)));
@@ -258,34 +289,46 @@ impl DirtySet {
         }
     }
 
-    /// Up to `most` keys of memory that may go to the database. Those that came from there may go
-    /// back: where they cannot be synced yet, what they wait for needs the room.
-    pub fn to_spill(&self, most: usize) -> Vec<Spill> {
-        let idle = self.entries.iter().filter(|(_, e)| !e.in_flight);
-        idle.take(most)
-            .map(|(key, e)| Spill {
-                key: key.clone(),
-                xid: e.xid,
-                version: e.version,
-                replaces: e.stored.iter().map(|r| r.id).collect(),
+    /// Up to `most` keys of memory that go to the database. Those that came from there may go back:
+    /// where they cannot be synced yet, what they wait for needs the room.
+    ///
+    /// Until [`DirtySet::spilled`] no batch has them: both would delete their stored rows. They count
+    /// as stored from now on, so that nobody who selects everything takes the rest for all.
+    pub fn to_spill(&mut self, most: usize) -> Vec<Spill> {
+        let idle = self.entries.iter_mut().filter(|(_, e)| !e.in_flight);
+        let spills: Vec<Spill> = idle
+            .take(most)
+            .map(|(key, e)| {
+                e.in_flight = true;
+                let loaded = e.stored.len() as u64;
+                Spill { key: key.clone(), xid: e.xid, version: e.version, loaded }
             })
-            .collect()
+            .collect();
+        self.on_disk += spills.len() as u64;
+        spills
     }
 
-    /// The keys are in the database, committed; memory lets go of those that did not change since.
-    pub fn spilled(&mut self, spills: Vec<Spill>) {
+    /// The keys are in the database, committed, each in place of `replaced` rows in all; memory lets
+    /// go of those that did not change since.
+    pub fn spilled(&mut self, spills: Vec<Spill>, replaced: u64) {
+        let loaded: u64 = spills.iter().map(|s| s.loaded).sum();
+        self.on_disk = self.on_disk.saturating_sub(replaced.saturating_sub(loaded));
         for spill in spills {
-            self.on_disk += 1;
             let Some(entry) = self.entries.get_mut(&spill.key) else { continue };
-            entry.stored.retain(|r| !spill.replaces.contains(&r.id));
-            if entry.version == spill.version && !entry.in_flight {
+            entry.stored.clear();
+            entry.in_flight = false;
+            if entry.version == spill.version {
                 self.remove(&spill.key);
+            } else {
+                self.ready.push_back(spill.key);
             }
         }
-        if self.ready.len() > 2 * self.entries.len() + 1024 {
-            let mut seen = HashSet::new();
-            let entries = &self.entries;
-            self.ready.retain(|k| entries.contains_key(k) && seen.insert(k.clone()));
+        let entries = &self.entries;
+        for queue in [&mut self.ready, &mut self.clashing] {
+            if queue.len() > 2 * entries.len() + 1024 {
+                let mut seen = HashSet::new();
+                queue.retain(|k| entries.contains_key(k) && seen.insert(k.clone()));
+            }
         }
     }
 
@@ -340,164 +383,17 @@ impl DirtySet {
         self.synced
     }
 
-    /// Starts recording P: every key that is or becomes dirty, batches in flight included.
-    /// The caller sees to it that nothing is on disk.
-    pub fn start_recording(&mut self) {
-        self.recorded = Some(self.entries.keys().cloned().collect());
+    /// Starts recording P: every key that is or becomes dirty, batches in flight included. Where
+    /// stored keys would be missing from it, it does not start, and returns false.
+    pub fn start_recording(&mut self) -> bool {
+        if self.on_disk == 0 {
+            self.recorded = Some(self.entries.keys().cloned().collect());
+        }
+        self.on_disk == 0
     }
 
     /// Ends recording and gives what was recorded.
     pub fn take_recorded(&mut self) -> HashSet<Key> {
         self.recorded.take().unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(n: u8) -> Key {
-        Key::pack([&[n][..]])
-    }
-
-    fn snapshot(text: &str) -> Snapshot {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_key_stays_dirty_until_a_snapshot_sees_its_last_change() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 10, Lsn(100));
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("10:11:10")), 0, "decoded, not yet visible");
-        let batch = set.select(9);
-        assert_eq!(batch.len(), 1);
-        set.mark(key(1), 11, Lsn(200));
-        assert_eq!(set.finish(batch, &snapshot("20:20:")), 0, "changed since it was selected");
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("20:20:")), 1);
-        assert_eq!(set.backlog(), 0);
-    }
-
-    #[test]
-    fn the_last_change_counts_not_the_one_with_the_greatest_xid() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 12, Lsn(100));
-        set.mark(key(1), 10, Lsn(200)); // Began earlier, changed the key later.
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("10:13:10")), 0);
-        set.load(key(1), StoredRow { id: 7, xid: 12 });
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("10:13:10")), 0, "stored before, loaded later");
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("13:13:")), 1);
-    }
-
-    #[test]
-    fn a_key_is_in_one_batch_at_a_time() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 10, Lsn(100));
-        let batch = set.select(9);
-        set.mark(key(1), 11, Lsn(200));
-        assert!(set.select(9).is_empty());
-        set.abandon(batch);
-        assert_eq!(set.select(9).len(), 1);
-    }
-
-    #[test]
-    fn the_confirmed_position_stops_before_the_first_key_only_in_memory() {
-        let mut set = DirtySet::default();
-        set.advance(Lsn(50));
-        assert_eq!(set.confirmable(), Lsn(50));
-        set.mark(key(1), 10, Lsn(100));
-        set.mark(key(2), 11, Lsn(200));
-        set.mark(key(1), 12, Lsn(300));
-        set.advance(Lsn(400));
-        assert_eq!(set.confirmable(), Lsn(100));
-        let spills = set.to_spill(9);
-        set.mark(key(2), 13, Lsn(500));
-        set.advance(Lsn(600));
-        set.spilled(spills);
-        assert_eq!(set.confirmable(), Lsn(200), "key 2 changed while it was being stored");
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("20:20:")), 1);
-        assert_eq!(set.confirmable(), Lsn(600));
-        assert_eq!((set.on_disk(), set.in_memory()), (2, 0));
-    }
-
-    #[test]
-    fn a_key_changed_after_it_was_cleared_stays_when_the_old_change_is_stored() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 10, Lsn(100));
-        let spills = set.to_spill(9);
-        let batch = set.select(9);
-        assert_eq!(set.finish(batch, &snapshot("11:11:")), 1);
-        set.mark(key(1), 20, Lsn(200));
-        set.advance(Lsn(300));
-        set.spilled(spills);
-        assert_eq!((set.in_memory(), set.confirmable()), (1, Lsn(200)));
-    }
-
-    #[test]
-    fn keys_that_were_loaded_can_be_stored_again() {
-        let mut set = DirtySet::default();
-        set.load(key(1), StoredRow { id: 7, xid: 10 });
-        let spills = set.to_spill(9);
-        assert_eq!((spills.len(), &spills[0].replaces[..]), (1, &[7][..]));
-        set.spilled(spills);
-        assert_eq!((set.in_memory(), set.on_disk()), (0, 1));
-    }
-
-    #[test]
-    fn a_stored_row_is_settled_only_by_a_snapshot_that_sees_it() {
-        let mut set = DirtySet::default();
-        set.load(key(1), StoredRow { id: 7, xid: 10 });
-        set.load(key(1), StoredRow { id: 8, xid: 12 });
-        let batch = set.select(9);
-        assert_eq!(batch.settled_rows(&snapshot("11:11:"), &HashSet::new()), [7]);
-        assert!(batch.settled_rows(&snapshot("11:11:"), &HashSet::from([key(1)])).is_empty());
-        assert_eq!(set.finish(batch, &snapshot("11:11:")), 0);
-        let batch = set.select(9);
-        assert_eq!(batch.settled_rows(&snapshot("20:20:"), &HashSet::new()), [8]);
-        assert_eq!(set.finish(batch, &snapshot("20:20:")), 1);
-    }
-
-    #[test]
-    fn a_key_that_could_not_be_written_stays_dirty() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 10, Lsn(100));
-        set.mark(key(2), 10, Lsn(100));
-        let batch = set.select(9);
-        let unsynced = HashSet::from([key(1)]);
-        assert_eq!(set.finish_but(batch, &snapshot("20:20:"), &unsynced), 1);
-        let batch = set.select(9);
-        assert_eq!(batch.keys().collect::<Vec<_>>(), [&key(1)]);
-    }
-
-    #[test]
-    fn a_truncate_voids_what_was_selected_before_it() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 10, Lsn(100));
-        let batch = set.select(9);
-        set.mark_truncate(11, Lsn(200));
-        set.mark(key(2), 12, Lsn(300));
-        set.advance(Lsn(400));
-        assert!(set.select(9).is_empty(), "nothing is selected while a TRUNCATE waits");
-        assert_eq!(set.finish(batch, &snapshot("20:20:")), 0);
-        let barrier = set.barrier().unwrap();
-        set.truncated(barrier);
-        assert_eq!(set.select(9).len(), 2);
-    }
-
-    #[test]
-    fn recording_holds_what_is_dirty_in_flight_or_becomes_so() {
-        let mut set = DirtySet::default();
-        set.mark(key(1), 10, Lsn(100));
-        set.mark(key(2), 10, Lsn(100));
-        let batch = set.select(1);
-        set.start_recording();
-        set.finish(batch, &snapshot("20:20:"));
-        set.mark(key(3), 11, Lsn(200));
-        assert_eq!(set.take_recorded().len(), 3);
     }
 }

@@ -11,6 +11,7 @@ use super::Flow;
 use super::capture::Tracker;
 use super::dirty::{Spill, StoredRow};
 use super::key::Key;
+use super::sync::PLANS;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
 use crate::pg::{Lsn, Session};
@@ -52,6 +53,7 @@ pub struct Keeper {
 impl Keeper {
     /// Works until `stop`.
     pub async fn keep(self, stop: CancellationToken) -> Result<()> {
+        self.session.batch(PLANS).await?;
         let mut arrivals = self.tracker.arrivals();
         let mut loaded_through = 0;
         let mut confirmed_at = Instant::now();
@@ -104,34 +106,34 @@ impl Keeper {
         if spills.is_empty() {
             return Ok(false);
         }
-        self.store(&spills).await?;
-        self.tracker.dirty().spilled(spills);
+        let replaced = self.store(&spills).await?;
+        self.tracker.dirty().spilled(spills, replaced);
         self.tracker.freed.notify_one();
         Ok(true)
     }
 
-    async fn store(&self, spills: &[Spill]) -> Result<()> {
+    /// Stores keys, each in place of the rows it has; returns how many those were. One row a key:
+    /// it is the last change that has to be seen (Invariant 3), and a transaction that changes the
+    /// same rows again and again would fill the disk, and the syncs' time, with the ones before.
+    async fn store(&self, spills: &[Spill]) -> Result<u64> {
         let keys: Vec<&[u8]> = spills.iter().map(|s| s.key.as_bytes()).collect();
         let xids: Vec<String> = spills.iter().map(|s| s.xid.to_string()).collect();
-        let replaced: Vec<i64> = spills.iter().flat_map(|s| s.replaces.iter().copied()).collect();
+        let (migration, flow) = (&self.flow.migration, &self.flow.number);
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
-        self.session
-            .execute(
-                "INSERT INTO pgwraith.dirty (migration_id, flow, kind, key, xid) \
-                 SELECT $1, $2, 'key', u.key, u.xid::pg_catalog.xid8 FROM ROWS FROM (\
-                 pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)",
-                &[&self.flow.migration, &self.flow.number, &keys, &xids],
-            )
-            .await?;
-        if !replaced.is_empty() {
-            let sql = "DELETE FROM pgwraith.dirty WHERE id = ANY($1)";
-            self.session.execute(sql, &[&replaced]).await?;
-        }
-        self.session.batch("COMMIT").await
+        let delete = "DELETE FROM pgwraith.dirty d USING pg_catalog.unnest($3::pg_catalog.bytea[]) AS u(key) \
+                      WHERE d.migration_id = $1 AND d.flow = $2 AND d.kind = 'key' AND d.key = u.key";
+        let replaced = self.session.execute(delete, &[migration, flow, &keys]).await?;
+        let insert = "INSERT INTO pgwraith.dirty (migration_id, flow, kind, key, xid) \
+             SELECT $1, $2, 'key', u.key, u.xid::pg_catalog.xid8 FROM ROWS FROM (\
+             pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)";
+        self.session.execute(insert, &[migration, flow, &keys, &xids]).await?;
+        self.session.batch("COMMIT").await?;
+        Ok(replaced)
     }
 
     async fn load(&self, through: &mut i64) -> Result<()> {
-        let most = LOAD_BATCH.min(self.limits.spill_keys as i64 / 2).max(1);
+        let room = self.limits.spill_keys.saturating_sub(self.tracker.dirty().in_memory());
+        let most = LOAD_BATCH.min(room as i64).max(1);
         let rows = self
             .session
             .query(

@@ -15,6 +15,8 @@ pub mod chunk;
 pub mod compare;
 pub mod copy;
 pub mod dirty;
+#[cfg(test)]
+mod dirty_tests;
 pub mod keeper;
 pub mod key;
 pub mod sql;

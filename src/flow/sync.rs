@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Flow;
 use super::capture::{Fence, Tracker};
-use super::dirty::Batch;
+use super::dirty::{Batch, Remains};
 use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::error::{Error, Kind, Result};
@@ -33,7 +33,7 @@ const SLICE: usize = 5000;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Plans that look keys up, whatever the statistics of a new table say.
-const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; \
+pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; \
     SET enable_mergejoin = off; SET max_parallel_workers_per_gather = 0; \
     SET plan_cache_mode = force_generic_plan";
 
@@ -206,6 +206,7 @@ impl Syncer {
             Part::Synced(snapshot, unsynced) => {
                 let cleared = tracker.dirty().finish_but(batch, &snapshot, &unsynced);
                 tracker.freed.notify_one();
+                tracker.expect_clash(!unsynced.is_empty());
                 if cleared == 0 && !unsynced.is_empty() {
                     // What they wait for may be stored, or in the stream behind a full memory.
                     tracker.clashed();
@@ -223,7 +224,9 @@ impl Syncer {
     }
 
     async fn sync_batch(&self, tracker: &Tracker, batch: &Batch) -> Result<Part> {
-        for way in [Way::Upsert, Way::ReplaceWhatFits, Way::Clear] {
+        // Where the last batch clashed, this one most likely would: an upsert in vain costs as much.
+        let skipped = usize::from(tracker.expects_clash());
+        for way in [Way::Upsert, Way::ReplaceWhatFits, Way::Clear].into_iter().skip(skipped) {
             let error = match self.try_sync(batch, way).await {
                 Ok((snapshot, unsynced)) => return Ok(Part::Synced(snapshot, unsynced)),
                 Err(e) if self.session.is_closed() => return Err(e),
@@ -291,18 +294,17 @@ impl Syncer {
             self.session.rollback().await;
             return Ok(Full::Behind);
         }
-        // First selected, then looked: what is selected is not stored and taken from memory.
-        let batch = tracker.dirty().select(usize::MAX);
-        if tracker.dirty().on_disk() > 0 {
-            tracker.dirty().abandon(batch);
-            self.session.rollback().await;
-            return Ok(Full::Behind);
-        }
-        if tracker.dirty().barrier().is_some() {
-            tracker.dirty().abandon(batch);
-            self.session.rollback().await;
-            return Ok(Full::Truncated);
-        }
+        let selected = tracker.dirty().select_all();
+        let batch = match selected {
+            Ok(batch) => batch,
+            Err(remains) => {
+                self.session.rollback().await;
+                return Ok(match remains {
+                    Remains::Stored => Full::Behind,
+                    Remains::Truncate => Full::Truncated,
+                });
+            }
+        };
         let keys: Vec<&Key> = batch.keys().collect();
         self.writer.as_owner(&self.session).await?;
         if let Err(e) = self.statements.apply_all(&self.session, &self.flow, &keys).await {

@@ -116,10 +116,15 @@ impl Verifier {
         progress: &mut Progress,
         report: &impl Fn(u64),
     ) -> Result<()> {
-        self.wait_for_repairs(std::mem::take(&mut progress.asked)).await;
-        // The fence under the snapshot is then a fast one.
-        fence.pass(FENCE_LIMIT).await?;
-        self.tracker.dirty().start_recording();
+        loop {
+            self.wait_for_repairs(std::mem::take(&mut progress.asked)).await;
+            // The fence under the snapshot is then a fast one.
+            fence.pass(FENCE_LIMIT).await?;
+            // What it brought may have been stored meanwhile.
+            if self.tracker.dirty().start_recording() {
+                break;
+            }
+        }
         let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
         let snapshot = self.share_snapshot(sessions).await;
         let passed = match snapshot {

@@ -272,6 +272,8 @@ CREATE TABLE pgwraith.chunk (
 CREATE TABLE pgwraith.dirty (
   id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   migration_id int8 NOT NULL, flow int4 NOT NULL, kind text NOT NULL, key bytea NOT NULL, xid xid8 NOT NULL);
+-- A key may be longer than what an ordered index takes.
+CREATE INDEX dirty_key ON pgwraith.dirty USING hash (key);
 CREATE TABLE pgwraith.event (
   id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   migration_id int8 NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(),
