@@ -34,6 +34,9 @@ pub struct DirtySet {
     versions: u64,
 }
 
+/// Every snapshot sees it.
+const REPAIR: u64 = 0;
+
 #[derive(Debug)]
 struct Entry {
     /// The last transaction that made it dirty.
@@ -148,7 +151,7 @@ impl DirtySet {
         let ready = &mut self.ready;
         let entry = self.entries.entry(key.clone()).or_insert_with(|| {
             ready.push_back(key);
-            Entry { xid: 0, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
+            Entry { xid: REPAIR, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
         });
         self.versions += 1;
         entry.version = self.versions;
@@ -295,7 +298,8 @@ impl DirtySet {
     /// Until [`DirtySet::spilled`] no batch has them: both would delete their stored rows. They count
     /// as stored from now on, so that nobody who selects everything takes the rest for all.
     pub fn to_spill(&mut self, most: usize) -> Vec<Spill> {
-        let idle = self.entries.iter_mut().filter(|(_, e)| !e.in_flight);
+        // A repair knows no transaction, and must not replace a stored row that does.
+        let idle = self.entries.iter_mut().filter(|(_, e)| !e.in_flight && e.xid != REPAIR);
         let spills: Vec<Spill> = idle
             .take(most)
             .map(|(key, e)| {

@@ -183,3 +183,15 @@ fn keys_that_clashed_let_stored_ones_go_first() {
     set.finish(batch, &snapshot("20:20:"));
     assert_eq!(set.select(9).len(), 1, "nothing else is in memory");
 }
+
+#[test]
+fn a_repair_does_not_take_the_place_of_a_stored_change() {
+    let mut set = DirtySet::default();
+    set.mark(key(1), 20, Lsn(100));
+    let spills = set.to_spill(9);
+    set.spilled(spills, 0);
+    set.mark_for_repair(key(1));
+    assert!(set.to_spill(9).is_empty(), "it would say that every snapshot sees the change");
+    set.mark(key(1), 21, Lsn(200));
+    assert_eq!(set.to_spill(9).len(), 1);
+}
