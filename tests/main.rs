@@ -6,6 +6,7 @@ mod cutover;
 mod definition;
 mod harness;
 mod keys;
+mod lost_reply;
 mod objects;
 mod oracle;
 mod preflight;

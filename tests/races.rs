@@ -1,10 +1,18 @@
 //! Races, made on purpose: commits that are decoded and not visible, rows of a foreign origin, keys
 //! that do not fit into memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use pgwraith::catalog;
+use pgwraith::change::{self, Request};
+use pgwraith::conninfo::ConnInfo;
 use pgwraith::demo::cluster::Cluster;
-use pgwraith::pg::Lsn;
+use pgwraith::flow::capture::{Fence, Tracker};
+use pgwraith::flow::sync::Syncer;
+use pgwraith::flow::write::{Door, Writer};
+use pgwraith::flow::{Captured, Flow, Target};
+use pgwraith::pg::{Connector, Lsn, QualifiedName};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
@@ -110,6 +118,52 @@ fn hangs(pid: i32) -> String {
 
 async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(client: &Client, sql: &str) -> T {
     client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// What the snapshot of a full sync sees and the stream has not brought yet is not marked dirty: until
+/// its fence is back nobody may call the shadow equal.
+#[tokio::test]
+async fn a_full_sync_waits_for_its_fence() {
+    let cluster = harness::cluster().await;
+    let (dsn, client) = table(&cluster).await;
+    let insert = "CREATE TABLE t_v2 (LIKE t INCLUDING ALL); \
+                  INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
+                  retired_name, change, tool_version, epoch) VALUES ('public', 't', 't'::regclass, \
+                  't_v2', 't_old', '{}', '0', 1)";
+    client.batch_execute(insert).await.unwrap();
+    let migration = one(&client, "SELECT id FROM pgwraith.migration").await;
+    let connector = Connector::new(ConnInfo::resolve(Some(&dsn)).unwrap());
+    let control = connector.session("control").await.unwrap();
+    let oid = catalog::find(&control, "t").await.unwrap();
+    let source = catalog::read(&control, oid).await.unwrap().unwrap();
+    let request = Request { alters: Vec::new(), maps: Vec::new() };
+    let plan = change::rehearse(&control, &source, &request).await.unwrap();
+    let root = QualifiedName::new("public", "t_v2");
+    let flow = Flow {
+        migration,
+        number: 1,
+        captured: Captured { oid, name: source.qualified() },
+        target: Target { root: root.clone(), relations: vec![root] },
+        projection: plan.projection,
+        key: plan.key,
+        publication: String::new(),
+        slot: String::new(),
+    };
+    let writer = Writer { migration, epoch: 1, owner: "postgres".into() };
+    let session = connector.session("full sync").await.unwrap();
+    let syncer = Syncer::new(session, Arc::new(flow), writer).await.unwrap();
+    let tracker = Arc::new(Tracker::default());
+    let session = connector.session("fence").await.unwrap();
+    let fence = Fence::new(session, Arc::clone(&tracker), migration);
+    let full = tokio::spawn(async move {
+        syncer.full(&tracker, &Door::default(), &fence).await.unwrap();
+    });
+    let written = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE state = 'idle' \
+                   AND application_name = 'pgwraith/fence' AND query LIKE '%pg_logical_emit_message%')";
+    harness::wait_for_sql(&client, "the fence is written", written).await;
+    // Nobody reads the stream.
+    assert!(!full.is_finished());
+    full.abort();
 }
 
 /// Changes of every kind, to rows at both ends of the table; 1000 rows before and after.
