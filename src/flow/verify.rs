@@ -29,7 +29,7 @@ use crate::pg::{Lossy, Raw, RawArray, Session, quote_ident, quote_literal};
 const SLICE: usize = 5000;
 /// So few keys are left for the comparison under the cutover lock.
 const FEW: usize = 500;
-/// A repair that takes longer is of a key that is changed all the time.
+/// A longer repair is of a key that is changed all the time.
 const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 /// Rounds spent on keys that are changed again and again.
 const KEY_ROUNDS: usize = 5;
@@ -118,19 +118,16 @@ impl Verifier {
     ) -> Result<()> {
         loop {
             self.wait_for_repairs(std::mem::take(&mut progress.asked)).await;
-            // The fence under the snapshot is then a fast one.
+            // The fence under the snapshot is then a fast one. What this one brings may be stored.
             fence.pass(FENCE_LIMIT).await?;
-            // What it brought may have been stored meanwhile.
             if self.tracker.dirty().start_recording() {
                 break;
             }
         }
         let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
         let snapshot = self.share_snapshot(sessions).await;
-        let passed = match snapshot {
-            Ok(()) => fence.pass(FENCE_LIMIT).await,
-            Err(e) => Err(e),
-        };
+        let passed =
+            if snapshot.is_ok() { fence.pass(FENCE_LIMIT).await.map(|_| ()) } else { snapshot };
         let recorded = self.tracker.dirty().take_recorded();
         passed?;
         let compared = self.compare_all(sessions, &recorded, deadline, progress, report).await;
@@ -143,8 +140,8 @@ impl Verifier {
         Ok(())
     }
 
-    /// P must be small enough to hold, and keys on disk are not in it: let the syncs catch up. Keys
-    /// just repaired should not be in it: give their syncs some time.
+    /// P must be small enough to hold, without stored keys: let the syncs catch up. Keys just repaired
+    /// should not be in it: give their syncs some time.
     async fn wait_for_repairs(&self, asked: Vec<Key>) {
         let mut arrivals = self.tracker.arrivals();
         let deadline = Instant::now() + REPAIR_LIMIT;
@@ -337,8 +334,7 @@ impl Verifier {
 }
 
 fn parameters<'a>(arrays: &'a [RawArray], range: &'a Range) -> Vec<&'a (dyn ToSql + Sync)> {
-    let arrays = arrays.iter().map(|a| a as &(dyn ToSql + Sync));
-    arrays.chain(range.parameters()).collect()
+    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).chain(range.parameters()).collect()
 }
 
 /// Compares both sides for a set of keys, in whatever transaction the session has open.

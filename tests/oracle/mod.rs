@@ -104,6 +104,9 @@ async fn wait_for_phase_or_later(client: &Client, run: &mut Background, wanted: 
         phase.is_none_or(|now| place(&now) >= place(wanted))
     };
     harness::wait_until(wanted, LIMIT, there).await;
+    // Some rows are in the shadow then.
+    let copied = "SELECT count(*) > 2 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+    harness::wait_for_sql(client, "some chunks", copied).await;
 }
 
 async fn check_swap(client: &Client, source: u32) {
@@ -191,7 +194,10 @@ async fn nothing_is_lost_with_four_workers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_the_table_is_truncated() {
     let shape = Shape::Composite;
-    let specials = &[Special { kind: Kind::Truncate, phases: &["copy"] }];
+    let specials = &[
+        Special { kind: Kind::Truncate, phases: &["copy"] },
+        Special { kind: Kind::Truncate, phases: &["index", "catch up", "verify"] },
+    ];
     let variant = Variant { shape, workers: 3, alter: TO_BIGINT, keys: 100, specials, seed: 4 };
     variant.migrate().await;
 }
