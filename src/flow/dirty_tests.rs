@@ -81,7 +81,7 @@ fn a_key_on_its_way_to_the_database_is_in_no_batch_and_counts_as_stored() {
     let spills = set.to_spill(9);
     assert!(set.select(9).is_empty());
     assert_eq!(set.on_disk(), 1);
-    assert!(!set.start_recording());
+    assert_eq!(set.start_recording(), None);
     assert_eq!(set.select_all().unwrap_err(), Remains::Stored);
     set.mark(key(1), 20, Lsn(200));
     set.advance(Lsn(300));
@@ -158,7 +158,7 @@ fn recording_holds_what_is_dirty_in_flight_or_becomes_so() {
     set.mark(key(1), 10, Lsn(100));
     set.mark(key(2), 10, Lsn(100));
     let batch = set.select(1);
-    assert!(set.start_recording());
+    assert_eq!(set.start_recording(), Some(0));
     set.finish(batch, &snapshot("20:20:"));
     set.mark(key(3), 11, Lsn(200));
     assert_eq!(set.take_recorded().len(), 3);

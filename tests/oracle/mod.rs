@@ -60,11 +60,11 @@ impl Variant {
         client.batch_execute(&self.shape.create()).await.unwrap();
         let source: u32 = one(&client, "SELECT 't'::regclass::oid").await;
         let sessions = Sessions::start(&dsn, self.shape, seed).await;
-        let mut run = self.start(&dsn);
+        let run = self.start(&dsn);
         let mut rows = Vec::new();
         for special in self.specials {
             let (phase, kind) = special.choose(seed);
-            wait_for_phase_or_later(&client, &mut run, phase).await;
+            wait_for_phase_or_later(&client, phase).await;
             println!("{kind:?} transaction in or after phase {phase}");
             rows.extend(match kind {
                 Kind::Large => large_transaction(&client, self.shape).await,
@@ -96,17 +96,16 @@ impl Variant {
 
 const PHASES: [&str; 6] = ["copy", "index", "catch up", "verify", "cutover", "done"];
 
-async fn wait_for_phase_or_later(client: &Client, run: &mut Background, wanted: &str) {
+async fn wait_for_phase_or_later(client: &Client, wanted: &str) {
     let place = |phase: &str| PHASES.iter().position(|p| *p == phase);
-    harness::wait_for_phase(client, run, "t", PHASES[0]).await;
+    // Some rows are in the shadow then.
+    let copied = "SELECT count(*) > 2 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+    harness::wait_for_sql(client, "some chunks", copied).await;
     let there = async || {
         let phase = harness::phase(client, "t").await;
         phase.is_none_or(|now| place(&now) >= place(wanted))
     };
     harness::wait_until(wanted, LIMIT, there).await;
-    // Some rows are in the shadow then.
-    let copied = "SELECT count(*) > 2 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
-    harness::wait_for_sql(client, "some chunks", copied).await;
 }
 
 async fn check_swap(client: &Client, source: u32) {
