@@ -50,6 +50,12 @@ struct Entry {
     in_flight: bool,
 }
 
+impl Entry {
+    fn new(xid: u64) -> Self {
+        Entry { xid, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
+    }
+}
+
 /// A row of `pgwraith.dirty`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredRow {
@@ -130,15 +136,10 @@ impl DirtySet {
         if let Some(recorded) = &mut self.recorded {
             recorded.insert(key.clone());
         }
-        let entry = self.entries.entry(key.clone()).or_insert_with(|| {
-            self.ready.push_back(key);
-            Entry { xid, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
-        });
+        let entry = self.touch(key, xid);
         // The last in the order of commits, not the greatest: whoever changed the key later had to
         // wait for the one before to end, so a snapshot that sees the last sees all of them.
         entry.xid = xid;
-        self.versions += 1;
-        entry.version = self.versions;
         if entry.undurable.is_none() {
             entry.undurable = Some(commit);
             *self.undurable.entry(commit).or_default() += 1;
@@ -148,13 +149,18 @@ impl DirtySet {
     /// Makes `key` dirty from outside the stream (repair): any snapshot taken from now on may clear
     /// it. Nothing to redeliver, so nothing to store.
     pub fn mark_for_repair(&mut self, key: Key) {
-        let ready = &mut self.ready;
-        let entry = self.entries.entry(key.clone()).or_insert_with(|| {
-            ready.push_back(key);
-            Entry { xid: REPAIR, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
-        });
+        self.touch(key, REPAIR);
+    }
+
+    /// The key's entry, a new one by `xid` where it has none, as made dirty again.
+    fn touch(&mut self, key: Key, xid: u64) -> &mut Entry {
         self.versions += 1;
+        let entry = self.entries.entry(key.clone()).or_insert_with(|| {
+            self.ready.push_back(key);
+            Entry::new(xid)
+        });
         entry.version = self.versions;
+        entry
     }
 
     /// Notes a TRUNCATE: from now until [`DirtySet::truncated`] nothing is selected or cleared.
@@ -232,7 +238,7 @@ impl DirtySet {
         }
     }
 
-    /// The batch was synced at `snapshot`, and that has committed. Returns how many keys it cleared.
+    /// The batch was synced at `snapshot`, committed. Returns how many keys it cleared.
     pub fn finish(&mut self, batch: Batch, snapshot: &Snapshot) -> usize {
         self.finish_but(batch, snapshot, &HashSet::new())
     }
@@ -342,23 +348,11 @@ impl DirtySet {
         if let Some(recorded) = &mut self.recorded {
             recorded.insert(key.clone());
         }
-        let ready = &mut self.ready;
-        let entry = self.entries.entry(key.clone()).or_insert_with(|| {
-            ready.push_back(key);
-            Entry {
-                xid: row.xid,
-                version: 0,
-                undurable: None,
-                stored: Vec::new(),
-                in_flight: false,
-            }
-        });
+        let entry = self.touch(key, row.xid);
         // What memory took from the stream came after what was stored.
         if entry.undurable.is_none() {
             entry.xid = row.xid;
         }
-        self.versions += 1;
-        entry.version = self.versions;
         entry.stored.push(row);
     }
 
@@ -387,13 +381,14 @@ impl DirtySet {
         self.synced
     }
 
-    /// Starts recording P: every key that is or becomes dirty, batches in flight included. Where
-    /// stored keys would be missing from it, it does not start, and returns false.
+    /// Starts recording P: every key that is or becomes dirty, batches in flight included. Does not
+    /// start, and returns false, where P would lack stored keys or the shadow has a TRUNCATE to follow.
     pub fn start_recording(&mut self) -> bool {
-        if self.on_disk == 0 {
+        let may = self.on_disk == 0 && self.barrier.is_none();
+        if may {
             self.recorded = Some(self.entries.keys().cloned().collect());
         }
-        self.on_disk == 0
+        may
     }
 
     /// Ends recording and gives what was recorded.

@@ -14,6 +14,7 @@ pub mod capture;
 pub mod chunk;
 pub mod compare;
 pub mod copy;
+pub mod differ;
 pub mod dirty;
 #[cfg(test)]
 mod dirty_tests;

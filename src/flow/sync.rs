@@ -295,15 +295,13 @@ impl Syncer {
             return Ok(Full::Behind);
         }
         let selected = tracker.dirty().select_all();
+        if selected.is_err() {
+            self.session.rollback().await;
+        }
         let batch = match selected {
             Ok(batch) => batch,
-            Err(remains) => {
-                self.session.rollback().await;
-                return Ok(match remains {
-                    Remains::Stored => Full::Behind,
-                    Remains::Truncate => Full::Truncated,
-                });
-            }
+            Err(Remains::Stored) => return Ok(Full::Behind),
+            Err(Remains::Truncate) => return Ok(Full::Truncated),
         };
         let keys: Vec<&Key> = batch.keys().collect();
         self.writer.as_owner(&self.session).await?;

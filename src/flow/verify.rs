@@ -14,22 +14,21 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
 
 use super::Flow;
 use super::capture::{Fence, Tracker};
 use super::chunk::{Planner, Range};
+use super::differ::{Difference, compare_keys, difference};
 use super::key::{Key, key_arrays};
 use super::sync::FENCE_LIMIT;
 use super::write::{Isolation, Writer};
 use crate::error::{Error, Kind, Result};
-use crate::pg::{Lossy, Raw, RawArray, Session, quote_ident, quote_literal};
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{RawArray, Session, quote_ident, quote_literal};
 
-/// Keys of one comparison by name.
-const SLICE: usize = 5000;
 /// So few keys are left for the comparison under the cutover lock.
 const FEW: usize = 500;
-/// A repair that takes longer is of a key that is changed all the time.
+/// A longer repair is of a key that is changed all the time.
 const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 /// Rounds spent on keys that are changed again and again.
 const KEY_ROUNDS: usize = 5;
@@ -45,14 +44,6 @@ pub struct Findings {
     pub mismatches: u64,
 }
 
-/// One row that differs.
-#[derive(Debug, Clone)]
-pub struct Difference {
-    pub key: Key,
-    /// The key as text, and how the row differs.
-    pub text: String,
-}
-
 /// Compares one flow's sides; its sessions share each round's snapshot.
 pub struct Verifier {
     pub flow: Arc<Flow>,
@@ -62,6 +53,9 @@ pub struct Verifier {
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
 }
+
+/// A range that differs, its rows that do, and whether it was compared before.
+type Suspect = (Range, Vec<Difference>, bool);
 
 /// The state of one verification.
 #[derive(Default)]
@@ -118,36 +112,37 @@ impl Verifier {
     ) -> Result<()> {
         loop {
             self.wait_for_repairs(std::mem::take(&mut progress.asked)).await;
-            // The fence under the snapshot is then a fast one.
+            // The fence under the snapshot is then a fast one. What this one brings may be stored.
             fence.pass(FENCE_LIMIT).await?;
-            // What it brought may have been stored meanwhile.
             if self.tracker.dirty().start_recording() {
                 break;
             }
         }
         let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
-        let snapshot = self.share_snapshot(sessions).await;
-        let passed = match snapshot {
-            Ok(()) => fence.pass(FENCE_LIMIT).await,
-            Err(e) => Err(e),
-        };
+        let ready = self.take_snapshot(sessions, fence).await;
         let recorded = self.tracker.dirty().take_recorded();
-        passed?;
-        // A TRUNCATE before S was decoded before the fence: either the target has followed, and is
-        // empty whatever the snapshot, or this is no time to compare. One after S waits for our lock.
-        let truncating = self.tracker.dirty().barrier().is_some();
-        let compared = if truncating {
-            Ok(Vec::new())
-        } else {
-            self.compare_all(sessions, &recorded, deadline, progress, report).await
+        let compared = match ready {
+            Ok(true) => self.compare_all(sessions, &recorded, deadline, progress, report).await,
+            Ok(false) => Ok((Vec::new(), Vec::new())),
+            Err(e) => Err(e),
         };
         for session in sessions {
             session.rollback().await;
         }
-        let suspects = compared?;
-        self.repair(suspects, progress).await?;
+        let (differing, suspects) = compared?;
         progress.open.extend(recorded);
-        Ok(())
+        self.repair(differing, suspects, progress)
+    }
+
+    /// Takes S and makes P complete; false where this is no time to compare.
+    async fn take_snapshot(&self, sessions: &[Session], fence: &Fence) -> Result<bool> {
+        if !self.share_snapshot(sessions).await? {
+            return Ok(false);
+        }
+        fence.pass(FENCE_LIMIT).await?;
+        // A TRUNCATE before S was decoded before the fence: either the target has followed, and is
+        // empty whatever the snapshot, or this is no time. One after S waits for our lock.
+        Ok(self.tracker.dirty().barrier().is_none())
     }
 
     /// P must be small enough to hold, keys on disk are not in it, and a TRUNCATE is not yet followed:
@@ -159,8 +154,8 @@ impl Verifier {
             {
                 let dirty = self.tracker.dirty();
                 let repaired = Instant::now() > deadline || !asked.iter().any(|k| dirty.holds(k));
-                let truncating = dirty.barrier().is_some();
-                if repaired && dirty.on_disk() == 0 && dirty.backlog() < 20_000 && !truncating {
+                let truncated = dirty.barrier().is_some();
+                if repaired && !truncated && dirty.on_disk() == 0 && dirty.backlog() < 20_000 {
                     return;
                 }
             }
@@ -168,17 +163,30 @@ impl Verifier {
         }
     }
 
-    /// The source is locked before S is taken: to a snapshot older than a TRUNCATE the table would be
-    /// as empty as to a newer one.
-    async fn share_snapshot(&self, sessions: &[Session]) -> Result<()> {
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-            self.flow.captured.name
+    /// One snapshot for all sessions; false where a table's lock cannot be had just now.
+    ///
+    /// The tables are locked before S is taken: to a snapshot older than a TRUNCATE a table would be as
+    /// empty as to a newer one. And no session comes to wait for a lock when another has its own:
+    /// whoever queues between the two (a TRUNCATE, an emergency ALTER) would wait for the one and keep
+    /// the other waiting, forever, since the one waits for the other in here, where the server does not
+    /// see it.
+    async fn share_snapshot(&self, sessions: &[Session]) -> Result<bool> {
+        let (source, target) = (&self.flow.captured.name, &self.flow.target.root);
+        let lock = format!(
+            "SET LOCAL lock_timeout = '100ms'; LOCK TABLE ONLY {source}, {target} IN ACCESS SHARE MODE"
         );
         let role = format!("SET LOCAL ROLE {}", quote_ident(&self.writer.owner));
         let mut exported: Option<String> = None;
         for session in sessions {
-            session.batch(&begin).await?;
+            session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+            if exported.is_none() {
+                // With patience: nobody waits for us yet.
+                session.batch(&format!("LOCK TABLE ONLY {source} IN ACCESS SHARE MODE")).await?;
+            }
+            match session.batch(&lock).await {
+                Err(e) if classify(&e) == Class::Late => return Ok(false),
+                other => other?,
+            }
             match &exported {
                 Some(name) => {
                     let sql = format!("SET TRANSACTION SNAPSHOT {}", quote_literal(name));
@@ -191,10 +199,11 @@ impl Verifier {
             }
             session.batch(&role).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// All sessions take ranges until the snapshot is too old; returns the ranges that differ.
+    /// All sessions take ranges until the snapshot is too old; returns what differs, by key and by
+    /// range.
     async fn compare_all(
         &self,
         sessions: &[Session],
@@ -202,22 +211,12 @@ impl Verifier {
         deadline: Instant,
         progress: &mut Progress,
         report: &impl Fn(u64),
-    ) -> Result<Vec<(Range, Vec<Difference>, bool)>> {
-        let Some(first) = sessions.first() else { return Ok(Vec::new()) };
+    ) -> Result<(Vec<Difference>, Vec<Suspect>)> {
+        let Some(first) = sessions.first() else { return Ok((Vec::new(), Vec::new())) };
         let ready: Vec<Key> = progress.open.difference(recorded).cloned().collect();
         let differing = compare_keys(first, &self.flow, &ready).await?;
         for key in &ready {
             progress.open.remove(key);
-        }
-        for d in differing {
-            tracing::warn!("source and shadow differ: {}", d.text);
-            if !progress.repaired.insert(d.key.clone()) {
-                return Err(incurable(&d.text));
-            }
-            progress.findings.mismatches += 1;
-            self.tracker.dirty().mark_for_repair(d.key.clone());
-            progress.asked.push(d.key.clone());
-            progress.open.insert(d.key);
         }
         let again = Mutex::new(std::mem::take(&mut progress.again));
         let found = Mutex::new((Vec::new(), Findings::default()));
@@ -251,7 +250,7 @@ impl Verifier {
         let (suspects, findings) = found.into_inner();
         progress.findings.ranges += findings.ranges;
         progress.findings.rows += findings.rows;
-        Ok(suspects)
+        Ok((differing, suspects))
     }
 
     /// Whether anybody waits for a lock that a snapshot of ours holds, an emergency ALTER say, and
@@ -318,12 +317,17 @@ impl Verifier {
     }
 
     /// Repair only marks keys dirty; a repaired range is not a verified one.
-    async fn repair(
+    fn repair(
         &self,
-        suspects: Vec<(Range, Vec<Difference>, bool)>,
+        differing: Vec<Difference>,
+        suspects: Vec<Suspect>,
         progress: &mut Progress,
     ) -> Result<()> {
-        for (range, differences, second) in suspects {
+        progress.open.extend(differing.iter().map(|d| d.key.clone()));
+        let named = (!differing.is_empty()).then_some((None, differing, false));
+        let ranges =
+            suspects.into_iter().map(|(range, found, second)| (Some(range), found, second));
+        for (range, differences, second) in named.into_iter().chain(ranges) {
             for d in &differences {
                 tracing::warn!("source and shadow differ: {}", d.text);
                 // One comparison does not name all rows of a bad range: what a second one names may
@@ -343,73 +347,14 @@ impl Verifier {
             }
             drop(dirty);
             self.tracker.announce();
-            progress.again.push(range);
+            progress.again.extend(range);
         }
         Ok(())
     }
 }
 
 fn parameters<'a>(arrays: &'a [RawArray], range: &'a Range) -> Vec<&'a (dyn ToSql + Sync)> {
-    let arrays = arrays.iter().map(|a| a as &(dyn ToSql + Sync));
-    arrays.chain(range.parameters()).collect()
-}
-
-/// Compares both sides for a set of keys, in whatever transaction the session has open.
-pub async fn compare_keys(session: &Session, flow: &Flow, keys: &[Key]) -> Result<Vec<Difference>> {
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    KeyComparison::prepare(session, flow).await?.run(session, flow, keys).await
-}
-
-/// The comparison by key, prepared in one session.
-pub struct KeyComparison(Statement);
-
-impl KeyComparison {
-    /// Prepares it in `session`.
-    pub async fn prepare(session: &Session, flow: &Flow) -> Result<Self> {
-        Ok(KeyComparison(session.prepare(&flow.differing_keys()).await?))
-    }
-
-    /// The keys whose sides differ. An empty set is asked too, once: that plans the statement.
-    pub async fn run(
-        &self,
-        session: &Session,
-        flow: &Flow,
-        keys: &[Key],
-    ) -> Result<Vec<Difference>> {
-        let mut found = Vec::new();
-        let mut rest = keys;
-        loop {
-            let (slice, tail) = rest.split_at(rest.len().min(SLICE));
-            let arrays = key_arrays(flow.key_type_oids(), slice);
-            let parameters: Vec<&(dyn ToSql + Sync)> =
-                arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-            let rows = session.run(&self.0, &parameters).await?;
-            found.extend(rows.iter().map(|row| difference(flow, row)));
-            rest = tail;
-            if rest.is_empty() {
-                return Ok(found);
-            }
-        }
-    }
-}
-
-fn difference(flow: &Flow, row: &Row) -> Difference {
-    let width = flow.key.len();
-    let columns: Vec<Raw> = (0..width).map(|i| row.get(i)).collect();
-    let key = Key::pack(columns.iter().map(|c| &c.0[..]));
-    let values: Vec<Option<Lossy>> = row.get(width);
-    let named = flow.key.iter().zip(values);
-    let named: Vec<String> = named
-        .map(|(k, v)| format!("{} = {}", k.source, v.as_ref().map_or("NULL", |v| &v.0)))
-        .collect();
-    let how = match (row.get(width + 1), row.get(width + 2)) {
-        (true, _) => "missing from the shadow".to_owned(),
-        (_, true) => "only in the shadow".to_owned(),
-        _ => format!("differs in {}", row.get::<_, Vec<String>>(width + 3).join(", ")),
-    };
-    Difference { key, text: format!("{}: {how}", named.join(", ")) }
+    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).chain(range.parameters()).collect()
 }
 
 fn incurable(text: &str) -> Error {
