@@ -1,6 +1,8 @@
 //! What differs is found, told, repaired and compared again, whatever the difference is; what
 //! cannot be repaired stops the run.
 
+use std::time::Duration;
+
 use crate::scene::{Held, Shop, exec, shop, wait_for};
 
 const TABLE: &str = "
@@ -110,4 +112,24 @@ async fn a_truncate_in_the_first_read_is_no_difference() {
     let output = held.finish().await.expect_code(0);
     assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
     assert_eq!(shop.rows("t").await, ["(7,new,1,1,)"]);
+}
+
+/// Four sessions compare, each with locks of its own, and whoever wants the table for itself waits
+/// for all of them: none of them may wait behind him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_who_wants_the_table_for_himself_does_not_wait_long() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    shop.exec("INSERT INTO t SELECT n, '', 0, n FROM generate_series(2001, 40000) n").await;
+    let args = ["--rebuild", "--workers", "4", "--chunk-rows", "100", "--chunk-time", "1ms"];
+    let held = shop.held("verify", "t", &args).await;
+    let run = tokio::spawn(held.finish());
+    let sql = "SET lock_timeout = '5s'; BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; COMMIT";
+    while !run.is_finished() {
+        shop.exec(sql).await;
+        // Somebody else's pace, not a wait for anything.
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let output = run.await.unwrap().expect_code(0);
+    assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
 }

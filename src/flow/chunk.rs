@@ -145,11 +145,12 @@ impl Planner {
             return Ok(None);
         }
         let upper = self.find_end().await?;
-        self.complete = upper.is_none();
-        let lower = std::mem::replace(&mut self.lower, upper.clone());
-        let range = Range { number: self.number, lower, upper };
-        self.number += 1;
+        let range = Range { number: self.number, lower: self.lower.clone(), upper };
         self.record(&range).await?;
+        // Only now: after an error the same range comes again.
+        self.complete = range.upper.is_none();
+        self.lower.clone_from(&range.upper);
+        self.number += 1;
         Ok(Some(range))
     }
 

@@ -86,6 +86,7 @@ impl Verifier {
             let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
             session.batch(sql).await?;
         }
+        self.planner.lock().await.session().batch("SET lock_timeout = '100ms'").await?;
         let mut progress = Progress::default();
         let mut key_rounds = 0;
         loop {
@@ -225,7 +226,7 @@ impl Verifier {
                 let repeated = again.lock().await.pop();
                 let (range, second) = match repeated {
                     Some(range) => (range, true),
-                    None => match self.planner.lock().await.next().await? {
+                    None => match self.next_range().await? {
                         Some(range) => (range, false),
                         None => return Ok(()),
                     },
@@ -251,6 +252,19 @@ impl Verifier {
         progress.findings.ranges += findings.ranges;
         progress.findings.rows += findings.rows;
         Ok((differing, suspects))
+    }
+
+    /// The planner's next range; None too where its look at the source would wait behind somebody who
+    /// waits for the sessions of this round: they end with it.
+    async fn next_range(&self) -> Result<Option<Range>> {
+        let mut planner = self.planner.lock().await;
+        match planner.next().await {
+            Err(e) if classify(&e) == Class::Late => {
+                planner.session().rollback().await;
+                Ok(None)
+            }
+            range => range,
+        }
     }
 
     /// Whether anybody waits for a lock that a snapshot of ours holds, an emergency ALTER say, and
