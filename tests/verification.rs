@@ -120,7 +120,7 @@ async fn a_truncate_in_the_first_read_is_no_difference() {
 async fn somebody_who_wants_the_table_for_himself_does_not_wait_long() {
     let shop = shop().await;
     shop.exec(TABLE).await;
-    shop.exec("INSERT INTO t SELECT n, '', 0, n FROM generate_series(2001, 40000) n").await;
+    shop.exec("INSERT INTO t SELECT n, '', 0, n FROM generate_series(2001, 20000) n").await;
     let args = ["--rebuild", "--workers", "4", "--chunk-rows", "100", "--chunk-time", "1ms"];
     let held = shop.held("verify", "t", &args).await;
     let run = tokio::spawn(held.finish());
@@ -128,7 +128,7 @@ async fn somebody_who_wants_the_table_for_himself_does_not_wait_long() {
     while !run.is_finished() {
         shop.exec(sql).await;
         // Somebody else's pace, not a wait for anything.
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let output = run.await.unwrap().expect_code(0);
     assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
