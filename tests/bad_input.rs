@@ -65,6 +65,24 @@ async fn a_table_that_is_not_there() {
         assert_eq!(output.code, Some(2), "{name:?}: {output}");
     }
     harness::run(["abort", "nothing", "-d", &shop.dsn]).await.expect_code(2);
+    shop.exec("CREATE SCHEMA other; CREATE TABLE other.aside (id int PRIMARY KEY)").await;
+    let output = shop.run("aside", &["--rebuild"]).await.expect_code(2);
+    assert!(output.stderr.contains("Did you mean other.aside?"), "{output}");
+}
+
+/// Whoever reads the one object on standard output finds it whatever was wrong.
+#[tokio::test]
+async fn an_error_is_an_object_too() {
+    for arguments in [
+        &["run", "t", "--json", "-d", "foo", "--rebuild"][..],
+        &["run", "t", "--json", "-d", "host=127.0.0.1 port=abc", "--rebuild"],
+        &["run", "t", "--json"],
+        &["abort", "t", "--json", "-d", "foo"],
+    ] {
+        let output = harness::run(arguments).await.expect_code(2);
+        assert_eq!(output.json()["exit_code"], 2, "{arguments:?}: {output}");
+        assert_eq!(output.json()["outcome"], "failed", "{arguments:?}: {output}");
+    }
 }
 
 #[tokio::test]

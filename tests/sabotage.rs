@@ -116,6 +116,17 @@ async fn something_hung_on_the_source() {
         ("CREATE STATISTICS st ON id, n FROM t", &["dependent object"]),
         ("CREATE TABLE child (t int REFERENCES t)", &["constraint, child_t_fkey appeared"]),
         ("CREATE PUBLICATION theirs FOR TABLE t", &["publication, theirs appeared"]),
+        (
+            "CREATE FUNCTION f(t) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            &["use of the row type", "function public.f(public.t)"],
+        ),
+        ("CREATE TABLE elsewhere (rows t[])", &["use of the row type", "column rows"]),
+        ("COMMENT ON TABLE t IS 'a table'", &["comment appeared", "a table"]),
+        (
+            "COMMENT ON CONSTRAINT t_pkey ON t IS 'the key'",
+            &["comment appeared", "constraint t_pkey"],
+        ),
+        ("GRANT SELECT (v) ON t TO PUBLIC", &["column, v was altered, or privileges on it were"]),
     ])
     .await;
 }

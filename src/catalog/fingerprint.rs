@@ -42,9 +42,7 @@ impl Fingerprint {
                 differences.join("; ")
             ),
         )
-        .next(format!(
-            "The copy can no longer be trusted: run `pgwraith abort {table}`, then start again"
-        )))
+        .next("The copy can no longer be trusted: start again once what is left is removed"))
     }
 }
 
@@ -86,10 +84,18 @@ fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
             }
         }
         _ if was == is => {}
+        (Value::String(was), Value::String(is)) if without_xmin(was) == without_xmin(is) => {
+            out.push(format!("{path} was altered, or privileges on it were"));
+        }
         (Value::Null, _) => out.push(format!("{path} appeared: {is}")),
         (_, Value::Null) => out.push(format!("{path} is gone (was {was})")),
         _ => out.push(format!("{path} was {was}, is {is}")),
     }
+}
+
+/// Row versions tell that something changed, but nobody what.
+fn without_xmin(text: &str) -> &str {
+    text.split(" xmin ").next().unwrap_or(text)
 }
 
 const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
@@ -114,6 +120,23 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
         AND d.classid IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_proc'::pg_catalog.regclass,
           'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, 'pg_catalog.pg_trigger'::pg_catalog.regclass,
           'pg_catalog.pg_policy'::pg_catalog.regclass)),
+  'use of the row type', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid), d.deptype)
+      FROM pg_catalog.pg_type y JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
+        AND d.refobjid IN (y.oid, y.typarray)
+      WHERE y.typrelid = $1 AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = y.typarray)),
+  'comment', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.concat_ws(' ', o.kind, o.name, d.objsubid), d.description)
+      FROM (SELECT 'pg_catalog.pg_class'::pg_catalog.regclass AS classid, $1 AS oid, 'table' AS kind, NULL::pg_catalog.text AS name
+        UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid, 'index', i.indexrelid::pg_catalog.regclass::pg_catalog.text
+          FROM pg_catalog.pg_index i WHERE i.indrelid = $1
+        UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid, 'constraint', k.conname
+          FROM pg_catalog.pg_constraint k WHERE k.conrelid = $1
+        UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, c.reltype, 'type', NULL
+          FROM pg_catalog.pg_class c WHERE c.oid = $1) o
+      JOIN pg_catalog.pg_description d ON d.classoid = o.classid AND d.objoid = o.oid),
+  'extension', (SELECT pg_catalog.jsonb_object_agg(d.refobjid::pg_catalog.text, d.deptype) FROM pg_catalog.pg_depend d
+      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = $1 AND d.deptype IN ('e', 'x')),
+  'security label', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.concat_ws(' ', l.provider, l.objsubid), l.label)
+      FROM pg_catalog.pg_seclabel l WHERE l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objoid = $1),
   'publication', (SELECT pg_catalog.jsonb_object_agg(p.pubname, pg_catalog.concat_ws(' ', p.oid, p.xmin, p.puballtables,
       p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, r.oid, r.xmin, r.prattrs::pg_catalog.text,
       CASE WHEN r.prqual IS NOT NULL THEN 'filtered' END))

@@ -20,13 +20,28 @@ pub async fn find(session: &Session, name: &str) -> Result<u32> {
         ))
     };
     match found {
-        Ok(row) => row.and_then(|r| r.get::<_, Option<u32>>(0)).ok_or_else(|| {
-            Error::usage(format!("there is no table {name} in this database"))
-                .next("Check the name (quote it as in SQL, qualify it with its schema) and -d")
-        }),
+        Ok(row) => match row.and_then(|r| r.get::<_, Option<u32>>(0)) {
+            Some(oid) => Ok(oid),
+            None => Err(not_found(session, name).await?),
+        },
         Err(e) if e.db().is_some() => Err(bad().source(e)),
         Err(e) => Err(e),
     }
+}
+
+/// There may be one of that name in a schema that the search path leaves out.
+async fn not_found(session: &Session, name: &str) -> Result<Error> {
+    let sql = "SELECT COALESCE(pg_catalog.string_agg(pg_catalog.format('%s.%I', c.relnamespace::pg_catalog.regnamespace, c.relname), ', '), '') \
+               FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') \
+               AND (c.relname = $1 OR pg_catalog.quote_ident(c.relname) = $1 OR c.relname = pg_catalog.lower($1))";
+    let elsewhere: String = session.one(sql, &[&name]).await?.get(0);
+    Ok(if elsewhere.is_empty() {
+        Error::usage(format!("there is no table {name} in this database"))
+            .next("Check the name (quote it as in SQL, qualify it with its schema) and -d")
+    } else {
+        Error::usage(format!("there is no table {name} on the search path"))
+            .next(format!("Did you mean {elsewhere}? Say it with its schema"))
+    })
 }
 
 /// Reads the table with this oid, or None where it is gone.

@@ -4,12 +4,16 @@ use serde_json::json;
 
 use super::args::AbortArgs;
 use super::resolve;
+use super::run::failure;
 use crate::error::Result;
-use crate::migration;
+use crate::migration::{self, Aborted};
 
 pub(super) async fn abort(args: AbortArgs) -> Result<()> {
-    let connector = resolve::connector(&args.connection)?;
-    let aborted = migration::abort(&connector, &args.table).await?;
+    let done = undo(&args).await;
+    if let (true, Err(e)) = (args.json, &done) {
+        println!("{}", failure(&args.table, e));
+    }
+    let aborted = done?;
     if args.json {
         println!(
             "{}",
@@ -22,4 +26,9 @@ pub(super) async fn abort(args: AbortArgs) -> Result<()> {
         );
     }
     Ok(())
+}
+
+async fn undo(args: &AbortArgs) -> Result<Aborted> {
+    let connector = resolve::connector(&args.connection)?;
+    migration::abort(&connector, &args.table).await
 }

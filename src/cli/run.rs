@@ -4,16 +4,19 @@ use serde_json::json;
 
 use super::args::RunArgs;
 use super::{resolve, signals};
-use crate::error::Result;
+use crate::change::Request;
+use crate::error::{Error, Result};
 use crate::migration::{Report, Run, Supervisor};
+use crate::pg::Connector;
 use crate::telemetry::{Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
-    let request = resolve::request(&args)?;
-    let connector = resolve::connector(&args.connection)?;
+    let prepared = prepare(&args);
+    if let (true, Err(e)) = (args.json, &prepared) {
+        println!("{}", failure(&args.table, e));
+    }
+    let (request, connector, supervisor) = prepared?;
     let settings = resolve::settings(&args.limits);
-    let supervisor = Supervisor::default();
-    signals::watch(&supervisor)?;
     let telemetry = Telemetry::start(&args.table, Show::Progress);
     let run = Run {
         connector: &connector,
@@ -33,6 +36,22 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
     done.map(drop)
 }
 
+/// What can be wrong before anything is asked of a server.
+fn prepare(args: &RunArgs) -> Result<(Request, Connector, Supervisor)> {
+    let request = resolve::request(args)?;
+    let connector = resolve::connector(&args.connection)?;
+    let supervisor = Supervisor::default();
+    signals::watch(&supervisor)?;
+    Ok((request, connector, supervisor))
+}
+
+/// The machine-readable word on an error.
+pub(super) fn failure(table: &str, e: &Error) -> serde_json::Value {
+    json!({
+        "table": table, "outcome": "failed", "exit_code": e.kind().exit_code(), "error": e.to_string(),
+    })
+}
+
 /// The machine-readable result: one object.
 fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json::Value {
     let phases: serde_json::Map<String, serde_json::Value> = summary
@@ -48,10 +67,12 @@ fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json:
             "chunk_p99_ms": summary.chunk_p99_ms,
             "phases": phases, "cutover": report.cutover, "verify": report.verify,
         }),
-        Err(e) => json!({
-            "table": table, "outcome": "failed", "exit_code": e.kind().exit_code(),
-            "error": e.to_string(), "rows_copied": summary.rows_copied, "phases": phases,
-        }),
+        Err(e) => {
+            let mut object = failure(table, e);
+            object["rows_copied"] = json!(summary.rows_copied);
+            object["phases"] = json!(phases);
+            object
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Cutover<'_> {
         let started = Instant::now();
         let mut locker: Option<Locker> = None;
         let mut attempts = 0;
-        let mut told = String::new();
+        let mut met: Vec<String> = Vec::new();
         loop {
             let obstacle = match self.prepare(&observer, &syncer, &mut locker, started).await? {
                 Err(obstacle) => obstacle,
@@ -118,11 +118,14 @@ impl Cutover<'_> {
                 }
             };
             if started.elapsed() > self.limits.patience {
-                return Err(self.out_of_patience(attempts, &obstacle));
+                met.retain(|text| *text != obstacle.text);
+                met.push(obstacle.text);
+                return Err(self.out_of_patience(attempts, &met));
             }
-            if told != obstacle.text {
+            if met.last() != Some(&obstacle.text) {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
-                told.clone_from(&obstacle.text);
+                met.retain(|text| *text != obstacle.text);
+                met.push(obstacle.text);
             }
             // No lock that blocks the application is held here. What is held blocks DDL, and whoever
             // queues behind that: nobody waits for us while we wait for somebody else, perhaps for
@@ -175,13 +178,15 @@ impl Cutover<'_> {
         self.limits.patience.saturating_sub(started.elapsed()).min(Duration::from_secs(10))
     }
 
-    fn out_of_patience(&self, attempts: u32, obstacle: &Obstacle) -> Error {
+    /// `met` is what was in the way, the last one last.
+    fn out_of_patience(&self, attempts: u32, met: &[String]) -> Error {
+        let told: Vec<&str> = met.iter().rev().take(3).map(String::as_str).collect();
         Error::new(
             Kind::Failed,
             format!(
                 "the cutover did not get its lock in {} s and {attempts} attempts: {}",
                 self.limits.patience.as_secs(),
-                obstacle.text
+                told.join("; before that: ")
             ),
         )
         .next("End what is in the way, or try at a calmer time")

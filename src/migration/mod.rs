@@ -12,7 +12,7 @@ mod supervisor;
 mod teardown;
 mod watch;
 
-pub use abort::abort;
+pub use abort::{Aborted, abort};
 pub use copy::CopySettings;
 pub use index::IndexSettings;
 pub use run::{Report, Run, Settings};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::catalog::Table;
 use crate::change::Plan;
@@ -19,6 +19,8 @@ use super::store;
 const POLL: Duration = Duration::from_millis(20);
 /// After so long, say whom we wait for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same ones are named again only after this.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// The flow of a new migration, not yet made.
 pub(super) async fn describe_flow(
@@ -88,10 +90,11 @@ pub(super) async fn open_stream(
     let created = {
         let create = connection.create_slot(&flow.slot);
         tokio::pin!(create);
+        let mut told = (Vec::new(), Instant::now());
         loop {
             tokio::select! {
                 done = &mut create => break done,
-                _ = sleep(PATIENCE) => tell_open_transactions(session, meter).await?,
+                _ = sleep(PATIENCE) => tell_open_transactions(session, meter, &mut told).await?,
             }
         }
     };
@@ -129,20 +132,35 @@ async fn pin_walsender(connection: &mut ReplicationConn, major: i32) -> Result<(
     Ok(())
 }
 
-async fn tell_open_transactions(session: &Session, meter: &Meter) -> Result<()> {
+/// Who has been writing for longest. The same ones are told again only after a while.
+async fn tell_open_transactions(
+    session: &Session,
+    meter: &Meter,
+    told: &mut (Vec<i32>, Instant),
+) -> Result<()> {
     let rows = session
         .query(
             "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), \
-             COALESCE(pg_catalog.left(a.query, 80), '(not allowed to see)') \
+             COALESCE(pg_catalog.left(a.query, 80), '(not allowed to see)'), COALESCE(a.state, '?'), \
+             pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::pg_catalog.int8 \
              FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
+             AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
              AND a.pid <> pg_catalog.pg_backend_pid() ORDER BY a.xact_start LIMIT 3",
             &[],
         )
         .await?;
-    for row in rows {
-        let (pid, user, query): (i32, Lossy, Lossy) = (row.get(0), row.get(1), row.get(2));
-        meter.note(format!("the slot waits for the transaction of pid {pid} ({user}): {query}"));
+    let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    if pids == told.0 && told.1.elapsed() < TELL_AGAIN {
+        return Ok(());
     }
+    for row in &rows {
+        let (pid, user, query): (i32, Lossy, Lossy) = (row.get(0), row.get(1), row.get(2));
+        let (state, seconds): (&str, i64) = (row.get(3), row.get(4));
+        meter.note(format!(
+            "the slot waits for the transaction of pid {pid} ({user}, {state}, open for {seconds} s): {query}"
+        ));
+    }
+    *told = (pids, Instant::now());
     Ok(())
 }
 
@@ -162,7 +180,7 @@ pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Met
         )
         .await?
         .get(0);
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     let mut told = false;
     loop {
         let left = session

@@ -21,7 +21,7 @@ use crate::flow::keeper::{Keeper, Limits};
 use crate::flow::truncate::Truncator;
 use crate::flow::verify::{Findings, Verifier};
 use crate::flow::write::{Door, Writer, superseded};
-use crate::pg::{Connector, Session};
+use crate::pg::{Connector, QualifiedName, Session};
 use crate::preflight::{self, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
@@ -329,8 +329,8 @@ impl Run<'_> {
             Ok(Source::Gone) => {
                 format!("slot and publication are dropped; the unfinished shadow {shadow} is left")
             }
-            Ok(Source::InUse) => format!(
-                "{source} is untouched and in use; slot and publication are dropped; the unfinished \
+            Ok(Source::InUse(name)) => format!(
+                "{name} is untouched and in use; slot and publication are dropped; the unfinished \
                  shadow {shadow} is left"
             ),
             Err(e) => format!(
@@ -359,12 +359,16 @@ impl Run<'_> {
             Some(e) => ("failed", e.to_string()),
         };
         store::event(&session, known.migration, what, &detail).await?;
-        let there = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = $1)";
-        let there: bool = session.one(there, &[&known.source.oid]).await?.get(0);
+        // Under whatever name: somebody may have renamed it.
+        let there = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
+                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+        let there = session.maybe(there, &[&known.source.oid]).await?;
+        let there =
+            there.map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
         let became = match (store::is_swapped(&session, known.migration).await?, there) {
             (true, _) => Source::Swapped,
-            (false, true) => Source::InUse,
-            (false, false) => Source::Gone,
+            (false, Some(name)) => Source::InUse(name),
+            (false, None) => Source::Gone,
         };
         session.batch("COMMIT").await?;
         Ok(became)
@@ -374,7 +378,8 @@ impl Run<'_> {
 /// What became of the source in the end.
 enum Source {
     Swapped,
-    InUse,
+    /// By this name.
+    InUse(QualifiedName),
     /// Somebody dropped it.
     Gone,
 }

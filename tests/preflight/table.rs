@@ -21,10 +21,17 @@ async fn a_table_without_a_usable_key_is_told_how_to_get_one() {
              CREATE TABLE partial (a int NOT NULL);
              CREATE UNIQUE INDEX ON partial (a) WHERE a > 0;
              CREATE TABLE fine (id int PRIMARY KEY);
-             ALTER TABLE fine REPLICA IDENTITY FULL;",
+             ALTER TABLE fine REPLICA IDENTITY FULL;
+             CREATE TYPE pair AS (a int, b text); CREATE DOMAIN list AS int[];
+             CREATE TABLE composite (id pair PRIMARY KEY);
+             CREATE TABLE arrays (a int, b text[], PRIMARY KEY (a, b));
+             CREATE TABLE lists (id list PRIMARY KEY);",
         )
         .await
         .unwrap();
+    for table in ["composite", "arrays", "lists"] {
+        refusal(&findings(&dsn, table).await, "usable_key", "an array or a composite value");
+    }
     for (table, what, mend) in [
         ("nothing", "NOTHING", "ALTER TABLE \"public\".\"nothing\" REPLICA IDENTITY DEFAULT"),
         ("\"Full\"", "no primary key", "REPLICA IDENTITY USING INDEX \"Full_id_key\""),
