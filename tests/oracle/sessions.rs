@@ -130,8 +130,8 @@ impl Sessions {
 pub async fn large_transaction(client: &Client, shape: Shape) -> Vec<(String, String, i64)> {
     let mut script = Script::new(shape);
     // Or it would be the victim of one deadlock after another: whoever waits for it has looked for
-    // a deadlock before it closes one.
-    script.raw("LOCK TABLE t IN SHARE ROW EXCLUSIVE MODE");
+    // a deadlock before it closes one. The mode lets nobody in who goes on to update, FOR UPDATE say.
+    script.raw("LOCK TABLE t IN EXCLUSIVE MODE");
     script.noted(
         "UPDATE t SET tokens = concat_ws(' ', tokens, 'large')",
         None,
