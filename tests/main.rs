@@ -1,6 +1,7 @@
 //! The integration tests, all in one binary: one link, one place to look.
 
 mod bad_input;
+mod carried;
 mod cluster;
 mod cutover;
 mod definition;

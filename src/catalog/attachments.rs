@@ -33,17 +33,15 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
 const KINDS: &[&str] = &[
     "SELECT 'foreign key' AS kind, pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass) AS name
      FROM pg_catalog.pg_constraint k, t WHERE k.contype = 'f' AND toid IN (k.conrelid, k.confrelid)",
-    "SELECT 'trigger', g.tgname FROM pg_catalog.pg_trigger g, t WHERE g.tgrelid = toid AND NOT g.tgisinternal",
     "SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' WHEN v.relkind = 'v' AND w.ev_type = '1' THEN 'view'
-         WHEN v.oid = toid THEN 'rule' ELSE 'rule of another table' END,
-       CASE WHEN v.oid = toid THEN w.rulename WHEN v.relkind = 'm' OR v.relkind = 'v' AND w.ev_type = '1'
+         ELSE 'rule of another table' END,
+       CASE WHEN v.relkind = 'm' OR v.relkind = 'v' AND w.ev_type = '1'
          THEN v.oid::pg_catalog.regclass::pg_catalog.text
          ELSE pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) END
      FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON d.objid = w.oid
      JOIN pg_catalog.pg_class v ON v.oid = w.ev_class, t
      WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid",
-    "SELECT 'policy', p.polname FROM pg_catalog.pg_policy p, t WHERE p.polrelid = toid",
+       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND v.oid <> toid",
     "SELECT 'inheritance', pg_catalog.format('%s under %s', i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass)
      FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
     "SELECT 'exclusion constraint', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid AND k.contype = 'x'",

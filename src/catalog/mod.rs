@@ -1,15 +1,17 @@
 //! The table and all that hangs on it, read once into one model.
 //!
-//! The model is the one place that knows what can hang on a table. What it finds and this version
-//! cannot carry through a swap becomes an [`Attachment`], and preflight refuses it by name; what
+//! The model is the one place that knows what can hang on a table. What follows the table through a
+//! swap is [`Carried`]; what this version cannot carry becomes an [`Attachment`], and preflight refuses it by name; what
 //! nobody here has heard of still shows up through `pg_depend` and is refused too.
 
 mod attachments;
+mod carried;
 mod fingerprint;
 mod model;
 mod read;
 
 pub use attachments::{Attachment, attachments};
+pub use carried::{Carried, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{Column, Constraint, Grant, Index, Key, Sequence, Table};
 pub use read::{find, read};

@@ -15,17 +15,17 @@ pub(super) fn using_expressions(clauses: &str) -> Vec<Using> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Word,
     Quoted,
     Other,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Token<'a> {
+pub(super) struct Token<'a> {
     kind: Kind,
-    text: &'a str,
-    start: usize,
+    pub(super) text: &'a str,
+    pub(super) start: usize,
     /// Depth of parentheses and brackets around it.
     depth: usize,
 }
@@ -36,7 +36,7 @@ impl Token<'_> {
     }
 
     /// The identifier it stands for, folded as the server folds.
-    fn identifier(&self) -> Option<String> {
+    pub(super) fn identifier(&self) -> Option<String> {
         match self.kind {
             Kind::Word => Some(self.text.to_ascii_lowercase()),
             Kind::Quoted => {
@@ -81,7 +81,7 @@ fn using_of(source: &str, clause: &[Token<'_>]) -> Option<Using> {
 }
 
 /// Cuts SQL text into words, quoted identifiers and the rest; comments and blanks vanish.
-fn tokens(sql: &str) -> Vec<Token<'_>> {
+pub(super) fn tokens(sql: &str) -> Vec<Token<'_>> {
     let mut out = Vec::new();
     let (mut at, mut depth) = (0, 0usize);
     while let Some(c) = sql[at..].chars().next() {

@@ -7,6 +7,7 @@
 mod clauses;
 mod expression;
 mod rehearse;
+mod retarget;
 
 pub use rehearse::rehearse;
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::clauses::using_expressions;
 use super::expression::{self, Expression, Stability};
+use super::retarget::retarget;
 use super::{KeyColumn, Plan, Projected, Request};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ async fn rehearse_in_transaction(
         alter(session, &clone, clauses).await?;
     }
     let target = read_result(session, source, &clone, clone_oid).await?;
+    follow(session, source, &clone).await?;
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &scratch, clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
@@ -107,6 +109,27 @@ async fn read_result(
     }
     target.schema = source.schema.clone();
     Ok(target)
+}
+
+/// What follows the table must fit its new shape: a policy over a column that goes does not.
+async fn follow(session: &Session, source: &Table, clone: &QualifiedName) -> Result<()> {
+    let from = source.qualified();
+    for thing in catalog::carried(session, source.oid).await?.iter().filter(|c| c.rehearse) {
+        session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&thing.role))).await?;
+        for sql in &thing.bind {
+            session.batch(&retarget(sql, &from, clone)).await.map_err(|e| match e.db() {
+                Some(_) => {
+                    let why = e.what().replace(&format!("{}.", clone.schema), "");
+                    let (kind, name) = (&thing.kind, &thing.name);
+                    Error::usage(format!("{kind} {name} cannot follow the change: {why}")).next(
+                        "Drop it before and create it anew afterwards, or leave that clause out",
+                    )
+                }
+                None => e,
+            })?;
+        }
+    }
+    session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&source.owner))).await
 }
 
 /// Column of the target → the expression that the operator typed for it.

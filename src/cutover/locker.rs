@@ -9,7 +9,7 @@ use tokio_postgres::Statement;
 use super::Cutover;
 use super::deadline::Deadline;
 use super::look::{self, Obstacle};
-use crate::catalog::{self, Fingerprint, FingerprintReader, Table};
+use crate::catalog::{self, Carried, Fingerprint, FingerprintReader, Table};
 use crate::error::{Error, Result};
 use crate::flow::differ::KeyComparison;
 use crate::flow::sync::Statements;
@@ -170,6 +170,7 @@ async fn first_lock(
 struct Tables {
     source: Table,
     shadow: Table,
+    carried: Vec<Carried>,
     taken: HashSet<String>,
 }
 
@@ -187,7 +188,9 @@ impl Tables {
         let shadow: Option<u32> = row.get(0);
         let source = catalog::read(session, cutover.flow.captured.oid).await?.ok_or_else(gone)?;
         let shadow = catalog::read(session, shadow.ok_or_else(gone)?).await?.ok_or_else(gone)?;
-        Ok(Tables { source, shadow, taken: row.get::<_, Vec<String>>(1).into_iter().collect() })
+        let carried = catalog::carried(session, source.oid).await?;
+        let taken = row.get::<_, Vec<String>>(1).into_iter().collect();
+        Ok(Tables { source, shadow, carried, taken })
     }
 
     fn renames(&self, cutover: &Cutover<'_>) -> Vec<String> {
@@ -196,6 +199,7 @@ impl Tables {
             source: &self.source,
             target: cutover.target,
             shadow: &self.shadow,
+            carried: &self.carried,
             taken: &self.taken,
         };
         swap.statements()

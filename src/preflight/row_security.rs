@@ -1,41 +1,19 @@
-//! No row security: a session that it applies to would read fewer rows than there are, and this
-//! version does not give the new table the old one's policies.
+//! Row security must not be forced on the owner: a session that it applies to would read fewer rows
+//! than there are.
 
 use super::{Finding, Result, Subject};
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
-    let name = table.qualified();
-    let sql =
-        "SELECT pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', ' ORDER BY p.polname)
-               FROM pg_catalog.pg_policy p WHERE p.polrelid = $1";
-    let policies: Option<String> = subject.session.one(sql, &[&table.oid]).await?.get(0);
-    let mut signs = Vec::new();
-    let mut mends = Vec::new();
-    if table.row_security {
-        signs.push("is enabled".to_owned());
-        mends.push(format!("ALTER TABLE {name} DISABLE ROW LEVEL SECURITY"));
-    }
-    if table.force_row_security {
-        signs.push("is forced on the owner".to_owned());
-        mends.push(format!("ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY"));
-    }
-    if let Some(policies) = policies {
-        signs.push(format!("has the policies {policies}"));
-        mends.push("DROP POLICY … and create them again afterwards".to_owned());
-    }
-    if signs.is_empty() {
+    if !table.force_row_security {
         return Ok(vec![]);
     }
+    let name = table.qualified();
     Ok(vec![Finding::refuse(
+        format!("row security of {name} is forced on its owner, as whom the rows are read"),
         format!(
-            "row security of {name} {}, and this version does not carry it over",
-            signs.join(" and ")
-        ),
-        format!(
-            "Wait for a version that does; or, only if every role with a grant may see every row \
-             meanwhile: {}",
-            mends.join("; ")
+            "ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY, if the owner may see every row meanwhile, \
+             and FORCE it again afterwards"
         ),
     )])
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::create::not_valid_checks;
 use super::{grant_statements, index_plans};
-use crate::catalog::{Column, Sequence, Table};
+use crate::catalog::{Carried, Column, Sequence, Table};
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident};
 
@@ -33,6 +33,8 @@ pub struct Swap<'a> {
     pub target: &'a Table,
     /// The shadow as it is now.
     pub shadow: &'a Table,
+    /// What follows the source.
+    pub carried: &'a [Carried],
     /// Names in use in the schema.
     pub taken: &'a HashSet<String>,
 }
@@ -42,9 +44,31 @@ impl Swap<'_> {
     pub fn statements(&self) -> Vec<String> {
         let mut pool = self.taken.clone();
         let mut out = self.identity_sequences(&mut pool);
+        out.extend(self.by_their_owners(|c| &c.unbind));
         out.extend(self.retire(&mut pool));
         out.extend(self.promote());
         out.extend(self.serial_sequences());
+        out.extend(self.by_their_owners(|c| &c.bind));
+        out
+    }
+
+    /// Statements of all that follows, each run by whom it belongs to; the table's owner again in the
+    /// end.
+    fn by_their_owners(&self, statements: impl Fn(&Carried) -> &[String]) -> Vec<String> {
+        let role = |name: &str| format!("SET LOCAL ROLE {}", quote_ident(name));
+        let mut out = Vec::new();
+        let mut acting = &self.source.owner;
+        for thing in self.carried {
+            let own = statements(thing);
+            if !own.is_empty() && acting != &thing.role {
+                acting = &thing.role;
+                out.push(role(acting));
+            }
+            out.extend_from_slice(own);
+        }
+        if acting != &self.source.owner {
+            out.push(role(&self.source.owner));
+        }
         out
     }
 

@@ -86,8 +86,14 @@ fn the_swap_moves_names_in_an_order_that_hands_no_value_out_twice() {
     shadow.sequences[0].name = "orders_v2_id_seq".into();
     let names = Names::of(&source.qualified());
     let taken = HashSet::from(["orders_pkey_old".to_owned()]);
-    let swap =
-        Swap { names: &names, source: &source, target: &target, shadow: &shadow, taken: &taken };
+    let swap = Swap {
+        names: &names,
+        source: &source,
+        target: &target,
+        shadow: &shadow,
+        carried: &[],
+        taken: &taken,
+    };
     assert_eq!(
         swap.statements(),
         [

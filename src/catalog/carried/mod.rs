@@ -1,0 +1,63 @@
+//! What hangs on a table and follows it through the swap.
+//!
+//! One file a kind of object. Each asks PostgreSQL for the statements themselves: what takes the
+//! object off the table before the names are exchanged, and what puts it, word for word, on the
+//! table that has the name afterwards. Definitions name the table by its qualified name (the pinned
+//! search path leaves nothing unqualified), so they need no change to mean the new one.
+//!
+//! What no file here knows is refused by name ([`super::attachments`]).
+
+mod policies;
+mod rules;
+mod triggers;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::read::parse;
+use crate::error::Result;
+use crate::pg::Session;
+
+/// One thing that follows.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+pub struct Carried {
+    /// The kind of object, as a DBA calls it: `trigger`, `view`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Who owns it, and runs the statements.
+    pub role: String,
+    /// Qualified names of what else the statements lock ACCESS EXCLUSIVE.
+    pub locks: Vec<String>,
+    /// Take it off the old table, which still has its name.
+    pub unbind: Vec<String>,
+    /// Put it on the table that has the name by then.
+    pub bind: Vec<String>,
+    /// What follows the swap without blocking anybody (VALIDATE).
+    pub later: Vec<String>,
+    /// Whether `bind` can be tried on the empty clone without locking anything of the application's.
+    pub rehearse: bool,
+}
+
+/// All that hangs on the table `oid` and follows it, in the order in which it is put on again.
+pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
+    let sql = format!(
+        "WITH t AS (SELECT c.*, c.oid AS toid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS tname, \
+           r.rolname AS owner FROM pg_catalog.pg_class c \
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+           JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = $1) \
+         SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY step, place), '[]') FROM ({}) x",
+        KINDS
+            .iter()
+            .enumerate()
+            .map(|(step, kind)| format!("SELECT {step} AS step, k.* FROM ({kind}) k"))
+            .collect::<Vec<_>>()
+            .join(" UNION ALL ")
+    );
+    parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
+}
+
+/// In the order in which things are put on. Each query reads `t`, the one row of the table with
+/// `toid`, its qualified name `tname` and `owner`, and gives the fields of [`Carried`] and `place`,
+/// the order among its kind.
+const KINDS: &[&str] = &[triggers::SQL, rules::SQL, policies::ENABLED, policies::SQL];

@@ -1,0 +1,30 @@
+//! Row security: whether it is on, and the policies with their comments.
+
+/// ENABLE and FORCE. The old table keeps both, so that it shows nobody more than before.
+pub(super) const ENABLED: &str = "
+SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
+  '{}'::pg_catalog.text[] AS locks, '{}'::pg_catalog.text[] AS unbind,
+  pg_catalog.array_remove(ARRAY[
+    CASE WHEN t.relrowsecurity THEN pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.tname) END,
+    CASE WHEN t.relforcerowsecurity THEN pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', t.tname) END],
+    NULL) AS bind,
+  '{}'::pg_catalog.text[] AS later, true AS rehearse, '' AS place
+FROM t WHERE t.relrowsecurity OR t.relforcerowsecurity";
+
+/// The old table keeps its policies.
+pub(super) const SQL: &str = "
+SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
+  '{}'::pg_catalog.text[] AS locks, '{}'::pg_catalog.text[] AS unbind,
+  pg_catalog.array_remove(ARRAY[
+    pg_catalog.format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, t.tname,
+      CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+      CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+      (SELECT pg_catalog.string_agg(CASE WHEN o = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(r.rolname) END, ', ' ORDER BY r.rolname)
+        FROM pg_catalog.unnest(p.polroles) o LEFT JOIN pg_catalog.pg_roles r ON r.oid = o))
+    || COALESCE(' USING (' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')', '')
+    || COALESCE(' WITH CHECK (' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) || ')', ''),
+    (SELECT pg_catalog.format('COMMENT ON POLICY %I ON %s IS %L', p.polname, t.tname, d.description)
+      FROM pg_catalog.pg_description d
+      WHERE d.classoid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objoid = p.oid)], NULL) AS bind,
+  '{}'::pg_catalog.text[] AS later, true AS rehearse, p.polname::pg_catalog.text AS place
+FROM pg_catalog.pg_policy p, t WHERE p.polrelid = t.toid";
