@@ -120,7 +120,7 @@ async fn something_hung_on_the_source() {
             "CREATE FUNCTION f(t) RETURNS int LANGUAGE sql AS 'SELECT 1'",
             &["use of the row type", "function public.f(public.t)"],
         ),
-        ("CREATE TABLE elsewhere (rows t[])", &["use of the row type", "column rows"]),
+        ("CREATE TABLE lists (rows t[])", &["use of the row type", "column rows"]),
         ("COMMENT ON TABLE t IS 'a table'", &["comment appeared", "a table"]),
         (
             "COMMENT ON CONSTRAINT t_pkey ON t IS 'the key'",

@@ -114,7 +114,7 @@ async fn read_result(
 /// What follows the table must fit its new shape: a policy over a column that goes does not.
 async fn follow(session: &Session, source: &Table, clone: &QualifiedName) -> Result<()> {
     let from = source.qualified();
-    for thing in catalog::carried(session, source.oid).await?.iter().filter(|c| c.rehearse) {
+    for thing in &catalog::carried(session, source.oid).await? {
         session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&thing.role))).await?;
         for sql in &thing.bind {
             session.batch(&retarget(sql, &from, clone)).await.map_err(|e| match e.db() {

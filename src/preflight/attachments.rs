@@ -29,12 +29,9 @@ fn mend(subject: &Subject<'_>, attachment: &Attachment) -> String {
     let again = "and create it again afterwards";
     match attachment.kind.as_str() {
         "foreign key" => format!("This version does not carry it over: drop the constraint {again}, NOT VALID first and then VALIDATE"),
-        "trigger" => format!("DROP TRIGGER {own} ON {table} {again}"),
         "view" => format!("DROP VIEW {name} {again}; left alone it would go on reading the old table"),
         "materialized view" => format!("DROP MATERIALIZED VIEW {name} {again}; left alone it would go on reading the old table"),
-        "rule" => format!("DROP RULE {own} ON {table} {again}"),
         "rule of another table" => format!("DROP RULE {name} {again}"),
-        "policy" => format!("DROP POLICY {own} ON {table} {again}, if row security may be off meanwhile"),
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
         "exclusion constraint" => format!("ALTER TABLE {table} DROP CONSTRAINT {own} {again}, if the rule may be unguarded meanwhile"),
         "NO INHERIT or unenforced constraint" => format!("ALTER TABLE {table} DROP CONSTRAINT {own} {again}, if the rule may be unguarded meanwhile"),

@@ -27,16 +27,10 @@ pub struct Carried {
     pub name: String,
     /// Who owns it, and runs the statements.
     pub role: String,
-    /// Qualified names of what else the statements lock ACCESS EXCLUSIVE.
-    pub locks: Vec<String>,
     /// Take it off the old table, which still has its name.
     pub unbind: Vec<String>,
     /// Put it on the table that has the name by then.
     pub bind: Vec<String>,
-    /// What follows the swap without blocking anybody (VALIDATE).
-    pub later: Vec<String>,
-    /// Whether `bind` can be tried on the empty clone without locking anything of the application's.
-    pub rehearse: bool,
 }
 
 /// All that hangs on the table `oid` and follows it, in the order in which it is put on again.

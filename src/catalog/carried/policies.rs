@@ -3,18 +3,18 @@
 /// ENABLE and FORCE. The old table keeps both, so that it shows nobody more than before.
 pub(super) const ENABLED: &str = "
 SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
-  '{}'::pg_catalog.text[] AS locks, '{}'::pg_catalog.text[] AS unbind,
+  '{}'::pg_catalog.text[] AS unbind,
   pg_catalog.array_remove(ARRAY[
     CASE WHEN t.relrowsecurity THEN pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.tname) END,
     CASE WHEN t.relforcerowsecurity THEN pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', t.tname) END],
     NULL) AS bind,
-  '{}'::pg_catalog.text[] AS later, true AS rehearse, '' AS place
+  '' AS place
 FROM t WHERE t.relrowsecurity OR t.relforcerowsecurity";
 
 /// The old table keeps its policies.
 pub(super) const SQL: &str = "
 SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
-  '{}'::pg_catalog.text[] AS locks, '{}'::pg_catalog.text[] AS unbind,
+  '{}'::pg_catalog.text[] AS unbind,
   pg_catalog.array_remove(ARRAY[
     pg_catalog.format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, t.tname,
       CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
@@ -26,5 +26,5 @@ SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog
     (SELECT pg_catalog.format('COMMENT ON POLICY %I ON %s IS %L', p.polname, t.tname, d.description)
       FROM pg_catalog.pg_description d
       WHERE d.classoid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objoid = p.oid)], NULL) AS bind,
-  '{}'::pg_catalog.text[] AS later, true AS rehearse, p.polname::pg_catalog.text AS place
+  p.polname::pg_catalog.text AS place
 FROM pg_catalog.pg_policy p, t WHERE p.polrelid = t.toid";
