@@ -59,6 +59,8 @@ pub struct Column {
     pub type_name: String,
     /// `pg_type.typtype`.
     pub type_kind: char,
+    /// `pg_type.typcategory`; a domain has that of its type.
+    pub type_category: char,
     /// Whether the type has a binary form.
     pub has_binary: bool,
     /// Quoted and qualified; None where it is the type's own.
@@ -203,6 +205,13 @@ impl Table {
             }
             if !column.generated.is_empty() {
                 return Err(format!("its key column {:?} is generated", column.name));
+            }
+            // Sets of keys are sent as one array a column, and PostgreSQL unnests nested ones whole.
+            if matches!(column.type_category, 'A' | 'C') {
+                return Err(format!(
+                    "its key column {:?} is an array or a composite value",
+                    column.name
+                ));
             }
             if !column.has_binary {
                 return Err(format!(

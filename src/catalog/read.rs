@@ -84,6 +84,7 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
     pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_sql,
     pg_catalog.format_type(a.atttypid, -1) AS base_type_sql,
     tn.nspname AS type_schema, t.typname AS type_name, t.typtype AS type_kind,
+    t.typcategory AS type_category,
     t.typsend <> 0 AND t.typreceive <> 0 AS has_binary,
     CASE WHEN a.attcollation <> t.typcollation THEN
       pg_catalog.format('%I.%I', cn.nspname, co.collname) END AS collation,

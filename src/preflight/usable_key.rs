@@ -7,17 +7,6 @@ use crate::pg::quote_ident;
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
-    if let Some(column) = nested_column(subject).await? {
-        return Ok(vec![Finding::refuse(
-            format!(
-                "the key of {} has column {}, an array or a composite value, by which this version cannot look rows up",
-                table.qualified(),
-                quote_ident(&column)
-            ),
-            "Give the table another unique index over columns that are NOT NULL, and make it the \
-             replica identity: ALTER TABLE … REPLICA IDENTITY USING INDEX …",
-        )]);
-    }
     Ok(match table.key() {
         Err(why) => vec![Finding::refuse(
             format!("{} has no key by which its rows can be followed: {why}", table.qualified()),
@@ -39,19 +28,6 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         )],
         Ok(_) => vec![],
     })
-}
-
-/// A key column that is an array or a composite value, or a domain over one (which has its type's
-/// category): sets of keys are sent as one array a column, and PostgreSQL unnests them whole.
-async fn nested_column(subject: &Subject<'_>) -> Result<Option<String>> {
-    let Ok(key) = subject.table.key() else { return Ok(None) };
-    let sql = "SELECT y.typcategory IN ('A', 'C') FROM pg_catalog.pg_type y WHERE y.oid = $1";
-    for column in key.columns {
-        if subject.session.one(sql, &[&column.type_oid]).await?.get(0) {
-            return Ok(Some(column.name.clone()));
-        }
-    }
-    Ok(None)
 }
 
 /// From 18 on, the server refuses to update or delete rows of a published table whose replica

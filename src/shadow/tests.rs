@@ -10,7 +10,7 @@ use crate::pg::QualifiedName;
 
 fn column(attnum: i16, name: &str, ty: &str) -> serde_json::Value {
     json!({"attnum": attnum, "name": name, "type_oid": 20, "type_sql": ty, "base_type_sql": ty,
-        "type_schema": "pg_catalog", "type_name": ty, "type_kind": "b", "has_binary": true, "collation": null,
+        "type_schema": "pg_catalog", "type_name": ty, "type_kind": "b", "type_category": "N", "has_binary": true, "collation": null,
         "collation_deterministic": true, "operator_schema": "pg_catalog", "not_null": true, "not_null_name": null, "default": null,
         "generated": "", "identity": ""})
 }
