@@ -70,7 +70,7 @@ impl<'a> Attempt<'a> {
         match stop {
             Stop::Late(obstacle) => Ok(Tried::Late(obstacle)),
             Stop::Stale(obstacle) => {
-                locker.is_stale();
+                locker.make_stale();
                 Ok(Tried::Late(obstacle))
             }
             Stop::Definite(e) => Err(e),
@@ -86,8 +86,8 @@ impl<'a> Attempt<'a> {
         let Ok(all) = self.cutover.tracker.dirty().select_all() else {
             return Err(Stop::late("changes arrived that cannot be applied in time"));
         };
-        let keys: Vec<Key> = self.batch.insert(all).keys().cloned().collect();
-        self.final_sync(&keys).await?;
+        self.batch = Some(all);
+        self.final_sync().await?;
         self.rename().await?;
         self.commit().await
     }
@@ -135,18 +135,18 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    async fn final_sync(&self, keys: &[Key]) -> Result<(), Stop> {
+    async fn final_sync(&self) -> Result<(), Stop> {
         let (flow, session) = (&self.cutover.flow, &self.locker.session);
+        let keys: Vec<&Key> = self.batch.iter().flat_map(Batch::keys).collect();
         tokio::try_join!(self.limit(), self.as_owner())?;
         if !keys.is_empty() {
-            let keys: Vec<&Key> = keys.iter().collect();
             self.locker.statements.apply_all(session, flow, &keys).await.map_err(Stop::of)?;
         }
         let compare: HashSet<&Key> = self.open.iter().chain(keys).collect();
         if compare.is_empty() {
             return Ok(());
         }
-        let compare: Vec<Key> = compare.into_iter().cloned().collect();
+        let compare: Vec<&Key> = compare.into_iter().collect();
         let differing =
             self.locker.comparison.run(session, flow, &compare).await.map_err(Stop::of)?;
         match differing.first() {

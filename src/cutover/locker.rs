@@ -137,7 +137,7 @@ impl Locker {
     }
 
     /// What was worked out does not hold any more; the next attempt begins with another locker.
-    pub(super) fn is_stale(&mut self) {
+    pub(super) fn make_stale(&mut self) {
         self.broken = true;
     }
 }

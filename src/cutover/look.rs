@@ -128,21 +128,20 @@ pub(super) async fn wait_for_standbys(observer: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Process, user, state, seconds of the transaction, query: what [`names`] takes.
+/// Process, user, state, seconds of the transaction, query: what [`name`] takes.
 pub(super) const WHO: &str = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
     COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.int8, \
     COALESCE(pg_catalog.left(a.query, 120), '(not allowed to see)')";
 
 /// The first three, for a message.
 pub(super) fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
-    let all: Vec<String> = rows
-        .iter()
-        .take(3)
-        .map(|r| {
-            let (pid, user, state): (i32, Lossy, &str) = (r.get(0), r.get(1), r.get(2));
-            let (seconds, query): (i64, Lossy) = (r.get(3), r.get(4));
-            format!("pid {pid} {user} ({state}, transaction of {seconds} s): {query}")
-        })
-        .collect();
+    let all: Vec<String> = rows.iter().take(3).map(name).collect();
     (!all.is_empty()).then(|| all.join("; "))
+}
+
+/// One of them.
+pub(super) fn name(row: &tokio_postgres::Row) -> String {
+    let (pid, user, state): (i32, Lossy, &str) = (row.get(0), row.get(1), row.get(2));
+    let (seconds, query): (i64, Lossy) = (row.get(3), row.get(4));
+    format!("pid {pid} {user} ({state}, transaction of {seconds} s): {query}")
 }

@@ -117,15 +117,14 @@ impl Cutover<'_> {
                     }
                 }
             };
+            let is_new = met.last() != Some(&obstacle.text);
+            met.retain(|text| *text != obstacle.text);
+            met.push(obstacle.text.clone());
             if started.elapsed() > self.limits.patience {
-                met.retain(|text| *text != obstacle.text);
-                met.push(obstacle.text);
                 return Err(self.out_of_patience(attempts, &met));
             }
-            if met.last() != Some(&obstacle.text) {
+            if is_new {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
-                met.retain(|text| *text != obstacle.text);
-                met.push(obstacle.text);
             }
             // No lock that blocks the application is held here. What is held blocks DDL, and whoever
             // queues behind that: nobody waits for us while we wait for somebody else, perhaps for

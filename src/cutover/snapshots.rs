@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
-use super::look::{Obstacle, POLL, WHO, names};
+use super::look::{Obstacle, POLL, WHO, name};
 use crate::error::Result;
 use crate::pg::Session;
 use crate::wal::XidWidener;
@@ -74,7 +74,7 @@ async fn holders(observer: &Session) -> Result<(Option<u64>, Vec<Holder>)> {
     let holder = |row: &Row| Holder {
         transaction: (row.get(0), row.get(6)),
         xmin: xmin(row, horizon),
-        named: names(std::slice::from_ref(row)).unwrap_or_default(),
+        named: name(row),
     };
     Ok((horizon, rows.iter().map(holder).collect()))
 }

@@ -6,7 +6,7 @@ use tokio_postgres::{Row, Statement};
 use super::Flow;
 use super::key::{Key, key_arrays};
 use crate::error::Result;
-use crate::pg::{Lossy, Raw, Session};
+use crate::pg::{Lossy, Session};
 
 /// Keys of one comparison by name.
 const SLICE: usize = 5000;
@@ -20,7 +20,11 @@ pub struct Difference {
 }
 
 /// Compares both sides for a set of keys, in whatever transaction the session has open.
-pub async fn compare_keys(session: &Session, flow: &Flow, keys: &[Key]) -> Result<Vec<Difference>> {
+pub async fn compare_keys(
+    session: &Session,
+    flow: &Flow,
+    keys: &[&Key],
+) -> Result<Vec<Difference>> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -41,13 +45,13 @@ impl KeyComparison {
         &self,
         session: &Session,
         flow: &Flow,
-        keys: &[Key],
+        keys: &[&Key],
     ) -> Result<Vec<Difference>> {
         let mut found = Vec::new();
         let mut rest = keys;
         loop {
             let (slice, tail) = rest.split_at(rest.len().min(SLICE));
-            let arrays = key_arrays(flow.key_type_oids(), slice);
+            let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
             let rows = session.run(&self.0, &parameters).await?;
@@ -63,8 +67,7 @@ impl KeyComparison {
 /// What a row of `differing_rows` or `differing_keys` says.
 pub(super) fn difference(flow: &Flow, row: &Row) -> Difference {
     let width = flow.key.len();
-    let columns: Vec<Raw> = (0..width).map(|i| row.get(i)).collect();
-    let key = Key::pack(columns.iter().map(|c| &c.0[..]));
+    let key = Key::of_row(row, width);
     let values: Vec<Option<Lossy>> = row.get(width);
     let named = flow.key.iter().zip(values);
     let named: Vec<String> = named

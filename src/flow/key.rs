@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::pg::RawArray;
+use tokio_postgres::Row;
+
+use crate::pg::{Raw, RawArray};
 
 /// One captured key. Two keys with the same bytes are the same row's key; the converse holds only
 /// for types whose equal values have equal bytes.
@@ -18,6 +20,12 @@ impl Key {
             bytes.extend_from_slice(column);
         }
         Key(bytes.into())
+    }
+
+    /// The key in a result row's first columns.
+    pub fn of_row(row: &Row, columns: usize) -> Self {
+        let columns: Vec<Raw> = (0..columns).map(|i| row.get(i)).collect();
+        Key::pack(columns.iter().map(|c| &c.0[..]))
     }
 
     /// The packed bytes, as stored in `pgwraith.dirty`.

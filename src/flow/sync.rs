@@ -23,7 +23,7 @@ use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lossy, Raw, RawArray, Session, Snapshot};
+use crate::pg::{Lossy, RawArray, Session, Snapshot};
 
 /// Keys of one batch.
 const BATCH: usize = 2000;
@@ -123,8 +123,7 @@ impl Statements {
         for slice in keys.chunks(SLICE) {
             let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
             for row in session.run(&self.missing, &parameters(&arrays)).await? {
-                let columns: Vec<Raw> = (0..flow.key.len()).map(|i| row.get(i)).collect();
-                missing.insert(Key::pack(columns.iter().map(|c| &c.0[..])));
+                missing.insert(Key::of_row(&row, flow.key.len()));
             }
         }
         if !missing.is_empty() && !flow.is_canonical() {

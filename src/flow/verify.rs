@@ -30,6 +30,8 @@ use crate::pg::{RawArray, Session, quote_ident, quote_literal};
 const FEW: usize = 500;
 /// A longer repair is of a key that is changed all the time.
 const REPAIR_LIMIT: Duration = Duration::from_secs(5);
+/// So long a round waits for a lock that somebody holds up who may be waiting for the round.
+const GIVE_WAY: &str = "lock_timeout = '100ms'";
 /// Rounds spent on keys that are changed again and again.
 const KEY_ROUNDS: usize = 5;
 
@@ -86,7 +88,7 @@ impl Verifier {
             let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
             session.batch(sql).await?;
         }
-        self.planner.lock().await.session().batch("SET lock_timeout = '100ms'").await?;
+        self.planner.lock().await.session().batch(&format!("SET {GIVE_WAY}")).await?;
         let mut progress = Progress::default();
         let mut key_rounds = 0;
         loop {
@@ -174,7 +176,7 @@ impl Verifier {
     async fn share_snapshot(&self, sessions: &[Session]) -> Result<bool> {
         let (source, target) = (&self.flow.captured.name, &self.flow.target.root);
         let lock = format!(
-            "SET LOCAL lock_timeout = '100ms'; LOCK TABLE ONLY {source}, {target} IN ACCESS SHARE MODE"
+            "SET LOCAL {GIVE_WAY}; LOCK TABLE ONLY {source}, {target} IN ACCESS SHARE MODE"
         );
         let role = format!("SET LOCAL ROLE {}", quote_ident(&self.writer.owner));
         let mut exported: Option<String> = None;
@@ -215,7 +217,7 @@ impl Verifier {
     ) -> Result<(Vec<Difference>, Vec<Suspect>)> {
         let Some(first) = sessions.first() else { return Ok((Vec::new(), Vec::new())) };
         let ready: Vec<Key> = progress.open.difference(recorded).cloned().collect();
-        let differing = compare_keys(first, &self.flow, &ready).await?;
+        let differing = compare_keys(first, &self.flow, &ready.iter().collect::<Vec<_>>()).await?;
         for key in &ready {
             progress.open.remove(key);
         }

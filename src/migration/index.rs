@@ -128,8 +128,12 @@ async fn attach_all(
     settings: &IndexSettings,
     plans: &[IndexPlan],
 ) -> Result<()> {
+    let attaches: Vec<&String> = plans.iter().filter_map(|plan| plan.attach.as_ref()).collect();
+    if attaches.is_empty() {
+        return Ok(());
+    }
     let session = builder(context, settings, 0).await?;
-    for attach in plans.iter().filter_map(|plan| plan.attach.as_ref()) {
+    for attach in attaches {
         session.batch(attach).await?;
     }
     Ok(())

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
 use super::{store, teardown};
-use crate::catalog::{Fingerprint, FingerprintReader};
+use crate::catalog::{self, Fingerprint, FingerprintReader};
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
 use crate::pg::{Connector, Session};
@@ -76,7 +76,6 @@ async fn look(
     if store::is_swapped(&session, flow.migration).await? {
         return Ok(Ok(()));
     }
-    let reader = FingerprintReader::prepare(&session).await?;
-    let now = reader.read(&session, flow.captured.oid, &flow.publication).await?;
+    let now = catalog::fingerprint(&session, flow.captured.oid, &flow.publication).await?;
     Ok(before.check(&now, &flow.captured.name.to_string()))
 }
