@@ -40,8 +40,8 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
            r.rolname AS owner FROM pg_catalog.pg_class c \
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
            JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = $1) \
-         SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY step, place), '[]') FROM ({}) x",
-        KINDS
+         SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY step, name), '[]') FROM ({}) x",
+        kinds()
             .iter()
             .enumerate()
             .map(|(step, kind)| format!("SELECT {step} AS step, k.* FROM ({kind}) k"))
@@ -52,6 +52,24 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
 }
 
 /// In the order in which things are put on. Each query reads `t`, the one row of the table with
-/// `toid`, its qualified name `tname` and `owner`, and gives the fields of [`Carried`] and `place`,
-/// the order among its kind.
-const KINDS: &[&str] = &[triggers::SQL, rules::SQL, policies::ENABLED, policies::SQL];
+/// `toid`, its qualified name `tname` and `owner`, and gives the fields of [`Carried`].
+fn kinds() -> [String; 4] {
+    [triggers::sql(), rules::sql(), policies::ENABLED.to_owned(), policies::sql()]
+}
+
+/// The statement that gives a trigger or rule its firing state, NULL where that is the usual one.
+fn state(kind: &str, name: &str, state: &str) -> String {
+    format!(
+        "CASE WHEN {state} <> 'O' THEN pg_catalog.format('ALTER TABLE %s %s {kind} %I', t.tname, \
+         CASE {state} WHEN 'D' THEN 'DISABLE' WHEN 'A' THEN 'ENABLE ALWAYS' WHEN 'R' THEN 'ENABLE REPLICA' END, {name}) END"
+    )
+}
+
+/// The statement that gives an object of the table its comment, NULL where it has none.
+fn comment(kind: &str, name: &str, catalog: &str, oid: &str) -> String {
+    format!(
+        "(SELECT pg_catalog.format('COMMENT ON {kind} %I ON %s IS %L', {name}, t.tname, d.description) \
+         FROM pg_catalog.pg_description d \
+         WHERE d.classoid = 'pg_catalog.{catalog}'::pg_catalog.regclass AND d.objoid = {oid})"
+    )
+}

@@ -1,5 +1,7 @@
 //! Row security: whether it is on, and the policies with their comments.
 
+use super::comment;
+
 /// ENABLE and FORCE. The old table keeps both, so that it shows nobody more than before.
 pub(super) const ENABLED: &str = "
 SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
@@ -7,14 +9,14 @@ SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner::pg_c
   pg_catalog.array_remove(ARRAY[
     CASE WHEN t.relrowsecurity THEN pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.tname) END,
     CASE WHEN t.relforcerowsecurity THEN pg_catalog.format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', t.tname) END],
-    NULL) AS bind,
-  '' AS place
+    NULL) AS bind
 FROM t WHERE t.relrowsecurity OR t.relforcerowsecurity";
 
 /// The old table keeps its policies.
-pub(super) const SQL: &str = "
+pub(super) fn sql() -> String {
+    format!("
 SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
-  '{}'::pg_catalog.text[] AS unbind,
+  '{{}}'::pg_catalog.text[] AS unbind,
   pg_catalog.array_remove(ARRAY[
     pg_catalog.format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, t.tname,
       CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
@@ -23,8 +25,8 @@ SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog
         FROM pg_catalog.unnest(p.polroles) o LEFT JOIN pg_catalog.pg_roles r ON r.oid = o))
     || COALESCE(' USING (' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')', '')
     || COALESCE(' WITH CHECK (' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) || ')', ''),
-    (SELECT pg_catalog.format('COMMENT ON POLICY %I ON %s IS %L', p.polname, t.tname, d.description)
-      FROM pg_catalog.pg_description d
-      WHERE d.classoid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND d.objoid = p.oid)], NULL) AS bind,
-  p.polname::pg_catalog.text AS place
-FROM pg_catalog.pg_policy p, t WHERE p.polrelid = t.toid";
+    {}], NULL) AS bind
+FROM pg_catalog.pg_policy p, t WHERE p.polrelid = t.toid",
+        comment("POLICY", "p.polname", "pg_policy", "p.oid")
+    )
+}
