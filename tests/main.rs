@@ -19,4 +19,5 @@ mod several_hosts;
 mod since_18;
 mod takeover;
 mod traffic;
+mod twins;
 mod verification;

@@ -1,7 +1,8 @@
 //! What a table has before, it has afterwards; what a change makes of it, a plain ALTER makes too.
 
 use crate::definition::assert_same;
-use crate::scene::{Shop, shop};
+use crate::scene::shop;
+use crate::twins::{alter_alike, same, twins};
 
 /// Everything that this version carries over. Names: 63 bytes that collide when cut, quotes,
 /// capitals, reserved words, letters of several bytes.
@@ -144,6 +145,7 @@ async fn sequences_go_on_and_widen() {
 }
 
 const TWIN: &str = r#"
+    CREATE SCHEMA {s};
     CREATE TABLE {s}.t (id int PRIMARY KEY, a text, "B" int, ts timestamp NOT NULL DEFAULT '2024-01-01',
       num numeric(8,3) DEFAULT 1, flag bool, note varchar(20) DEFAULT 'n', gone text);
     CREATE INDEX t_a ON {s}.t (a); CREATE INDEX "t B" ON {s}.t ("B" DESC) WHERE flag; CREATE INDEX t_gone ON {s}.t (gone, num);
@@ -180,27 +182,9 @@ async fn every_change_is_what_plain_alter_makes() {
     let mut shop = shop().await;
     for (n, clauses) in ALTERS.into_iter().enumerate() {
         shop.move_to(&format!("case{n}")).await;
-        for schema in ["ours", "twin"] {
-            shop.exec(&format!("CREATE SCHEMA {schema}; {}", TWIN.replace("{s}", schema))).await;
-        }
-        let mut change = Vec::new();
-        for clause in clauses {
-            shop.exec(&format!("ALTER TABLE twin.t {clause}")).await;
-            change.extend(["--alter", clause]);
-        }
-        shop.run("ours.t", &change).await.expect_code(0);
-        same_as_twin(&shop, &format!("{clauses:?}")).await;
+        twins(&shop, TWIN).await;
+        alter_alike(&shop, clauses).await;
     }
-}
-
-async fn same_as_twin(shop: &Shop, what: &str) {
-    let as_twin = |s: String| s.replace("ours", "twin");
-    let mut ours: Vec<String> = shop.definition("ours.t").await.into_iter().map(as_twin).collect();
-    let mut twin = shop.definition("twin.t").await;
-    ours.sort();
-    twin.sort();
-    assert_same(&ours, &twin, what);
-    assert_eq!(shop.rows("ours.t").await, shop.rows("twin.t").await, "{what}");
 }
 
 #[tokio::test]
@@ -227,9 +211,7 @@ async fn a_default_of_now_is_one_moment_for_all_rows() {
 #[tokio::test]
 async fn maps_fill_columns() {
     let shop = shop().await;
-    for schema in ["ours", "twin"] {
-        shop.exec(&format!("CREATE SCHEMA {schema}; {}", TWIN.replace("{s}", schema))).await;
-    }
+    twins(&shop, TWIN).await;
     shop.exec(
         "ALTER TABLE twin.t ADD total numeric(12,1) NOT NULL DEFAULT 0, ADD \"Ü=1\" text; \
          UPDATE twin.t SET total = num * coalesce(\"B\", 0), \"Ü=1\" = 'is ' || (a = 'a7'), a = upper(a), note = NULL; \
@@ -249,5 +231,5 @@ async fn maps_fill_columns() {
         "note=NULL",
     ];
     shop.run("ours.t", &change).await.expect_code(0);
-    same_as_twin(&shop, "maps").await;
+    same(&shop, "maps").await;
 }

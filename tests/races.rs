@@ -176,6 +176,20 @@ async fn changes_are_there(client: &Client) {
     assert_eq!(one::<i64>(client, "SELECT count(*) FROM t WHERE id IN (2, 3, 980)").await, 0);
 }
 
+/// The commit that hung goes through, and the run to its end.
+async fn nothing_is_lost(
+    standby: Standby<'_>,
+    writer: JoinHandle<()>,
+    run: Background,
+    client: &Client,
+) {
+    standby.gone().await;
+    writer.await.unwrap();
+    run.finish(LIMIT).await.expect_code(0);
+    changes_are_there(client).await;
+    retired_is_new(client, 1000).await;
+}
+
 #[tokio::test]
 async fn a_commit_that_hangs_before_the_start_is_waited_for() {
     let cluster = harness::cluster().await;
@@ -188,11 +202,7 @@ async fn a_commit_that_hangs_before_the_start_is_waited_for() {
     harness::wait_for_sql(&client, "the slot waits for the transaction", waits).await;
     run.expect_running();
     assert_eq!(harness::phase(&client, "t").await.as_deref(), Some("prepare"));
-    standby.gone().await;
-    writer.await.unwrap();
-    run.finish(LIMIT).await.expect_code(0);
-    changes_are_there(&client).await;
-    retired_is_new(&client, 1000).await;
+    nothing_is_lost(standby, writer, run, &client).await;
 }
 
 /// The slot is there when the transaction begins, so only Invariant 1's own wait is left.
@@ -222,11 +232,7 @@ async fn a_commit_that_hangs_between_slot_and_copy_is_waited_for() {
     harness::wait_for_sql(&client, "the run waits or goes on", waits).await;
     assert_eq!(harness::phase(&client, "t").await.as_deref(), Some("prepare"));
     run.expect_running();
-    standby.gone().await;
-    writer.await.unwrap();
-    run.finish(LIMIT).await.expect_code(0);
-    changes_are_there(&client).await;
-    retired_is_new(&client, 1000).await;
+    nothing_is_lost(standby, writer, run, &client).await;
 }
 
 #[tokio::test]
@@ -243,11 +249,7 @@ async fn a_commit_that_hangs_during_the_copy_is_not_lost() {
     // It is decoded, copied past, synced and verified, and never visible; then it holds the table.
     run.wait_for_saying("the cutover waits: ").await;
     assert!(!writer.is_finished());
-    standby.gone().await;
-    writer.await.unwrap();
-    run.finish(LIMIT).await.expect_code(0);
-    changes_are_there(&client).await;
-    retired_is_new(&client, 1000).await;
+    nothing_is_lost(standby, writer, run, &client).await;
 }
 
 #[tokio::test]

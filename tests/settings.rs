@@ -2,18 +2,13 @@
 
 use crate::definition::assert_same;
 use crate::scene::{Shop, shop};
+use crate::twins::{same_definition, twins};
 
 const TIMES: &str = "
     CREATE SCHEMA {s};
     CREATE TABLE {s}.t (id int PRIMARY KEY, ts timestamp, txt text, span interval, d date, f float8, back timestamptz);
     INSERT INTO {s}.t SELECT g, '2024-03-30 22:00'::timestamp + g * interval '7 min', '03/04/2024 01:00', g * interval '90 min',
       '2024-10-27', g / 3.0, '2024-10-26 22:00+00'::timestamptz + g * interval '7 min' FROM generate_series(1, 500) g;";
-
-async fn twins(shop: &Shop) {
-    for schema in ["ours", "twin"] {
-        shop.exec(&TIMES.replace("{s}", schema)).await;
-    }
-}
 
 async fn equal_twins(shop: &Shop) {
     let [ours, twin] = [shop.rows("ours.t").await, shop.rows("twin.t").await];
@@ -37,7 +32,7 @@ async fn conversions_follow_the_databases_time_zone_and_date_style() {
         ))
         .await;
         shop.client = shop.session().await;
-        twins(&shop).await;
+        twins(&shop, TIMES).await;
         let clauses = "ALTER ts TYPE timestamptz, ALTER back TYPE timestamp, ALTER d TYPE timestamptz, \
                        ALTER txt TYPE timestamptz USING txt::timestamptz, ALTER span TYPE text, ALTER f TYPE text";
         shop.exec(&format!("ALTER TABLE twin.t {clauses}")).await;
@@ -50,7 +45,7 @@ async fn conversions_follow_the_databases_time_zone_and_date_style() {
 async fn role_defaults_do_not_reach_us() {
     let shop = shop().await;
     shop.exec("CREATE ROLE app SUPERUSER LOGIN").await;
-    twins(&shop).await;
+    twins(&shop, TIMES).await;
     for setting in [
         "synchronous_commit = off",
         "statement_timeout = '1s'",
@@ -98,10 +93,7 @@ async fn role_defaults_do_not_reach_us() {
     crate::scene::exec(&writer, "COMMIT").await;
     run.finish(crate::scene::SOON).await.expect_code(0);
     equal_twins(&shop).await;
-    let twin = shop.definition("twin.t").await.into_iter().map(|s| s.replace("twin", "ours"));
-    let mut twin: Vec<String> = twin.collect();
-    twin.sort();
-    assert_same(&shop.definition("ours.t").await, &twin, "settings of the role");
+    same_definition(&shop, "settings of the role").await;
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::definition::assert_same;
 use crate::harness;
-use crate::scene::{Shop, shop};
+use crate::scene::shop;
+use crate::twins::{alter_alike, same, twins};
 
 /// Names of NOT NULL constraints, columns that are computed when they are read.
 const CARRIED: &str = r#"
@@ -26,22 +26,6 @@ const CARRIED: &str = r#"
     GRANT MAINTAIN ON {s}.t TO reader;
     INSERT INTO {s}.t (id, n, plain) SELECT g, g % 50, g FROM generate_series(1, 1500) g;"#;
 
-/// Needs a role called reader.
-async fn twins(shop: &Shop) {
-    for schema in ["ours", "twin"] {
-        shop.exec(&CARRIED.replace("{s}", schema)).await;
-    }
-}
-
-async fn same_as_twin(shop: &Shop, what: &str) {
-    let as_twin = |s: String| s.replace("ours", "twin");
-    let ours = shop.definition("ours.t").await.into_iter().map(as_twin);
-    let mut ours: Vec<String> = ours.collect();
-    ours.sort();
-    assert_same(&ours, &shop.definition("twin.t").await, what);
-    assert_eq!(shop.rows("ours.t").await, shop.rows("twin.t").await, "{what}");
-}
-
 #[tokio::test]
 async fn named_not_null_and_virtual_columns_are_carried_over() {
     if !harness::since(18) {
@@ -49,10 +33,10 @@ async fn named_not_null_and_virtual_columns_are_carried_over() {
     }
     let shop = shop().await;
     shop.exec("CREATE ROLE reader").await;
-    twins(&shop).await;
-    same_as_twin(&shop, "before").await;
+    twins(&shop, CARRIED).await;
+    same(&shop, "before").await;
     shop.run("ours.t", &["--rebuild"]).await.expect_code(0);
-    same_as_twin(&shop, "rebuilt").await;
+    same(&shop, "rebuilt").await;
     let names = "SELECT array_agg(conname::text ORDER BY conname) FROM pg_constraint \
                  WHERE conrelid = 'ours.t'::regclass AND contype = 'n'";
     let expected = ["always seen", "has_n", "must be", "the id's"];
@@ -113,16 +97,10 @@ async fn changes_of_them_are_what_plain_alter_makes() {
     shop.exec("CREATE ROLE reader").await;
     for (n, clauses) in ALTERS.into_iter().enumerate() {
         shop.move_to(&format!("case{n}")).await;
-        twins(&shop).await;
+        twins(&shop, CARRIED).await;
         shop.exec("UPDATE ours.t SET dated = '2024-02-03'; UPDATE twin.t SET dated = '2024-02-03'")
             .await;
-        let mut change = Vec::new();
-        for clause in clauses {
-            shop.exec(&format!("ALTER TABLE twin.t {clause}")).await;
-            change.extend(["--alter", clause]);
-        }
-        shop.run("ours.t", &change).await.expect_code(0);
-        same_as_twin(&shop, &format!("{clauses:?}")).await;
+        alter_alike(&shop, clauses).await;
     }
 }
 
