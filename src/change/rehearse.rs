@@ -33,11 +33,12 @@ async fn rehearse_in_transaction(
         alter(session, &clone, clauses).await?;
     }
     let target = read_result(session, source, &clone, clone_oid).await?;
-    follow(session, source, &clone).await?;
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &scratch, clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
     check_assignment(session, source, &clone, &projection).await?;
+    // Only now: rows are written before the swap puts rules and row security on the table.
+    follow(session, source, &clone).await?;
     let key = key_mapping(source, &target, &projection, &reads)?;
     Ok(Plan { target, projection, key })
 }
