@@ -142,7 +142,7 @@ async fn a_full_sync_waits_for_its_fence() {
     let flow = Flow {
         migration,
         number: 1,
-        captured: Captured { oid, name: source.qualified() },
+        captured: Captured { oid, name: source.qualified(), rows: source.qualified() },
         target: Target { root: root.clone(), relations: vec![root] },
         projection: plan.projection,
         key: plan.key,

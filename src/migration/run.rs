@@ -119,6 +119,7 @@ impl Run<'_> {
 
     async fn phases(&self, control: &Session, known: &Known, flow: Arc<Flow>) -> Result<Report> {
         let guard = &self.supervisor;
+        prepare::create_rows_view(self.connector, &flow, &known.source, EPOCH).await?;
         prepare::create_publication(control, &flow, &known.source).await?;
         let fingerprint =
             catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
@@ -353,6 +354,9 @@ impl Run<'_> {
         teardown::end_sessions(&session, known.migration).await?;
         teardown::drop_slot(&session, &flow.slot).await?;
         teardown::drop_publication(&session, &flow.publication).await?;
+        if flow.captured.view().is_some() {
+            teardown::drop_rows_view(&session, known.migration).await?;
+        }
         let (what, detail) = match error {
             None => ("finished", String::new()),
             Some(e) if e.kind() == Kind::Stopped => ("stopped", e.to_string()),
