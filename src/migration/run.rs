@@ -22,7 +22,7 @@ use crate::flow::truncate::Truncator;
 use crate::flow::verify::{Findings, Verifier};
 use crate::flow::write::{Door, Writer, superseded};
 use crate::pg::{Connector, QualifiedName, Session};
-use crate::preflight::{self, Subject};
+use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
 
@@ -41,6 +41,7 @@ pub struct Settings {
     pub cutover: cutover::Limits,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
+    pub event_triggers: EventTriggers,
 }
 
 impl Default for Settings {
@@ -51,6 +52,7 @@ impl Default for Settings {
             keeper: Limits::default(),
             cutover: cutover::Limits::default(),
             max_snapshot_age: Duration::from_secs(30),
+            event_triggers: EventTriggers::default(),
         }
     }
 }
@@ -109,7 +111,13 @@ impl Run<'_> {
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
-        let subject = Subject { connector: self.connector, session: control, table: source, names };
+        let subject = Subject {
+            connector: self.connector,
+            session: control,
+            table: source,
+            names,
+            event_triggers: self.settings.event_triggers,
+        };
         let findings = self.supervisor.guard(preflight::run(&subject)).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {
             self.meter.note(format!("{}: {}. {}", finding.check, finding.what, finding.mend));
