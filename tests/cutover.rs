@@ -105,7 +105,7 @@ async fn a_tool_that_is_stopped_with_the_lock_held_holds_it_no_longer_than_the_d
     let shop = shop().await;
     orders(&shop, 2_000).await;
     in_attempt(&shop, "IF attempt = 1 THEN PERFORM pg_sleep(0.5); END IF").await;
-    let change = [CHANGE[0], CHANGE[1], "--max-lock-hold", "1s"];
+    let change = [CHANGE[0], CHANGE[1], "--max-lock-hold", "1s", "--allow-event-triggers"];
     let held = shop.held("cutover", "orders", &change).await;
     let walsender: i32 = shop
         .value("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/stream'")
@@ -135,7 +135,8 @@ fn signal(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// Runs PL/pgSQL in the middle of each attempt's renames; `attempt` counts them.
+/// Runs PL/pgSQL in the middle of each attempt's renames; `attempt` counts them. The run must allow
+/// event triggers.
 async fn in_attempt(shop: &Shop, body: &str) {
     shop.exec(&format!(
         "CREATE SEQUENCE public.attempts; \
@@ -155,7 +156,8 @@ async fn an_attempt_that_was_given_up_takes_no_time_from_the_next() {
     let shop = shop_with(&[("deadlock_timeout", "10s")]).await;
     orders(&shop, 2_000).await;
     in_attempt(&shop, "PERFORM pg_sleep(2)").await;
-    let change = ["--rebuild", "--max-lock-hold", "3s", "--lock-timeout", "3s"];
+    let change =
+        ["--rebuild", "--max-lock-hold", "3s", "--lock-timeout", "3s", "--allow-event-triggers"];
     let held = shop.held("cutover", "orders", &change).await;
     let theirs = shop.session().await;
     exec(&theirs, "BEGIN; LOCK TABLE orders_v2 IN ACCESS SHARE MODE").await;

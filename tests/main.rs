@@ -5,6 +5,7 @@ mod carried;
 mod cluster;
 mod cutover;
 mod definition;
+mod forced_rls;
 mod harness;
 mod keys;
 mod lost_reply;

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use pgwraith::catalog;
 use pgwraith::conninfo::ConnInfo;
 use pgwraith::pg::Connector;
-use pgwraith::preflight::{self, Finding, Severity, Subject};
+use pgwraith::preflight::{self, EventTriggers, Finding, Severity, Subject};
 use pgwraith::shadow::Names;
 use tokio_postgres::Client;
 
@@ -34,13 +34,22 @@ const PLAIN: &str = "
 
 /// All findings about `table` (as an operator would type it) of a connection by `dsn`.
 async fn findings(dsn: &str, table: &str) -> Vec<Finding> {
+    findings_with(dsn, table, EventTriggers::default()).await
+}
+
+async fn findings_with(dsn: &str, table: &str, event_triggers: EventTriggers) -> Vec<Finding> {
     let connector = Connector::new(ConnInfo::resolve(Some(dsn)).unwrap());
     let session = connector.session("test").await.unwrap();
     let oid = catalog::find(&session, table).await.unwrap();
     let table = catalog::read(&session, oid).await.unwrap().unwrap();
     let names = Names::of(&table.qualified());
-    let subject =
-        Subject { connector: &connector, session: &session, table: &table, names: &names };
+    let subject = Subject {
+        connector: &connector,
+        session: &session,
+        table: &table,
+        names: &names,
+        event_triggers,
+    };
     preflight::run(&subject).await.unwrap()
 }
 

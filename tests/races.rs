@@ -142,7 +142,7 @@ async fn a_full_sync_waits_for_its_fence() {
     let flow = Flow {
         migration,
         number: 1,
-        captured: Captured { oid, name: source.qualified() },
+        captured: Captured { oid, name: source.qualified(), rows: source.qualified() },
         target: Target { root: root.clone(), relations: vec![root] },
         projection: plan.projection,
         key: plan.key,
@@ -218,7 +218,7 @@ async fn a_commit_that_hangs_between_slot_and_copy_is_waited_for() {
                  EXECUTE FUNCTION public.stop_at_shadow()";
     client.batch_execute(sql).await.unwrap();
     let point = Failpoint::closed(harness::connect(&dsn).await, 7).await;
-    let mut run = run(&dsn, &[]);
+    let mut run = run(&dsn, &["--allow-event-triggers"]);
     point.wait_for_somebody().await;
     let slots: i64 = one(&client, "SELECT count(*) FROM pg_replication_slots").await;
     assert_eq!(slots, 1);

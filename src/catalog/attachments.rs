@@ -41,7 +41,8 @@ const KINDS: &[&str] = &[
      FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON d.objid = w.oid
      JOIN pg_catalog.pg_class v ON v.oid = w.ev_class, t
      WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND v.oid <> toid",
+       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND v.oid <> toid
+       AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace n WHERE n.oid = v.relnamespace AND n.nspname = 'pgwraith')",
     "SELECT 'inheritance', pg_catalog.format('%s under %s', i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass)
      FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
     "SELECT 'exclusion constraint', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid AND k.contype = 'x'",

@@ -156,6 +156,11 @@ impl Table {
         QualifiedName::new(&self.schema, &self.name)
     }
 
+    /// Whether row security applies to the owner too.
+    pub fn forces_row_security(&self) -> bool {
+        self.row_security && self.force_row_security
+    }
+
     /// The column with attribute number `attnum`.
     pub fn column(&self, attnum: i16) -> Option<&Column> {
         self.columns.iter().find(|c| c.attnum == attnum)

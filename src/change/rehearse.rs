@@ -33,11 +33,12 @@ async fn rehearse_in_transaction(
         alter(session, &clone, clauses).await?;
     }
     let target = read_result(session, source, &clone, clone_oid).await?;
-    follow(session, source, &clone).await?;
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &scratch, clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
     check_assignment(session, source, &clone, &projection).await?;
+    // Only now: rows are written before the swap puts rules and row security on the table.
+    follow(session, source, &clone).await?;
     let key = key_mapping(source, &target, &projection, &reads)?;
     Ok(Plan { target, projection, key })
 }
@@ -283,11 +284,12 @@ async fn check_assignment(
         projection.iter().filter_map(|p| p.expression.as_ref().map(|e| (&p.column, e))).collect();
     let columns: Vec<_> = filled.iter().map(|(c, _)| quote_ident(c)).collect();
     let values: Vec<_> = filled.iter().map(|(_, e)| e.as_str()).collect();
+    let rows = rows_of(session, source, clone).await?;
     let sql = format!(
         "EXPLAIN INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s",
         columns.join(", "),
         values.join(", "),
-        source.qualified()
+        rows
     );
     session.simple(&sql).await.map(drop).map_err(|e| match e.db() {
         Some(db) => {
@@ -296,6 +298,24 @@ async fn check_assignment(
         }
         None => e,
     })
+}
+
+/// Where the rows will be read. For the owner, forced row security could fail even the planning.
+async fn rows_of(
+    session: &Session,
+    source: &Table,
+    clone: &QualifiedName,
+) -> Result<QualifiedName> {
+    if !source.forces_row_security() {
+        return Ok(source.qualified());
+    }
+    let (view, owner) = (clone.sibling("pgwraith_rows"), quote_ident(&source.owner));
+    session.batch("SET LOCAL ROLE NONE").await?;
+    session.batch(&shadow::create_rows_view(&view, source)).await?;
+    session
+        .batch(&format!("GRANT SELECT ON TABLE {view} TO {owner}; SET LOCAL ROLE {owner}"))
+        .await?;
+    Ok(view)
 }
 
 fn key_mapping(

@@ -48,6 +48,9 @@ pub struct RunArgs {
     /// Rewrite the table in its present shape, without bloat
     #[arg(long)]
     pub rebuild: bool,
+    /// Start although event triggers fire on the statements of the run
+    #[arg(long)]
+    pub allow_event_triggers: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Print one JSON object on standard output at the end

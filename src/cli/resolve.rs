@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::args::{Connection, LimitArgs, RunArgs};
+use super::args::{Connection, RunArgs};
 use crate::change::Request;
 use crate::conninfo::ConnInfo;
 use crate::cutover;
@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::flow::keeper::Limits;
 use crate::migration::{CopySettings, IndexSettings, Settings};
 use crate::pg::Connector;
+use crate::preflight::EventTriggers;
 
 /// The database to talk to.
 pub(super) fn connector(connection: &Connection) -> Result<Connector> {
@@ -57,8 +58,9 @@ fn closing_quote(text: &str) -> Option<usize> {
     None
 }
 
-/// Limits for the phases.
-pub(super) fn settings(limits: &LimitArgs) -> Settings {
+/// Limits for the phases, and what the operator takes upon himself.
+pub(super) fn settings(args: &RunArgs) -> Settings {
+    let limits = &args.limits;
     let keys = limits.max_keys_in_memory as usize;
     Settings {
         copy: CopySettings {
@@ -78,6 +80,10 @@ pub(super) fn settings(limits: &LimitArgs) -> Settings {
             patience: limits.cutover_patience.max(Duration::from_secs(1)),
         },
         max_snapshot_age: limits.max_snapshot_age,
+        event_triggers: match args.allow_event_triggers {
+            true => EventTriggers::Allow,
+            false => EventTriggers::Refuse,
+        },
     }
 }
 

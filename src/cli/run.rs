@@ -16,7 +16,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
         println!("{}", failure(&args.table, e));
     }
     let (request, connector, supervisor) = prepared?;
-    let settings = resolve::settings(&args.limits);
+    let settings = resolve::settings(&args);
     let telemetry = Telemetry::start(&args.table, Show::Progress);
     let run = Run {
         connector: &connector,

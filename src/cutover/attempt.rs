@@ -177,6 +177,10 @@ impl<'a> Attempt<'a> {
              DELETE FROM pgwraith.dirty WHERE migration_id = {migration}; \
              INSERT INTO pgwraith.event (migration_id, what) VALUES ({migration}, 'swapped')"
         ));
+        if let Some(view) = self.cutover.flow.captured.view() {
+            // In here: after a crash right behind COMMIT nobody would take it off the old table.
+            sql.push_str(&format!(";\nDROP VIEW {view}"));
+        }
         // The time that these took is gone: a tool that is stopped now gets only the rest.
         sql.push_str(&format!(
             ";\nSELECT pg_catalog.set_config('idle_in_transaction_session_timeout', GREATEST(1, {} - \

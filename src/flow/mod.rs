@@ -50,6 +50,20 @@ pub struct Flow {
 pub struct Captured {
     pub oid: u32,
     pub name: QualifiedName,
+    /// Where its rows are read: the relation itself, or a view of ours over it.
+    pub rows: QualifiedName,
+}
+
+impl Captured {
+    /// The view that the rows are read through, where they are.
+    ///
+    /// Rows are read as the table's owner, so that functions in expressions never have the tool's
+    /// rights. Where row security is forced on the owner, a view that belongs to the tool's role hides
+    /// nothing: rights on the table, and row security, are those of the view's owner, while functions
+    /// still run as whoever asks.
+    pub fn view(&self) -> Option<&QualifiedName> {
+        (self.rows != self.name).then_some(&self.rows)
+    }
 }
 
 /// Where the rows go: a root to write to, and the relations that hold them (one, until partitions).

@@ -21,7 +21,7 @@ impl Flow {
             self.target.root,
             self.columns(""),
             self.expressions(),
-            self.captured.name,
+            self.captured.rows,
             where_all([self.source_range(bounds, 0)])
         )
     }
@@ -29,7 +29,7 @@ impl Flow {
     /// The number of rows in a range.
     pub fn count_range(&self, bounds: Bounds) -> String {
         let range = where_all([self.source_range(bounds, 0)]);
-        format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.name)
+        format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.rows)
     }
 
     /// The key that ends a chunk of `$n` rows: parameters are the lower bound's columns, then the
@@ -39,7 +39,7 @@ impl Flow {
         let offset = if lower { self.key.len() + 1 } else { 1 };
         format!(
             "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${offset} LIMIT 1",
-            self.captured.name,
+            self.captured.rows,
             where_all([self.source_range(Bounds { lower, upper: false }, 0)])
         )
     }
@@ -50,7 +50,7 @@ impl Flow {
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
             "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${} LIMIT 1",
-            self.captured.name,
+            self.captured.rows,
             where_all([self.source_range(bounds, 0)]),
             sides * self.key.len() + 1
         )
@@ -72,7 +72,7 @@ impl Flow {
              DELETE FROM {root} AS t USING gone AS g WHERE {target_key} = {gone_key}",
             keys = self.keys(),
             mapped = self.mapped_key(),
-            captured = self.captured.name,
+            captured = self.captured.rows,
             same = self.same_key("c", "s"),
             root = self.target.root,
             target_key = row(self.target_key("t")),
@@ -122,7 +122,7 @@ impl Flow {
              WHERE NOT EXISTS (SELECT 1 FROM {root} AS t WHERE {target_key} = {mapped_key})",
             keys = self.keys(),
             key = self.source_key("s"),
-            captured = self.captured.name,
+            captured = self.captured.rows,
             same = self.same_key("s", "q"),
             mapped = self.mapped_key(),
             root = self.target.root,
@@ -140,7 +140,7 @@ impl Flow {
             root = self.target.root,
             columns = self.columns(""),
             expressions = self.expressions(),
-            captured = self.captured.name,
+            captured = self.captured.rows,
             same = self.same_key("s", "q"),
         )
     }

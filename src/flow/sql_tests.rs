@@ -33,7 +33,11 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
     Flow {
         migration: 1,
         number: 1,
-        captured: Captured { oid: 1, name: QualifiedName::new("s", "t") },
+        captured: Captured {
+            oid: 1,
+            name: QualifiedName::new("s", "t"),
+            rows: QualifiedName::new("s", "t"),
+        },
         target: Target { root: root.clone(), relations: vec![root] },
         projection: vec![
             filled("id", "bigint", Some("s.\"id\"")),

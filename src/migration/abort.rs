@@ -32,6 +32,7 @@ pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
     if let Some(publication) = &found.publication {
         teardown::drop_publication(&session, publication).await?;
     }
+    teardown::drop_rows_view(&session, found.id).await?;
     drop_shadow(&session, &found).await?;
     store::forget(&session, found.id).await?;
     let table = QualifiedName::new(found.source_schema, found.source_name);

@@ -7,13 +7,14 @@ use tokio::time::{Instant, sleep};
 use crate::catalog::Table;
 use crate::change::Plan;
 use crate::error::{Error, Result};
+use crate::flow::write::superseded;
 use crate::flow::{Captured, Flow, Target};
 use crate::pg::{Connector, Lossy, Lsn, QualifiedName, Session, quote_ident};
 use crate::shadow::{self, Names};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
 
-use super::store;
+use super::{store, teardown};
 
 /// How often to ask whether those we wait for have ended.
 const POLL: Duration = Duration::from_millis(20);
@@ -37,10 +38,14 @@ pub(super) async fn describe_flow(
         )
         .await?
         .get(0);
+    let rows = match source.forces_row_security() {
+        true => teardown::rows_view(migration),
+        false => names.source.clone(),
+    };
     Ok(Flow {
         migration,
         number: 1,
-        captured: Captured { oid: source.oid, name: names.source.clone() },
+        captured: Captured { oid: source.oid, name: names.source.clone(), rows },
         target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
         projection: plan.projection,
         key: plan.key,
@@ -48,6 +53,36 @@ pub(super) async fn describe_flow(
         // Slots are named across all databases of the server.
         slot: format!("pgwraith_{database}_{migration}"),
     })
+}
+
+/// The view that the rows are read through, where they are: for the table's owner and nobody else,
+/// whatever default privileges say.
+///
+/// In a session that an abort ends, since it may wait for the table's lock; and never behind an abort,
+/// after which nobody would take it away.
+pub(super) async fn create_rows_view(
+    connector: &Connector,
+    flow: &Flow,
+    source: &Table,
+    epoch: i64,
+) -> Result<()> {
+    let Some(view) = flow.captured.view() else { return Ok(()) };
+    let session = connector.session(&format!("{}/rows", flow.migration)).await?;
+    if !store::hold_epoch(&session, flow.migration, epoch).await? {
+        return Err(superseded());
+    }
+    session.batch("SET LOCAL ROLE NONE").await?;
+    session.batch(&shadow::create_rows_view(view, source)).await?;
+    let sql = "SELECT DISTINCT COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC') \
+               FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a \
+               LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee \
+               WHERE c.oid = $1::pg_catalog.text::pg_catalog.regclass AND a.grantee <> c.relowner";
+    for row in session.query(sql, &[&view.to_string()]).await? {
+        let stranger: &str = row.get(0);
+        session.batch(&format!("REVOKE ALL ON TABLE {view} FROM {stranger}")).await?;
+    }
+    let owner = quote_ident(&source.owner);
+    session.batch(&format!("GRANT SELECT ON TABLE {view} TO {owner}; COMMIT")).await
 }
 
 /// The publication: the key's columns alone, so that the stream carries keys, not rows. With

@@ -22,7 +22,7 @@ use crate::flow::truncate::Truncator;
 use crate::flow::verify::{Findings, Verifier};
 use crate::flow::write::{Door, Writer, superseded};
 use crate::pg::{Connector, QualifiedName, Session};
-use crate::preflight::{self, Subject};
+use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
 
@@ -41,6 +41,7 @@ pub struct Settings {
     pub cutover: cutover::Limits,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
+    pub event_triggers: EventTriggers,
 }
 
 impl Default for Settings {
@@ -51,6 +52,7 @@ impl Default for Settings {
             keeper: Limits::default(),
             cutover: cutover::Limits::default(),
             max_snapshot_age: Duration::from_secs(30),
+            event_triggers: EventTriggers::default(),
         }
     }
 }
@@ -109,7 +111,13 @@ impl Run<'_> {
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
-        let subject = Subject { connector: self.connector, session: control, table: source, names };
+        let subject = Subject {
+            connector: self.connector,
+            session: control,
+            table: source,
+            names,
+            event_triggers: self.settings.event_triggers,
+        };
         let findings = self.supervisor.guard(preflight::run(&subject)).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {
             self.meter.note(format!("{}: {}. {}", finding.check, finding.what, finding.mend));
@@ -119,6 +127,7 @@ impl Run<'_> {
 
     async fn phases(&self, control: &Session, known: &Known, flow: Arc<Flow>) -> Result<Report> {
         let guard = &self.supervisor;
+        prepare::create_rows_view(self.connector, &flow, &known.source, EPOCH).await?;
         prepare::create_publication(control, &flow, &known.source).await?;
         let fingerprint =
             catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
@@ -353,6 +362,9 @@ impl Run<'_> {
         teardown::end_sessions(&session, known.migration).await?;
         teardown::drop_slot(&session, &flow.slot).await?;
         teardown::drop_publication(&session, &flow.publication).await?;
+        if flow.captured.view().is_some() {
+            teardown::drop_rows_view(&session, known.migration).await?;
+        }
         let (what, detail) = match error {
             None => ("finished", String::new()),
             Some(e) if e.kind() == Kind::Stopped => ("stopped", e.to_string()),

@@ -1,11 +1,12 @@
-//! Takes away what holds the server back: our sessions, the slot, the publication.
+//! Takes away what holds the server back: our sessions, the slot, the publication; and the view on the
+//! source, which would keep it from being altered and dropped.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
-use crate::pg::{Session, quote_ident};
+use crate::pg::{QualifiedName, Session, quote_ident};
 
 /// How long our own backends may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -77,4 +78,14 @@ pub(super) async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
 /// Drops the publication where it is there.
 pub(super) async fn drop_publication(session: &Session, publication: &str) -> Result<()> {
     session.batch(&format!("DROP PUBLICATION IF EXISTS {}", quote_ident(publication))).await
+}
+
+/// The name of the view that the rows of a migration's source are read through, where they are.
+pub(super) fn rows_view(migration: i64) -> QualifiedName {
+    QualifiedName::new("pgwraith", format!("rows_{migration}"))
+}
+
+/// Drops that view where it is there.
+pub(super) async fn drop_rows_view(session: &Session, migration: i64) -> Result<()> {
+    session.batch(&format!("DROP VIEW IF EXISTS {}", rows_view(migration))).await
 }

@@ -37,6 +37,7 @@ use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
 use crate::shadow::Names;
 
+pub use event_triggers::EventTriggers;
 use finding::Report;
 pub use finding::{Finding, Severity, refuse};
 
@@ -47,6 +48,7 @@ pub struct Subject<'a> {
     pub session: &'a Session,
     pub table: &'a Table,
     pub names: &'a Names,
+    pub event_triggers: EventTriggers,
 }
 
 /// Runs every check. Fails only where the session is lost.

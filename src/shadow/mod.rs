@@ -3,6 +3,7 @@
 mod create;
 mod grants;
 mod index;
+mod rows;
 mod swap;
 #[cfg(test)]
 mod tests;
@@ -10,4 +11,5 @@ mod tests;
 pub use create::{clone_statements, create_table};
 pub use grants::grant_statements;
 pub use index::{IndexPlan, index_plans, key_index, replica_identity};
+pub use rows::create_rows_view;
 pub use swap::{Names, Swap, temporary_names};

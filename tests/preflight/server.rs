@@ -1,8 +1,8 @@
 //! What a server must offer.
 
-use pgwraith::preflight::Severity;
+use pgwraith::preflight::{EventTriggers, Severity};
 
-use super::{PLAIN, everything, findings, of, refusal, refusing, the};
+use super::{PLAIN, everything, findings, findings_with, of, refusal, refusing, the};
 use crate::harness;
 
 #[tokio::test]
@@ -79,10 +79,6 @@ async fn what_else_the_server_does_is_told_beforehand() {
     client
         .batch_execute(
             "CREATE TABLE t (id int PRIMARY KEY, name text COLLATE \"en-x-icu\" UNIQUE);
-             CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS 'begin end';
-             CREATE EVENT TRIGGER \"Wächter\" ON ddl_command_end EXECUTE FUNCTION audit();
-             CREATE EVENT TRIGGER asleep ON ddl_command_end EXECUTE FUNCTION audit();
-             ALTER EVENT TRIGGER asleep DISABLE;
              CREATE ROLE strict; CREATE ROLE lax;
              ALTER ROLE strict SET default_transaction_isolation = 'repeatable read';
              ALTER ROLE lax SET default_transaction_isolation = 'read committed';
@@ -93,12 +89,61 @@ async fn what_else_the_server_does_is_told_beforehand() {
         .unwrap();
     let found = findings(&dsn, "t").await;
     assert_eq!(refusing(&found), [].into(), "{found:#?}");
-    let trigger = the(&found, "event_triggers", Severity::Warn, "\"Wächter\"");
-    assert!(trigger.mend.contains("ALTER EVENT TRIGGER \"Wächter\" DISABLE"));
-    assert!(!found.iter().any(|f| f.what.contains("asleep")), "{found:#?}");
     let isolation = the(&found, "isolation", Severity::Warn, "role strict (repeatable read)");
     assert!(isolation.what.contains("every role in database d (serializable)"), "{isolation}");
     assert!(!isolation.what.contains("lax"), "{isolation}");
     let collation = the(&found, "collation_versions", Severity::Warn, "version 0.0");
     assert!(collation.mend.contains("ALTER COLLATION pg_catalog.\"en-x-icu\" REFRESH VERSION"));
+}
+
+const EVENT_TRIGGERS: &str = "
+  CREATE TABLE t (id int PRIMARY KEY);
+  CREATE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS 'begin end';
+  CREATE EVENT TRIGGER \"Wächter\" ON ddl_command_end EXECUTE FUNCTION audit();
+  CREATE EVENT TRIGGER always ON ddl_command_start WHEN TAG IN ('CREATE AGGREGATE', 'ALTER TABLE') EXECUTE FUNCTION audit();
+  ALTER EVENT TRIGGER always ENABLE ALWAYS;
+  CREATE EVENT TRIGGER dropped ON sql_drop WHEN TAG IN ('DROP VIEW') EXECUTE FUNCTION audit();
+  CREATE EVENT TRIGGER other_tags ON ddl_command_end WHEN TAG IN ('CREATE AGGREGATE', 'DROP TYPE') EXECUTE FUNCTION audit();
+  CREATE EVENT TRIGGER rewritten ON table_rewrite EXECUTE FUNCTION audit();
+  CREATE EVENT TRIGGER asleep ON ddl_command_end EXECUTE FUNCTION audit();
+  ALTER EVENT TRIGGER asleep DISABLE;
+  CREATE EVENT TRIGGER replicas_only ON ddl_command_end EXECUTE FUNCTION audit();
+  ALTER EVENT TRIGGER replicas_only ENABLE REPLICA;";
+
+#[tokio::test]
+async fn event_triggers_on_what_a_run_does_stand_in_the_way_unless_they_are_allowed() {
+    let cluster = harness::cluster().await;
+    let dsn = harness::database(&cluster, "d").await;
+    let client = harness::connect(&dsn).await;
+    client.batch_execute(EVENT_TRIGGERS).await.unwrap();
+    if cluster.major() >= 17 {
+        let login = "CREATE EVENT TRIGGER logged_in ON login EXECUTE FUNCTION audit()";
+        client.batch_execute(login).await.unwrap();
+    }
+    let firing = [
+        "event trigger \"Wächter\" (ddl_command_end) runs public.audit",
+        "event trigger \"always\" (ddl_command_start of CREATE AGGREGATE, ALTER TABLE) runs public.audit",
+        "event trigger \"dropped\" (sql_drop of DROP VIEW) runs public.audit",
+    ];
+    let found = findings(&dsn, "t").await;
+    assert_eq!(found.iter().filter(|f| f.check == "event_triggers").count(), 3, "{found:#?}");
+    for what in firing {
+        refusal(&found, "event_triggers", what);
+    }
+    let guard = refusal(&found, "event_triggers", "\"Wächter\"");
+    assert!(guard.mend.starts_with(
+        "ALTER EVENT TRIGGER \"Wächter\" DISABLE meanwhile; or run with --allow-event-triggers"
+    ));
+
+    let found = findings_with(&dsn, "t", EventTriggers::Allow).await;
+    assert_eq!(found.iter().filter(|f| f.check == "event_triggers").count(), 3, "{found:#?}");
+    for what in firing {
+        the(&found, "event_triggers", Severity::Warn, what);
+    }
+
+    let run = ["run", "t", "-d", &dsn, "--rebuild"];
+    let output = harness::run(run).await.expect_code(3);
+    assert!(output.stderr.contains(firing[0]), "{output}");
+    let output = harness::run(run.iter().chain(&["--allow-event-triggers"])).await.expect_code(0);
+    assert!(output.stderr.contains(firing[0]), "{output}");
 }

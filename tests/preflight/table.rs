@@ -156,8 +156,6 @@ async fn everything_around_the_table_is_told_at_once() {
     client
         .batch_execute(
             "CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE calm (id int PRIMARY KEY);
-             ALTER TABLE orders ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-             CREATE POLICY \"P\" ON orders USING (true);
              CREATE PUBLICATION everything FOR ALL TABLES;
              CREATE PUBLICATION \"by schema\" FOR TABLES IN SCHEMA public;",
         )
@@ -188,8 +186,6 @@ async fn everything_around_the_table_is_told_at_once() {
     let found = findings(&dsn, "orders").await;
     assert_eq!(everything(&client).await, before);
 
-    let security = refusal(&found, "row_security", "is forced on its owner");
-    assert!(security.mend.contains("NO FORCE ROW LEVEL SECURITY"), "{security}");
     let all = refusal(&found, "publications", "\"everything\" is FOR ALL TABLES");
     assert!(all.mend.contains("DROP PUBLICATION \"everything\""), "{all}");
     let schema = refusal(&found, "publications", "\"by schema\" is FOR TABLES IN SCHEMA");
@@ -201,13 +197,7 @@ async fn everything_around_the_table_is_told_at_once() {
     let stuck = refusal(&found, "prepared_transactions", "RowExclusiveLock");
     assert!(stuck.mend.contains("ROLLBACK PREPARED E'it''s \\\\ stuck'"), "{stuck}");
     let stuck = stuck.mend.clone();
-    let expected = [
-        "another_migration",
-        "prepared_transactions",
-        "publications",
-        "row_security",
-        "subscription",
-    ];
+    let expected = ["another_migration", "prepared_transactions", "publications", "subscription"];
     assert_eq!(refusing(&found), expected.into(), "{found:#?}");
 
     let error = pgwraith::preflight::refuse(&found, "public.orders").unwrap();

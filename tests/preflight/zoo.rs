@@ -123,5 +123,5 @@ async fn everything_hung_on_a_table_is_refused_by_name() {
     assert!(refusals(&found).iter().all(|f| f.mend.len() > 10), "{found:#?}");
     let others = refusals(&found).into_iter().filter(|f| f.check != "attachments");
     let others: BTreeSet<&str> = others.map(|f| f.check).collect();
-    assert_eq!(others, BTreeSet::from(["publications", "row_security"]));
+    assert_eq!(others, BTreeSet::from(["publications"]));
 }
