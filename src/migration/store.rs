@@ -245,7 +245,7 @@ const CREATE: &str = "
 CREATE SCHEMA pgwraith;
 COMMENT ON SCHEMA pgwraith IS 'State of pgwraith, online schema change. To undo an unfinished migration by hand: \
 SELECT slot, publication FROM pgwraith.flow; then SELECT pg_drop_replication_slot(slot); DROP PUBLICATION publication; \
-DROP VIEW pgwraith.rows_… if there is one; DROP TABLE the shadow (pgwraith.migration.shadow_name). The source table is untouched until the swap.';
+DROP VIEW pgwraith.rows_<id of the migration> if there is one; DROP TABLE the shadow (pgwraith.migration.shadow_name). The source table is untouched until the swap.';
 GRANT USAGE ON SCHEMA pgwraith TO PUBLIC;
 CREATE TABLE pgwraith.schema_version (version int4 NOT NULL);
 INSERT INTO pgwraith.schema_version VALUES (1);
