@@ -45,53 +45,12 @@ const KINDS: &[&str] = &[
        AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace n WHERE n.oid = v.relnamespace AND n.nspname = 'pgwraith')",
     "SELECT 'inheritance', pg_catalog.format('%s under %s', i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass)
      FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
-    "SELECT 'exclusion constraint', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid AND k.contype = 'x'",
     "SELECT 'constraint of a kind this version does not know', k.conname FROM pg_catalog.pg_constraint k, t
      WHERE k.conrelid = toid AND k.contype NOT IN ('p', 'u', 'c', 'n', 'f', 'x', 't')",
-    "SELECT 'NO INHERIT or unenforced constraint', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid
-     AND k.contype IN ('c', 'n') AND (k.connoinherit OR NOT COALESCE((pg_catalog.to_jsonb(k)->>'conenforced')::bool, true))",
-    "SELECT 'temporal constraint (WITHOUT OVERLAPS)', k.conname FROM pg_catalog.pg_constraint k, t WHERE k.conrelid = toid
-     AND COALESCE((pg_catalog.to_jsonb(k)->>'conperiod')::bool, false)",
-    "SELECT 'not-null constraint that is not validated', k.conname FROM pg_catalog.pg_constraint k, t
-     WHERE k.conrelid = toid AND k.contype = 'n' AND NOT k.convalidated",
-    "SELECT 'extended statistics', pg_catalog.format('%I.%I', n.nspname, s.stxname) FROM pg_catalog.pg_statistic_ext s
-     JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace, t WHERE s.stxrelid = toid",
     "SELECT 'invalid index', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
      WHERE i.indrelid = toid AND NOT (i.indisvalid AND i.indisready AND i.indislive)",
-    "SELECT 'CLUSTER mark', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
-     WHERE i.indrelid = toid AND i.indisclustered",
-    "SELECT 'column storage', a.attname FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid, t
-     WHERE a.attrelid = toid AND a.attnum > 0 AND NOT a.attisdropped AND a.attstorage <> y.typstorage",
-    "SELECT 'column compression', a.attname FROM pg_catalog.pg_attribute a, t
-     WHERE a.attrelid = toid AND a.attnum > 0 AND NOT a.attisdropped AND a.attcompression <> ''",
-    "SELECT 'statistics target', pg_catalog.format('%s column %s', r.oid::pg_catalog.regclass, a.attname)
-     FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid, t
-     WHERE (r.oid = toid OR r.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
-       AND a.attnum > 0 AND NOT a.attisdropped AND COALESCE(a.attstattarget, -1) >= 0",
-    "SELECT 'column option', a.attname FROM pg_catalog.pg_attribute a, t
-     WHERE a.attrelid = toid AND a.attnum > 0 AND a.attoptions IS NOT NULL",
-    "SELECT 'column privilege', a.attname FROM pg_catalog.pg_attribute a, t
-     WHERE a.attrelid = toid AND a.attnum > 0 AND a.attacl IS NOT NULL",
-    "SELECT 'storage parameter', o FROM t, pg_catalog.unnest(t.reloptions) o",
-    "SELECT 'toast storage parameter', o FROM t JOIN pg_catalog.pg_class x ON x.oid = t.reltoastrelid,
-       pg_catalog.unnest(x.reloptions) o",
-    "SELECT 'privilege granted by another role than the owner', pg_catalog.format('%s by %s', a.privilege_type, a.grantor::pg_catalog.regrole)
-     FROM t, pg_catalog.aclexplode(t.relacl) a WHERE a.grantor <> t.relowner",
     "SELECT 'privilege of a kind this version does not know', a.privilege_type FROM t, pg_catalog.aclexplode(t.relacl) a
      WHERE a.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')",
-    "SELECT 'privilege on an owned sequence granted by another role than its owner', s.oid::pg_catalog.regclass::pg_catalog.text
-     FROM t JOIN pg_catalog.pg_depend d ON d.refobjid = toid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-       AND d.deptype IN ('a', 'i') AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-     JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S', pg_catalog.aclexplode(s.relacl) a
-     WHERE a.grantor <> s.relowner OR s.relowner <> t.relowner",
-    "SELECT 'comment', pg_catalog.pg_describe_object(d.classoid, d.objoid, d.objsubid) FROM pg_catalog.pg_description d, t
-     WHERE (d.classoid, d.objoid) IN (SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid, toid
-       UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid
-       UNION ALL SELECT 'pg_catalog.pg_constraint'::pg_catalog.regclass, k.oid FROM pg_catalog.pg_constraint k WHERE k.conrelid = toid
-       UNION ALL SELECT 'pg_catalog.pg_type'::pg_catalog.regclass, t.reltype
-       UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, d.objid FROM pg_catalog.pg_depend d
-         WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND d.deptype = 'i'
-           AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass)",
     "SELECT 'security label', l.label FROM pg_catalog.pg_seclabel l, t
      WHERE l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objoid = toid",
     "SELECT 'publication', p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid, t

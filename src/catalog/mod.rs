@@ -13,5 +13,7 @@ mod read;
 pub use attachments::{Attachment, attachments};
 pub use carried::{Carried, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
-pub use model::{Column, Constraint, Grant, Index, Key, Sequence, Table};
+pub use model::{
+    Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, Table,
+};
 pub use read::{find, read};

@@ -21,6 +21,13 @@ pub struct Table {
     pub is_partition: bool,
     pub row_security: bool,
     pub force_row_security: bool,
+    /// Storage parameters, `name=value`.
+    pub options: Vec<String>,
+    /// Those of its TOAST table.
+    pub toast_options: Vec<String>,
+    pub comment: Option<String>,
+    /// The comment on its row type.
+    pub type_comment: Option<String>,
     /// `pg_class.relreplident`: d(efault), n(othing), f(ull), i(ndex).
     pub replica_identity: char,
     /// Estimated number of rows; negative where the table was never analyzed.
@@ -31,8 +38,13 @@ pub struct Table {
     pub grants: Option<Vec<Grant>>,
     pub columns: Vec<Column>,
     pub indexes: Vec<Index>,
+    /// Its own constraints but foreign keys.
     pub constraints: Vec<Constraint>,
     pub sequences: Vec<Sequence>,
+    /// Extended statistics.
+    pub statistics: Vec<Statistics>,
+    /// From it, to it and to itself.
+    pub foreign_keys: Vec<ForeignKey>,
 }
 
 /// One privilege in an access control list.
@@ -69,13 +81,21 @@ pub struct Column {
     /// Where the type's own `=` and `<` are.
     pub operator_schema: String,
     pub not_null: bool,
-    /// The not-null constraint's name (18 and newer).
-    pub not_null_name: Option<String>,
     pub default: Option<String>,
     /// `pg_attribute.attgenerated`: empty, `s`, `v`.
     pub generated: String,
     /// `pg_attribute.attidentity`: empty, `a`, `d`.
     pub identity: String,
+    /// `pg_attribute.attstorage`: p(lain), e(xternal), m(ain), x (extended).
+    pub storage: char,
+    /// `pg_attribute.attcompression`: empty, `p` (pglz), `l` (lz4).
+    pub compression: String,
+    /// None is the server's `default_statistics_target`.
+    pub statistics_target: Option<i32>,
+    /// `n_distinct` and `n_distinct_inherited`, as `name=value`.
+    pub options: Vec<String>,
+    pub grants: Option<Vec<Grant>>,
+    pub comment: Option<String>,
 }
 
 /// One index.
@@ -103,6 +123,11 @@ pub struct Index {
     pub bytes: i64,
     /// None is the database's default tablespace.
     pub tablespace: Option<String>,
+    /// Storage parameters, `name=value`.
+    pub options: Vec<String>,
+    /// Statistics targets of its columns that have one: the column's number and the target.
+    pub statistics_targets: Vec<(i16, i32)>,
+    pub comment: Option<String>,
 }
 
 /// One constraint of the table itself.
@@ -119,6 +144,13 @@ pub struct Constraint {
     pub deferred: bool,
     /// The index behind it, 0 where there is none.
     pub index_oid: u32,
+    /// Its last column is WITHOUT OVERLAPS (18 and newer).
+    pub temporal: bool,
+    /// Not for inheriting tables.
+    pub no_inherit: bool,
+    /// The columns it is about.
+    pub attnums: Vec<i16>,
+    pub comment: Option<String>,
 }
 
 /// A sequence owned by a column.
@@ -139,8 +171,64 @@ pub struct Sequence {
     pub cache: i64,
     pub cycle: bool,
     pub grants: Option<Vec<Grant>>,
-    /// Whether it has a comment or a security label, which are not carried.
-    pub commented: bool,
+    pub comment: Option<String>,
+}
+
+/// One object of extended statistics.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Statistics {
+    pub schema: String,
+    pub name: String,
+    pub owner: String,
+    /// Kinds, columns and expressions: what stands between its name and FROM in the definition;
+    /// empty where this version cannot read it.
+    pub definition: String,
+    /// None is the server's `default_statistics_target`.
+    pub target: Option<i32>,
+    pub comment: Option<String>,
+}
+
+impl Statistics {
+    /// Its qualified name.
+    pub fn qualified(&self) -> QualifiedName {
+        QualifiedName::new(&self.schema, &self.name)
+    }
+}
+
+/// One foreign key from or to a table.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+pub struct ForeignKey {
+    pub name: String,
+    /// The table that refers.
+    pub from: Partner,
+    /// The table that is referred to.
+    pub to: Partner,
+    /// `pg_get_constraintdef`.
+    pub definition: String,
+    pub validated: bool,
+    pub comment: Option<String>,
+    /// The definition of the key of `to` that it refers to: as a constraint, or what follows the
+    /// table's name in CREATE UNIQUE INDEX.
+    pub to_key: String,
+    pub to_key_is_constraint: bool,
+}
+
+/// A table at one end of a foreign key.
+#[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
+pub struct Partner {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    pub owner: String,
+    /// `pg_class.relkind`.
+    pub kind: char,
+}
+
+impl Partner {
+    /// The table's qualified name.
+    pub fn qualified(&self) -> QualifiedName {
+        QualifiedName::new(&self.schema, &self.name)
+    }
 }
 
 /// The columns that identify a row in the stream.
@@ -154,6 +242,27 @@ impl Table {
     /// The table's qualified name.
     pub fn qualified(&self) -> QualifiedName {
         QualifiedName::new(&self.schema, &self.name)
+    }
+
+    /// The same under another name, with other names of its indexes, the constraints over them, and
+    /// its statistics.
+    pub fn renamed(mut self, name: &QualifiedName, rename: impl Fn(&str) -> String) -> Table {
+        let over_index = |c: &&mut Constraint| c.index_oid != 0;
+        let constraints = self.constraints.iter_mut().filter(over_index).map(|c| &mut c.name);
+        let indexes = self.indexes.iter_mut().map(|i| &mut i.name);
+        let statistics = self.statistics.iter_mut().map(|s| &mut s.name);
+        for own in constraints.chain(indexes).chain(statistics) {
+            *own = rename(own);
+        }
+        (self.schema, self.name) = (name.schema.clone(), name.name.clone());
+        self
+    }
+
+    /// What rows look like and which indexes they are in: what was copied and built.
+    pub fn shape(&self) -> Vec<[&str; 3]> {
+        let columns = self.columns.iter();
+        let columns = columns.map(|c| [&c.name, &c.type_sql, c.collation.as_deref().unwrap_or("")]);
+        columns.chain(self.indexes.iter().map(|i| [&i.name, "", ""])).collect()
     }
 
     /// Whether row security applies to the owner too.
@@ -190,6 +299,9 @@ impl Table {
         let name = &index.name;
         if !index.immediate {
             return Err(format!("its key {name:?} is deferrable"));
+        }
+        if index.exclusion {
+            return Err(format!("its key {name:?} is WITHOUT OVERLAPS"));
         }
         if !index.valid || !index.unique || index.partial {
             return Err(format!("its key {name:?} is not a valid unique index over all rows"));

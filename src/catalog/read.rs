@@ -51,8 +51,11 @@ pub async fn read(session: &Session, oid: u32) -> Result<Option<Table>> {
         "SELECT ({TABLE}) || pg_catalog.jsonb_build_object(\
            'columns', COALESCE(({COLUMNS}), '[]'), 'indexes', COALESCE(({INDEXES}), '[]'), \
            'constraints', COALESCE(({CONSTRAINTS}), '[]'), \
-           'sequences', COALESCE(({SEQUENCES}), '[]'))"
+           'sequences', COALESCE(({SEQUENCES}), '[]'), \
+           'statistics', COALESCE(({STATISTICS}), '[]'), \
+           'foreign_keys', COALESCE(({FOREIGN_KEYS}), '[]'))"
     );
+    let sql = expand(&sql);
     let row = session.one(&sql, &[&oid]).await?;
     row.get::<_, Option<Value>>(0).map(parse).transpose()
 }
@@ -62,6 +65,41 @@ pub(super) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
         .map_err(|e| Error::failed(format!("the catalog holds what this version cannot read: {e}")))
 }
 
+/// Access control lists and comments are read alike everywhere: `{grants of X}`, and
+/// `{comment of CATALOG OID SUBID}`.
+fn expand(sql: &str) -> String {
+    let mut out = String::with_capacity(sql.len() * 2);
+    let mut rest = sql;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (inside, behind) = after.split_once('}').unwrap_or((after, ""));
+        out.push_str(before);
+        match inside.split(' ').collect::<Vec<_>>()[..] {
+            ["grants", "of", acl] => out.push_str(&grants(acl)),
+            ["comment", "of", catalog, oid, part] => out.push_str(&comment(catalog, oid, part)),
+            _ => out.push_str(&format!("{{{inside}}}")),
+        }
+        rest = behind;
+    }
+    out + rest
+}
+
+fn grants(acl: &str) -> String {
+    format!(
+        "CASE WHEN {acl} IS NULL THEN NULL ELSE COALESCE((
+      SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('grantor', g.rolname, 'grantee', e.rolname,
+        'privilege', x.privilege_type, 'grantable', x.is_grantable) ORDER BY e.rolname, g.rolname, x.privilege_type)
+      FROM pg_catalog.aclexplode({acl}) x JOIN pg_catalog.pg_roles g ON g.oid = x.grantor
+      LEFT JOIN pg_catalog.pg_roles e ON e.oid = x.grantee), '[]') END"
+    )
+}
+
+fn comment(catalog: &str, oid: &str, part: &str) -> String {
+    format!(
+        "(SELECT o.description FROM pg_catalog.pg_description o
+      WHERE o.classoid = 'pg_catalog.{catalog}'::pg_catalog.regclass AND o.objoid = {oid} AND o.objsubid = {part})"
+    )
+}
+
 const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, r.rolname AS owner, c.relkind AS kind,
     c.relpersistence AS persistence, am.amname AS access_method, ts.spcname AS tablespace,
@@ -69,11 +107,10 @@ const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
     c.relforcerowsecurity AS force_row_security, c.relreplident AS replica_identity,
     c.reltuples::float8 AS estimated_rows, pg_catalog.pg_table_size(c.oid) AS heap_bytes,
     pg_catalog.pg_total_relation_size(c.oid) AS total_bytes,
-    CASE WHEN c.relacl IS NULL THEN NULL ELSE COALESCE((
-      SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('grantor', g.rolname, 'grantee', e.rolname,
-        'privilege', a.privilege_type, 'grantable', a.is_grantable) ORDER BY e.rolname, a.privilege_type)
-      FROM pg_catalog.aclexplode(c.relacl) a JOIN pg_catalog.pg_roles g ON g.oid = a.grantor
-      LEFT JOIN pg_catalog.pg_roles e ON e.oid = a.grantee), '[]') END AS grants
+    COALESCE(c.reloptions, '{}') AS options,
+    COALESCE((SELECT x.reloptions FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid), '{}') AS toast_options,
+    {comment of pg_class c.oid 0} AS comment, {comment of pg_type c.reltype 0} AS type_comment,
+    {grants of c.relacl} AS grants
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_roles r ON r.oid = c.relowner LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
@@ -97,10 +134,11 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
       WHERE m.amname = 'btree' AND oc.opcdefault
         AND oc.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid)), 'pg_catalog') AS operator_schema,
     a.attnotnull AS not_null,
-    (SELECT k.conname FROM pg_catalog.pg_constraint k
-      WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum]) AS not_null_name,
     pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default,
-    a.attgenerated AS generated, a.attidentity AS identity
+    a.attgenerated AS generated, a.attidentity AS identity,
+    a.attstorage AS storage, a.attcompression AS compression,
+    NULLIF(a.attstattarget, -1) AS statistics_target, COALESCE(a.attoptions, '{}') AS options,
+    {grants of a.attacl} AS grants, {comment of pg_class a.attrelid a.attnum} AS comment
   FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
   JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace
   LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
@@ -127,7 +165,10 @@ const INDEXES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
       FROM pg_catalog.generate_series(1, i.indnkeyatts) o
       JOIN pg_catalog.pg_opclass oc ON oc.oid = i.indclass[o - 1]
       LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[o - 1]) AS plain_key,
-    pg_catalog.pg_relation_size(i.indexrelid) AS bytes, ts.spcname AS tablespace
+    pg_catalog.pg_relation_size(i.indexrelid) AS bytes, ts.spcname AS tablespace,
+    COALESCE(ic.reloptions, '{}') AS options, {comment of pg_class i.indexrelid 0} AS comment,
+    COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(ia.attnum, ia.attstattarget) ORDER BY ia.attnum)
+      FROM pg_catalog.pg_attribute ia WHERE ia.attrelid = i.indexrelid AND ia.attstattarget >= 0), '[]') AS statistics_targets
   FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
   JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace
@@ -139,23 +180,56 @@ const CONSTRAINTS: &str =
     "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
   SELECT k.oid::int8 AS oid, k.conname AS name, k.contype AS kind,
     pg_catalog.pg_get_constraintdef(k.oid) AS definition, k.convalidated AS validated,
-    k.condeferrable AS deferrable, k.condeferred AS deferred, k.conindid::int8 AS index_oid
-  FROM pg_catalog.pg_constraint k WHERE k.conrelid = $1) x";
+    k.condeferrable AS deferrable, k.condeferred AS deferred, k.conindid::int8 AS index_oid,
+    COALESCE((pg_catalog.to_jsonb(k)->>'conperiod')::bool, false) AS temporal, k.connoinherit AS no_inherit,
+    COALESCE(k.conkey, '{}') AS attnums,
+    {comment of pg_constraint k.oid 0} AS comment
+  FROM pg_catalog.pg_constraint k WHERE k.conrelid = $1 AND k.contype NOT IN ('f', 't')) x";
 
 const SEQUENCES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.attnum, x.oid) FROM (
   SELECT s.seqrelid::int8 AS oid, n.nspname AS schema, c.relname AS name, d.refobjsubid AS attnum,
     d.deptype = 'i' AS identity, pg_catalog.format_type(s.seqtypid, NULL) AS type_sql,
     s.seqstart AS start, s.seqincrement AS increment, s.seqmin AS min, s.seqmax AS max,
     s.seqcache AS cache, s.seqcycle AS cycle,
-    CASE WHEN c.relacl IS NULL THEN NULL ELSE COALESCE((
-      SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('grantor', g.rolname, 'grantee', e.rolname,
-        'privilege', a.privilege_type, 'grantable', a.is_grantable) ORDER BY e.rolname, a.privilege_type)
-      FROM pg_catalog.aclexplode(c.relacl) a JOIN pg_catalog.pg_roles g ON g.oid = a.grantor
-      LEFT JOIN pg_catalog.pg_roles e ON e.oid = a.grantee), '[]') END AS grants,
-    EXISTS (SELECT 1 FROM pg_catalog.pg_description k WHERE k.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
-      AND k.objoid = s.seqrelid) AS commented
+    {grants of c.relacl} AS grants, {comment of pg_class s.seqrelid 0} AS comment
   FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid
   JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
     AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
     AND d.refobjid = $1 AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')) x";
+
+// The head and the tail of the definition are made again from the same parts and cut off.
+const STATISTICS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.schema, x.name) FROM (
+  SELECT n.nspname AS schema, s.stxname AS name, r.rolname AS owner,
+    CASE WHEN pg_catalog.starts_with(p.whole, p.head) AND pg_catalog.right(p.whole, pg_catalog.length(p.tail)) = p.tail
+      THEN pg_catalog.substr(p.whole, pg_catalog.length(p.head) + 1,
+        pg_catalog.length(p.whole) - pg_catalog.length(p.head) - pg_catalog.length(p.tail))
+      ELSE '' END AS definition,
+    NULLIF(s.stxstattarget, -1) AS target, {comment of pg_statistic_ext s.oid 0} AS comment
+  FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
+  JOIN pg_catalog.pg_roles r ON r.oid = s.stxowner JOIN pg_catalog.pg_class c ON c.oid = s.stxrelid
+  JOIN pg_catalog.pg_namespace cn ON cn.oid = c.relnamespace
+  CROSS JOIN LATERAL (SELECT pg_catalog.pg_get_statisticsobjdef(s.oid) AS whole,
+    pg_catalog.format('CREATE STATISTICS %I.%I ', n.nspname, s.stxname) AS head,
+    pg_catalog.format(' FROM %I.%I', cn.nspname, c.relname) AS tail) p
+  WHERE s.stxrelid = $1) x";
+
+// Those of partitions belong to the one of the partitioned table.
+const FOREIGN_KEYS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
+  SELECT k.oid::int8 AS oid, k.conname AS name, pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+    k.convalidated AS validated, {comment of pg_constraint k.oid 0} AS comment,
+    pg_catalog.jsonb_build_object('oid', a.oid::int8, 'schema', an.nspname, 'name', a.relname, 'owner', ar.rolname,
+      'kind', a.relkind) AS from,
+    pg_catalog.jsonb_build_object('oid', b.oid::int8, 'schema', bn.nspname, 'name', b.relname, 'owner', br.rolname,
+      'kind', b.relkind) AS to,
+    uk.oid IS NOT NULL AS to_key_is_constraint,
+    COALESCE(pg_catalog.pg_get_constraintdef(uk.oid), pg_catalog.substr(pg_catalog.pg_get_indexdef(k.conindid),
+      pg_catalog.length(pg_catalog.format('CREATE UNIQUE INDEX %I ON %I.%I ', i.relname, bn.nspname, b.relname)) + 1)) AS to_key
+  FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_class a ON a.oid = k.conrelid JOIN pg_catalog.pg_namespace an ON an.oid = a.relnamespace
+  JOIN pg_catalog.pg_roles ar ON ar.oid = a.relowner
+  JOIN pg_catalog.pg_class b ON b.oid = k.confrelid JOIN pg_catalog.pg_namespace bn ON bn.oid = b.relnamespace
+  JOIN pg_catalog.pg_roles br ON br.oid = b.relowner
+  JOIN pg_catalog.pg_class i ON i.oid = k.conindid
+  LEFT JOIN pg_catalog.pg_constraint uk ON uk.conindid = k.conindid AND uk.contype IN ('p', 'u') AND uk.conrelid = b.oid
+  WHERE k.contype = 'f' AND k.conparentid = 0 AND $1 IN (k.conrelid, k.confrelid)) x";

@@ -5,6 +5,7 @@
 //! transaction that is rolled back, and the result is read from the catalogs.
 
 mod clauses;
+mod clone;
 mod expression;
 mod rehearse;
 mod retarget;

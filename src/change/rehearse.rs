@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::clauses::using_expressions;
+use super::clone::{self, Clone};
 use super::expression::{self, Expression, Stability};
 use super::retarget::retarget;
 use super::{KeyColumn, Plan, Projected, Request};
@@ -26,38 +27,19 @@ async fn rehearse_in_transaction(
     source: &Table,
     request: &Request,
 ) -> Result<Plan> {
-    let scratch = format!("pgwraith_rehearsal_{}", session.pid());
-    let clone = QualifiedName::new(&scratch, &source.name);
-    let clone_oid = make_clone(session, source, &clone).await?;
+    let Clone { name: clone, oid: clone_oid } = clone::make(session, source).await?;
     for clauses in &request.alters {
         alter(session, &clone, clauses).await?;
     }
     let target = read_result(session, source, &clone, clone_oid).await?;
     let typed = typed_expressions(source, &target, request)?;
-    let fill = Fill { session, source, scratch: &scratch, clone_oid, typed };
+    let fill = Fill { session, source, scratch: &clone.schema, clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
     check_assignment(session, source, &clone, &projection).await?;
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow(session, source, &clone).await?;
     let key = key_mapping(source, &target, &projection, &reads)?;
     Ok(Plan { target, projection, key })
-}
-
-async fn make_clone(session: &Session, source: &Table, clone: &QualifiedName) -> Result<u32> {
-    let owner = quote_ident(&source.owner);
-    let schema = quote_ident(&clone.schema);
-    session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}")).await?;
-    session.batch(&format!("SET LOCAL ROLE {owner}")).await?;
-    for sql in shadow::clone_statements(source, clone) {
-        session.batch(&sql).await?;
-    }
-    let oid = session
-        .one(
-            "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid",
-            &[&clone.to_string()],
-        )
-        .await?;
-    Ok(oid.get(0))
 }
 
 async fn alter(session: &Session, clone: &QualifiedName, clauses: &str) -> Result<()> {
@@ -86,7 +68,7 @@ async fn read_result(
     oid: u32,
 ) -> Result<Table> {
     let gone = || Error::usage("--alter may not drop or replace the table itself");
-    let mut target = catalog::read(session, oid).await?.ok_or_else(gone)?;
+    let target = catalog::read(session, oid).await?.ok_or_else(gone)?;
     if target.qualified() != *clone || target.owner != source.owner {
         return Err(Error::usage("--alter may not rename the table, move it or change its owner")
             .next("Do that before or after, it takes PostgreSQL a millisecond"));
@@ -108,15 +90,15 @@ async fn read_result(
         return Err(Error::usage("--alter may not change the replica identity")
             .next("Change it before or after, it takes PostgreSQL a millisecond"));
     }
-    target.schema = source.schema.clone();
-    Ok(target)
+    Ok(clone::as_source(target, source))
 }
 
 /// What follows the table must fit its new shape: a policy over a column that goes does not.
 async fn follow(session: &Session, source: &Table, clone: &QualifiedName) -> Result<()> {
     let from = source.qualified();
     for thing in &catalog::carried(session, source.oid).await? {
-        session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&thing.role))).await?;
+        let role = thing.role.as_deref().map_or("NONE".to_owned(), quote_ident);
+        session.batch(&format!("SET LOCAL ROLE {role}")).await?;
         for sql in &thing.bind {
             session.batch(&retarget(sql, &from, clone)).await.map_err(|e| match e.db() {
                 Some(_) => {

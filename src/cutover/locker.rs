@@ -10,13 +10,14 @@ use super::Cutover;
 use super::deadline::Deadline;
 use super::look::{self, Obstacle};
 use crate::catalog::{self, Carried, Fingerprint, FingerprintReader, Table};
-use crate::error::{Error, Result};
+use crate::change;
+use crate::error::{Error, Kind, Result};
 use crate::flow::differ::KeyComparison;
 use crate::flow::sync::Statements;
 use crate::flow::write::Isolation;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_ident};
-use crate::shadow::Swap;
+use crate::shadow::{self, Swap};
 
 /// How long the first, harmless lock may take: autovacuum gives way after deadlock_timeout.
 const PATIENT_LOCK: Duration = Duration::from_secs(10);
@@ -80,7 +81,10 @@ impl Locker {
         if let Err(obstacle) = first_lock(cutover, observer, &session, deadlock_timeout).await? {
             return Ok(Err(obstacle));
         }
-        let tables = Tables::read(cutover, &session).await?;
+        let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
+        let now = fingerprint.read(&session, oid, publication).await?;
+        cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
+        let tables = Tables::read(cutover, observer, &session).await?;
         let objects = tables.objects();
         let privileges = privileges(&session, &read_privileges, &objects).await?;
         let rehearsed = Rehearsed { statements: tables.renames(cutover), objects, privileges };
@@ -166,22 +170,27 @@ async fn first_lock(
     }
 }
 
-/// Both tables as they are now that nobody can alter them.
+/// Both tables as they are now that nobody can alter them, and what the change makes of the source.
+///
+/// What somebody changed in mid-run and a run carries (comments, privileges, statistics) is in the
+/// source by now, so that the change is rehearsed once more: what it makes of it, PostgreSQL says.
 struct Tables {
     source: Table,
+    target: Table,
     shadow: Table,
     carried: Vec<Carried>,
     taken: HashSet<String>,
 }
 
 impl Tables {
-    async fn read(cutover: &Cutover<'_>, session: &Session) -> Result<Tables> {
+    async fn read(cutover: &Cutover<'_>, observer: &Session, session: &Session) -> Result<Tables> {
         let gone = || Error::failed("a table of the migration is gone");
         let row = session
             .one(
                 "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, \
-                 COALESCE((SELECT pg_catalog.array_agg(c.relname::pg_catalog.text) FROM pg_catalog.pg_class c \
-                   WHERE c.relnamespace = pg_catalog.to_regnamespace($2)), '{}')",
+                 ARRAY(SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
+                   WHERE c.relnamespace = pg_catalog.to_regnamespace($2) \
+                   UNION SELECT x.stxname FROM pg_catalog.pg_statistic_ext x)",
                 &[&cutover.names.shadow.to_string(), &quote_ident(&cutover.names.source.schema)],
             )
             .await?;
@@ -190,25 +199,53 @@ impl Tables {
         let shadow = catalog::read(session, shadow.ok_or_else(gone)?).await?.ok_or_else(gone)?;
         let carried = catalog::carried(session, source.oid).await?;
         let taken = row.get::<_, Vec<String>>(1).into_iter().collect();
-        Ok(Tables { source, shadow, carried, taken })
+        let target = rehearse(cutover, observer, &source).await?;
+        Ok(Tables { source, target, shadow, carried, taken })
     }
 
     fn renames(&self, cutover: &Cutover<'_>) -> Vec<String> {
         let swap = Swap {
             names: cutover.names,
             source: &self.source,
-            target: cutover.target,
+            target: &self.target,
             shadow: &self.shadow,
             carried: &self.carried,
             taken: &self.taken,
         };
-        swap.statements()
+        shadow::statements(&swap.steps())
     }
 
     fn objects(&self) -> Vec<u32> {
         let tables = [&self.source, &self.shadow].into_iter();
         tables.flat_map(|t| t.sequences.iter().map(|s| s.oid).chain([t.oid])).collect()
     }
+}
+
+/// The table as it will be by what the source is now.
+async fn rehearse(cutover: &Cutover<'_>, observer: &Session, source: &Table) -> Result<Table> {
+    let stop = |what: String| {
+        let next = "The copy is of no use any more: start again once what is left is removed";
+        Err(Error::new(Kind::NotResumable, what).next(next))
+    };
+    let hung = catalog::attachments(observer, source.oid).await?;
+    if let Some(first) = hung.first() {
+        return stop(format!(
+            "{} {} came to {} in mid-run, and cannot be carried over",
+            first.kind, first.name, cutover.names.source
+        ));
+    }
+    let target = match change::rehearse(observer, source, cutover.request).await {
+        Ok(plan) => plan.target,
+        Err(e) if e.is_connection_lost() || classify(&e) != Class::Definite => return Err(e),
+        Err(e) => return stop(format!("the table was changed in mid-run: {}", e.what())),
+    };
+    if target.shape() != cutover.target.shape() {
+        return stop(format!(
+            "the change makes another table of {source_name} now than it did when the run began",
+            source_name = cutover.names.source
+        ));
+    }
+    Ok(target)
 }
 
 async fn privileges(

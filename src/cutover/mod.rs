@@ -22,6 +22,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use crate::catalog::{Fingerprint, Table};
+use crate::change::Request;
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
@@ -76,7 +77,9 @@ pub struct Cutover<'a> {
     pub door: &'a Door,
     pub fence: &'a Fence,
     pub names: &'a Names,
-    /// The table as it will be.
+    /// What was asked for.
+    pub request: &'a Request,
+    /// The table as it will be, as rehearsed before the copy began.
     pub target: &'a Table,
     /// As read before the copy began.
     pub fingerprint: &'a Fingerprint,

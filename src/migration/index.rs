@@ -13,10 +13,11 @@ use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::Alone;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Lossy, Session, quote_ident};
-use crate::shadow::{self, IndexPlan};
+use crate::shadow::{self, IndexPlan, TemporaryNames};
 
 use super::catch_up;
 use super::context::Context;
+use super::prepare::shadow_settings;
 
 /// How indexes are built.
 #[derive(Debug, Clone)]
@@ -44,8 +45,9 @@ pub(super) struct Plans {
 }
 
 pub(super) fn plans(context: &Context, source: &Table, target: &Table) -> Result<Plans> {
-    let rename = shadow::temporary_names(target);
-    let mut all = shadow::index_plans(target, &context.flow.target.root, &rename);
+    let names = TemporaryNames::of(target);
+    let rename = |name: &str| names.until_swap(name);
+    let mut all = shadow::index_plans(target, &context.flow.target.root, rename);
     let columns: Vec<_> = context.flow.key.iter().map(|k| k.target.as_str()).collect();
     let key = shadow::key_index(target, &columns)
         .and_then(|key| all.iter().position(|p| p.name == key.name))
@@ -88,8 +90,8 @@ pub(super) async fn build_unique(
     let _alone = rest_at_equality(context).await?;
     build_all(context, settings, &plans.unique).await?;
     let root = &context.flow.target.root;
-    let rename = shadow::temporary_names(target);
-    if let Some(sql) = shadow::replica_identity(target, root, rename) {
+    let names = TemporaryNames::of(target);
+    if let Some(sql) = shadow::replica_identity(target, root, |name| names.until_swap(name)) {
         builder(context, settings, 0).await?.batch(&sql).await?;
     }
     Ok(())
@@ -207,13 +209,19 @@ async fn sample_duplicates(
     Ok(rows.iter().map(|r| r.get::<_, Lossy>(0).0).collect())
 }
 
-/// Visibility map and statistics, so that plans after the swap are as good as before.
-pub(super) async fn vacuum(context: &Context, settings: &IndexSettings) -> Result<()> {
+/// Visibility map and statistics, so that plans after the swap are as good as before; with the
+/// future table's own settings, which say what statistics to gather.
+pub(super) async fn vacuum(
+    context: &Context,
+    settings: &IndexSettings,
+    target: &Table,
+) -> Result<()> {
+    let root = &context.flow.target.root;
+    shadow_settings(&context.session("settings").await?, root, target).await?;
     let session = builder(context, settings, 0).await?;
     // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.
     session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
     for relation in &context.flow.target.relations {
-        session.batch(&format!("ALTER TABLE {relation} RESET (autovacuum_enabled)")).await?;
         session.batch(&format!("VACUUM (ANALYZE) {relation}")).await?;
     }
     Ok(())

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::catalog::Table;
+use crate::catalog::{self, Table};
 use crate::change::Plan;
 use crate::error::{Error, Result};
 use crate::flow::write::superseded;
 use crate::flow::{Captured, Flow, Target};
 use crate::pg::{Connector, Lossy, Lsn, QualifiedName, Session, quote_ident};
-use crate::shadow::{self, Names};
+use crate::shadow::{self, Names, Privileges, Step, TemporaryNames};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
 
@@ -241,7 +241,8 @@ pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Met
     }
 }
 
-/// The empty shadow, owned by the table's owner, with the source's grants and no others.
+/// The empty shadow, owned by the table's owner. Until the swap nobody else may use it: the table's
+/// privileges would show rows that its row security hides.
 pub(super) async fn create_shadow(
     session: &Session,
     flow: &Flow,
@@ -252,37 +253,29 @@ pub(super) async fn create_shadow(
     session.batch("BEGIN").await?;
     session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&source.owner))).await?;
     session.batch(&shadow::create_table(target, shadow)).await?;
+    session.batch("SET LOCAL ROLE NONE").await?;
     // Vacuumed once, when the rows are in: until then autovacuum would only get in the way.
-    session.batch(&format!("ALTER TABLE {shadow} SET (autovacuum_enabled = false)")).await?;
-    let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
-    let oid: u32 = session.one(sql, &[&shadow.to_string()]).await?.get(0);
-    let made = crate::catalog::read(session, oid)
-        .await?
-        .ok_or_else(|| Error::failed("the shadow vanished while it was made"))?;
-    let grants = shadow::grant_statements(
+    let mut resting = target.clone();
+    resting.options.retain(|option| !option.starts_with("autovacuum_enabled="));
+    resting.options.push("autovacuum_enabled=false".to_owned());
+    let made = shadow_settings(session, shadow, &resting).await?;
+    // Default privileges may say otherwise.
+    let mut steps = shadow::grant_steps(
         &format!("TABLE {shadow}"),
         &source.owner,
-        made.grants.as_deref(),
-        source.grants.as_deref(),
+        &Privileges::on_table(&made),
+        &Privileges::default(),
     );
-    for sql in grants {
-        session.batch(&sql).await?;
-    }
-    if source.grants.is_some() {
-        // An owner who has no DELETE, say, on a table that only grows still has to write the shadow:
-        // changes are applied as the owner. The source's own list comes with the swap.
-        let owner = quote_ident(&source.owner);
-        session.batch(&format!("GRANT ALL ON TABLE {shadow} TO {owner}")).await?;
-    }
-    // Its sequences belong to nobody else until the swap; default privileges may say otherwise.
     for sequence in &made.sequences {
         let name = QualifiedName::new(&sequence.schema, &sequence.name);
-        let (object, now) = (format!("SEQUENCE {name}"), sequence.grants.as_deref());
-        for sql in shadow::grant_statements(&object, &source.owner, now, None) {
-            session.batch(&sql).await?;
-        }
+        steps.extend(shadow::grant_steps(
+            &format!("SEQUENCE {name}"),
+            &source.owner,
+            &Privileges::on_sequence(sequence.grants.as_deref()),
+            &Privileges::default(),
+        ));
     }
-    session.batch("SET LOCAL ROLE NONE").await?;
+    run(session, &steps).await?;
     let settings = session
         .one(
             "SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings s \
@@ -291,6 +284,31 @@ pub(super) async fn create_shadow(
         )
         .await?
         .get(0);
-    store::record_shadow(session, flow.migration, oid, &settings).await?;
+    store::record_shadow(session, flow.migration, made.oid, &settings).await?;
     session.batch("COMMIT").await
+}
+
+/// Gives the shadow the settings of `target`; returns it as it was before.
+pub(super) async fn shadow_settings(
+    session: &Session,
+    shadow: &QualifiedName,
+    target: &Table,
+) -> Result<Table> {
+    let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
+    let oid: u32 = session.one(sql, &[&shadow.to_string()]).await?.get(0);
+    let now = catalog::read(session, oid)
+        .await?
+        .ok_or_else(|| Error::failed(format!("the shadow {shadow} is gone")))?;
+    let names = TemporaryNames::of(target);
+    let wanted = target.clone().renamed(shadow, |name| names.until_swap(name));
+    run(session, &shadow::settings(&now, &wanted)).await?;
+    Ok(now)
+}
+
+/// In the open transaction, or in one of its own.
+async fn run(session: &Session, steps: &[Step]) -> Result<()> {
+    if steps.is_empty() {
+        return Ok(());
+    }
+    session.batch(&shadow::statements(steps).join(";\n")).await
 }

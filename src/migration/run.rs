@@ -219,7 +219,7 @@ impl Run<'_> {
         index::build_first(context, &settings.index, &plans).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings.copy.workers).await?;
         index::build_unique(context, &settings.index, &known.target, &plans).await?;
-        index::vacuum(context, &settings.index).await?;
+        index::vacuum(context, &settings.index, &known.target).await?;
 
         self.enter(control, known, Phase::CatchUp).await?;
         catch_up::drain(context).await?;
@@ -237,6 +237,7 @@ impl Run<'_> {
             door: &context.door,
             fence: &context.fence,
             names: &known.names,
+            request: self.request,
             target: &known.target,
             fingerprint,
             meter: &self.meter,

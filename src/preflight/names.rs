@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Finding, Result, Subject};
 use crate::pg::name::MAX_NAME_BYTES;
 use crate::pg::quote_ident;
-use crate::shadow::temporary_names;
+use crate::shadow::TemporaryNames;
 
 /// A name that a run will give in the table's schema.
 struct Wanted {
@@ -37,14 +37,15 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
 }
 
 fn wanted(subject: &Subject<'_>) -> Vec<Wanted> {
-    let temporary = temporary_names(subject.table);
+    let temporary = TemporaryNames::of(subject.table);
     let names = subject.names;
     let tables = [
         Wanted { name: names.shadow.name.clone(), purpose: "the new table" },
         Wanted { name: names.retired.name.clone(), purpose: "the old table after the swap" },
     ];
     let indexes = subject.table.indexes.iter();
-    let indexes = indexes.map(|i| Wanted { name: temporary(&i.name), purpose: "a new index" });
+    let indexes =
+        indexes.map(|i| Wanted { name: temporary.until_swap(&i.name), purpose: "a new index" });
     tables.into_iter().chain(indexes).collect()
 }
 

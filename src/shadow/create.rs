@@ -1,6 +1,6 @@
 //! CREATE TABLE from the model.
 
-use crate::catalog::{Column, Sequence, Table};
+use crate::catalog::{Column, Constraint, Sequence, Table};
 use crate::pg::{QualifiedName, quote_ident, quote_literal};
 
 /// What of the model goes into CREATE TABLE.
@@ -32,19 +32,22 @@ pub fn clone_statements(table: &Table, name: &QualifiedName) -> Vec<String> {
         out.extend(index.attach);
         out.extend(elsewhere.map(|_| set("")));
     }
-    out.extend(not_valid_checks(table, name));
+    out.extend(not_valid_constraints(table, name));
     out.extend(super::replica_identity(table, name, |own| own.to_owned()));
     out
 }
 
-/// Adds the CHECKs that are NOT VALID, as such.
-pub(super) fn not_valid_checks(table: &Table, name: &QualifiedName) -> Vec<String> {
-    let checks = table.constraints.iter().filter(|c| c.kind == 'c' && !c.validated);
-    checks
-        .map(|c| {
-            format!("ALTER TABLE {name} ADD CONSTRAINT {} {}", quote_ident(&c.name), c.definition)
-        })
-        .collect()
+/// Adds the CHECKs and NOT NULLs that are NOT VALID or NOT ENFORCED, as such.
+pub(super) fn not_valid_constraints(table: &Table, name: &QualifiedName) -> Vec<String> {
+    let add = |c: &Constraint| {
+        format!("ALTER TABLE {name} ADD CONSTRAINT {} {}", quote_ident(&c.name), c.definition)
+    };
+    table.constraints.iter().filter(|c| added_later(c)).map(add).collect()
+}
+
+/// Rows that were there before need not fulfil it, so that it cannot be part of CREATE TABLE.
+pub(super) fn added_later(constraint: &Constraint) -> bool {
+    matches!(constraint.kind, 'c' | 'n') && !constraint.validated
 }
 
 fn render(table: &Table, name: &QualifiedName, purpose: Purpose) -> String {
@@ -68,12 +71,7 @@ fn render_column(table: &Table, column: &Column, purpose: Purpose) -> String {
     if let Some(collation) = &column.collation {
         sql.push_str(&format!(" COLLATE {collation}"));
     }
-    if column.not_null {
-        if let Some(name) = &column.not_null_name {
-            sql.push_str(&format!(" CONSTRAINT {}", quote_ident(name)));
-        }
-        sql.push_str(" NOT NULL");
-    }
+    sql.push_str(&not_null(table, column));
     if !column.identity.is_empty() {
         let always = column.identity == "a" && purpose == Purpose::Clone;
         let kind = if always { "ALWAYS" } else { "BY DEFAULT" };
@@ -92,7 +90,21 @@ fn render_column(table: &Table, column: &Column, purpose: Purpose) -> String {
     sql
 }
 
-fn sequence_options(s: &Sequence) -> String {
+fn not_null(table: &Table, column: &Column) -> String {
+    // Since 18 it is a constraint with a name.
+    let of = |c: &&Constraint| c.kind == 'n' && c.attnums == [column.attnum];
+    match table.constraints.iter().find(of) {
+        _ if !column.not_null => String::new(),
+        Some(constraint) if added_later(constraint) => String::new(),
+        Some(constraint) => {
+            let inherit = if constraint.no_inherit { " NO INHERIT" } else { "" };
+            format!(" CONSTRAINT {} NOT NULL{inherit}", quote_ident(&constraint.name))
+        }
+        None => " NOT NULL".to_owned(),
+    }
+}
+
+pub(super) fn sequence_options(s: &Sequence) -> String {
     format!(
         "START WITH {} INCREMENT BY {} MINVALUE {} MAXVALUE {} CACHE {} {}",
         s.start,

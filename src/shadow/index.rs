@@ -1,6 +1,6 @@
 //! The shadow's indexes: which, under which names, in which order.
 
-use crate::catalog::{Index, Table};
+use crate::catalog::{Constraint, Index, Table};
 use crate::pg::{QualifiedName, quote_ident};
 
 /// One index to build.
@@ -10,12 +10,13 @@ pub struct IndexPlan {
     pub name: String,
     /// Its name until then.
     pub temporary: String,
-    /// CREATE INDEX.
+    /// CREATE INDEX, or ADD CONSTRAINT where only that makes it.
     pub create: String,
     /// Makes it a constraint, where it is one.
     pub attach: Option<String>,
     /// None is the database's default; set as `default_tablespace` while it is built.
     pub tablespace: Option<String>,
+    /// Rows may clash in it.
     pub unique: bool,
     /// Its key columns as SQL, for naming rows that violate it.
     pub expressions: Vec<String>,
@@ -33,18 +34,34 @@ pub fn index_plans(
         .map(|index| {
             let temporary = rename(&index.name);
             let quoted = quote_ident(&temporary);
-            let unique = if index.unique { "UNIQUE " } else { "" };
+            let (create, attach) = match exclusion(target, index) {
+                Some(c) => {
+                    (format!("ALTER TABLE {table} ADD CONSTRAINT {quoted} {}", c.definition), None)
+                }
+                None => (create(index, table, &quoted), attach(target, index, table, &quoted)),
+            };
             IndexPlan {
                 name: index.name.clone(),
-                create: format!("CREATE {unique}INDEX {quoted} ON {table} {}", index.definition),
-                attach: attach(target, index, table, &quoted),
+                create,
+                attach,
                 tablespace: index.tablespace.clone(),
-                unique: index.unique,
+                unique: index.unique || index.exclusion,
                 expressions: index.expressions.clone(),
                 temporary,
             }
         })
         .collect()
+}
+
+/// The constraint that such an index is part of: EXCLUDE, or WITHOUT OVERLAPS. There is no USING INDEX
+/// for those.
+fn exclusion<'a>(target: &'a Table, index: &Index) -> Option<&'a Constraint> {
+    target.constraint_of(index).filter(|c| index.exclusion || c.temporal)
+}
+
+fn create(index: &Index, table: &QualifiedName, quoted: &str) -> String {
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    format!("CREATE {unique}INDEX {quoted} ON {table} {}", index.definition)
 }
 
 fn attach(target: &Table, index: &Index, table: &QualifiedName, quoted: &str) -> Option<String> {
@@ -76,7 +93,9 @@ pub fn key_index<'a>(target: &'a Table, columns: &[&str]) -> Option<&'a Index> {
         has.sort_unstable();
         has == wanted
     };
-    let usable = |i: &&Index| i.unique && i.immediate && i.valid && !i.partial && i.plain_key;
+    let usable = |i: &&Index| {
+        i.unique && !i.exclusion && i.immediate && i.valid && !i.partial && i.plain_key
+    };
     target.indexes.iter().filter(usable).find(fits)
 }
 

@@ -4,12 +4,16 @@ mod create;
 mod grants;
 mod index;
 mod rows;
+mod settings;
+mod step;
 mod swap;
 #[cfg(test)]
 mod tests;
 
 pub use create::{clone_statements, create_table};
-pub use grants::grant_statements;
+pub use grants::{Privileges, grant_steps};
 pub use index::{IndexPlan, index_plans, key_index, replica_identity};
 pub use rows::create_rows_view;
-pub use swap::{Names, Swap, temporary_names};
+pub use settings::settings;
+pub use step::{Step, statements};
+pub use swap::{Names, Swap, TemporaryNames};

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::create::not_valid_checks;
-use super::{grant_statements, index_plans};
-use crate::catalog::{Carried, Column, Sequence, Table};
+use super::create::{added_later, not_valid_constraints, sequence_options};
+use super::settings::comment;
+use super::{Privileges, Step, grant_steps, index_plans, settings};
+use crate::catalog::{Carried, Column, Constraint, Sequence, Statistics, Table};
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident};
 
@@ -35,74 +36,73 @@ pub struct Swap<'a> {
     pub shadow: &'a Table,
     /// What follows the source.
     pub carried: &'a [Carried],
-    /// Names in use in the schema.
+    /// Names in use, of relations in the schema and of statistics anywhere.
     pub taken: &'a HashSet<String>,
 }
 
 impl Swap<'_> {
-    /// All statements in order. To be run as the owner, with every lock held.
-    pub fn statements(&self) -> Vec<String> {
+    /// All statements in order, to be run with every lock held.
+    pub fn steps(&self) -> Vec<Step> {
         let mut pool = self.taken.clone();
         let mut out = self.identity_sequences(&mut pool);
-        out.extend(self.by_their_owners(|c| &c.unbind));
+        out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.unbind)));
         out.extend(self.retire(&mut pool));
         out.extend(self.promote());
         out.extend(self.serial_sequences());
-        out.extend(self.by_their_owners(|c| &c.bind));
+        out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.bind)));
         out
     }
 
-    /// Statements of all that follows, each run by whom it belongs to; the table's owner again in the
-    /// end.
-    fn by_their_owners(&self, statements: impl Fn(&Carried) -> &[String]) -> Vec<String> {
-        let role = |name: &str| format!("SET LOCAL ROLE {}", quote_ident(name));
-        let mut out = Vec::new();
-        let mut acting = &self.source.owner;
-        for thing in self.carried {
-            let own = statements(thing);
-            if !own.is_empty() && acting != &thing.role {
-                acting = &thing.role;
-                out.push(role(acting));
-            }
-            out.extend_from_slice(own);
-        }
-        if acting != &self.source.owner {
-            out.push(role(&self.source.owner));
-        }
-        out
+    fn own(&self, sql: impl Into<String>) -> Step {
+        Step::by(&self.source.owner, sql)
     }
 
     /// The old sequence is renamed first: that locks it, so the position read after it is final and
     /// no value is handed out twice.
-    fn identity_sequences(&self, pool: &mut HashSet<String>) -> Vec<String> {
+    fn identity_sequences(&self, pool: &mut HashSet<String>) -> Vec<Step> {
         let mut out = Vec::new();
-        for (old, new) in self.identity_pairs() {
+        for Identity { old, new, wanted } in self.identities() {
             let old_name = QualifiedName::new(&old.schema, &old.name);
             let new_name = QualifiedName::new(&new.schema, &new.name);
             let retired = old_name.sibling(retired_name(&old.name, pool));
-            out.push(format!("ALTER SEQUENCE {old_name} RENAME TO {}", quote_ident(&retired.name)));
-            out.push(format!(
+            let rename = |from, to: &str| {
+                self.own(format!("ALTER SEQUENCE {from} RENAME TO {}", quote_ident(to)))
+            };
+            out.push(rename(&old_name, &retired.name));
+            let options = sequence_options(wanted);
+            if options != sequence_options(new) {
+                out.push(self.own(format!("ALTER SEQUENCE {new_name} {options} RESTART")));
+            }
+            out.push(self.own(format!(
                 "SELECT pg_catalog.setval({}::pg_catalog.regclass, s.last_value, s.is_called) FROM {retired} AS s",
                 crate::pg::quote_literal(&new_name.to_string())
-            ));
-            out.push(format!("ALTER SEQUENCE {new_name} RENAME TO {}", quote_ident(&old.name)));
-            out.extend(grant_statements(
+            )));
+            out.push(rename(&new_name, &old.name));
+            out.extend(grant_steps(
                 &format!("SEQUENCE {old_name}"),
                 &self.source.owner,
-                new.grants.as_deref(),
-                old.grants.as_deref(),
+                &Privileges::on_sequence(new.grants.as_deref()),
+                &Privileges::on_sequence(old.grants.as_deref()),
             ));
+            if new.comment != old.comment {
+                out.push(self.own(comment("SEQUENCE", &old_name.to_string(), &old.comment)));
+            }
         }
         out
     }
 
-    fn identity_pairs(&self) -> Vec<(&Sequence, &Sequence)> {
+    fn identities(&self) -> Vec<Identity<'_>> {
+        let of = |table: &'_ Table, attnum| {
+            let mut sequences = table.sequences.iter();
+            sequences.position(|s| s.identity && s.attnum == attnum)
+        };
         let old = self.source.sequences.iter().filter(|s| s.identity);
         old.filter_map(|old| {
             let column = self.surviving(old.attnum)?;
             let own = self.shadow.column_named(&column.name)?.attnum;
-            let new = self.shadow.sequences.iter().find(|s| s.identity && s.attnum == own)?;
-            Some((old, new))
+            let new = &self.shadow.sequences[of(self.shadow, own)?];
+            let wanted = &self.target.sequences[of(self.target, column.attnum)?];
+            Some(Identity { old, new, wanted })
         })
         .collect()
     }
@@ -113,78 +113,130 @@ impl Swap<'_> {
         self.target.columns.iter().find(|c| c.attnum == position)
     }
 
-    fn retire(&self, pool: &mut HashSet<String>) -> Vec<String> {
+    fn retire(&self, pool: &mut HashSet<String>) -> Vec<Step> {
         let names = self.names;
-        let mut out = vec![rename_table(&names.source, &names.retired)];
+        let mut out = vec![self.own(rename_table(&names.source, &names.retired))];
         for index in &self.source.indexes {
             let old = retired_name(&index.name, pool);
-            out.push(rename_index(&names.source.sibling(&index.name), &old));
+            out.push(self.own(rename_index(&names.source.sibling(&index.name), &old)));
+        }
+        for statistics in &self.source.statistics {
+            let old = retired_name(&statistics.name, pool);
+            out.push(rename_statistics(statistics, &statistics.name, &old));
         }
         // Writes that still reach the old table must fail loudly, not vanish.
-        out.push(format!(
+        out.push(self.own(format!(
             "CREATE TRIGGER pgwraith_retired BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} \
              FOR EACH STATEMENT EXECUTE FUNCTION pgwraith.refuse_write()",
             names.retired
-        ));
+        )));
         out
     }
 
-    fn promote(&self) -> Vec<String> {
+    fn promote(&self) -> Vec<Step> {
         let names = self.names;
-        let mut out = vec![rename_table(&names.shadow, &names.source)];
-        let temporary = temporary_names(self.target);
-        for index in index_plans(self.target, &names.shadow, |n| temporary(n)) {
-            out.push(rename_index(&names.source.sibling(&index.temporary), &index.name));
+        let temporary = TemporaryNames::of(self.target);
+        let mut out = vec![self.own(rename_table(&names.shadow, &names.source))];
+        for index in index_plans(self.target, &names.shadow, |n| temporary.until_swap(n)) {
+            let from = names.source.sibling(&index.temporary);
+            out.push(self.own(rename_index(&from, &index.name)));
+        }
+        for statistics in &self.shadow.statistics {
+            let name = temporary.after_swap(&statistics.name);
+            if name != statistics.name {
+                out.push(rename_statistics(statistics, &statistics.name, &name));
+            }
         }
         for column in self.target.columns.iter().filter(|c| c.identity == "a") {
-            out.push(format!(
+            out.push(self.own(format!(
                 "ALTER TABLE {} ALTER COLUMN {} SET GENERATED ALWAYS",
                 names.source,
                 quote_ident(&column.name)
-            ));
+            )));
         }
-        out.extend(not_valid_checks(self.target, &names.source));
-        out.extend(grant_statements(
+        let constraints = not_valid_constraints(self.target, &names.source);
+        out.extend(constraints.into_iter().map(|sql| self.own(sql)));
+        let now = self.promoted(&temporary);
+        out.extend(settings(&now, self.target));
+        out.extend(grant_steps(
             &format!("TABLE {}", names.source),
             &self.source.owner,
-            self.shadow.grants.as_deref(),
-            self.source.grants.as_deref(),
+            &Privileges::on_table(&now),
+            &Privileges::on_table(self.target),
         ));
         out
     }
 
+    /// The shadow once it has its names and all its constraints.
+    fn promoted(&self, temporary: &TemporaryNames) -> Table {
+        let shadow = self.shadow.clone();
+        let mut now = shadow.renamed(&self.names.source, |name| temporary.after_swap(name));
+        let added = self.target.constraints.iter().filter(|c| added_later(c)).cloned();
+        now.constraints.extend(added.map(|c| Constraint { comment: None, ..c }));
+        now
+    }
+
     /// A serial's sequence moves with its column, and widens with it.
-    fn serial_sequences(&self) -> Vec<String> {
+    fn serial_sequences(&self) -> Vec<Step> {
         let mut out = Vec::new();
         for sequence in self.source.sequences.iter().filter(|s| !s.identity) {
             let Some(column) = self.surviving(sequence.attnum) else { continue };
             let name = QualifiedName::new(&sequence.schema, &sequence.name);
             let owner = format!("{}.{}", self.names.source, quote_ident(&column.name));
-            out.push(format!("ALTER SEQUENCE {name} OWNED BY {owner}"));
+            out.push(self.own(format!("ALTER SEQUENCE {name} OWNED BY {owner}")));
             let old_type = self.source.column(sequence.attnum).map(|c| c.type_sql.as_str());
             if sequence.type_sql != "bigint"
                 && old_type == Some(sequence.type_sql.as_str())
                 && column.type_sql == "bigint"
             {
-                out.push(format!("ALTER SEQUENCE {name} AS pg_catalog.int8"));
+                out.push(self.own(format!("ALTER SEQUENCE {name} AS pg_catalog.int8")));
             }
         }
         out
     }
 }
 
-/// What each index of the shadow is called until the swap; no two alike, also where names of 63
-/// bytes are cut to the same beginning.
-pub fn temporary_names(target: &Table) -> impl Fn(&str) -> String {
-    let mut names: HashMap<String, String> = HashMap::new();
-    for index in &target.indexes {
-        let taken = |n: &str| {
-            names.values().any(|used| used == n) || target.indexes.iter().any(|i| i.name == n)
-        };
-        let temporary = free_name(&index.name, "_v2", taken);
-        names.insert(index.name.clone(), temporary);
+/// The sequence of an identity column: the old one, the new one, and how that is to be.
+struct Identity<'a> {
+    old: &'a Sequence,
+    new: &'a Sequence,
+    wanted: &'a Sequence,
+}
+
+fn steps_of<'a>(thing: &'a Carried, statements: &'a [String]) -> impl Iterator<Item = Step> + 'a {
+    statements.iter().map(|sql| Step { role: thing.role.clone(), sql: sql.clone() })
+}
+
+/// What indexes and statistics of the shadow are called until the swap; no two alike, also where
+/// names of 63 bytes are cut to the same beginning.
+pub struct TemporaryNames(HashMap<String, String>);
+
+impl TemporaryNames {
+    pub fn of(target: &Table) -> Self {
+        let indexes = target.indexes.iter().map(|i| &i.name);
+        let own: Vec<&String> = indexes.chain(target.statistics.iter().map(|s| &s.name)).collect();
+        let mut names: HashMap<String, String> = HashMap::new();
+        for name in &own {
+            let taken =
+                |n: &str| names.values().any(|used| used == n) || own.iter().any(|name| *name == n);
+            if !names.contains_key(*name) {
+                let temporary = free_name(name, "_v2", taken);
+                names.insert((*name).clone(), temporary);
+            }
+        }
+        TemporaryNames(names)
     }
-    move |name| names.get(name).cloned().unwrap_or_else(|| name.to_owned())
+
+    /// The name until the swap of what is called `name` afterwards.
+    pub fn until_swap(&self, name: &str) -> String {
+        self.0.get(name).cloned().unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The name after the swap of what is called `name` until then.
+    pub fn after_swap(&self, name: &str) -> String {
+        let found = self.0.iter().find(|(_, temporary)| *temporary == name);
+        found.map_or_else(|| name.to_owned(), |(own, _)| own.clone())
+    }
 }
 
 fn retired_name(name: &str, pool: &mut HashSet<String>) -> String {
@@ -199,4 +251,9 @@ fn rename_table(from: &QualifiedName, to: &QualifiedName) -> String {
 
 fn rename_index(from: &QualifiedName, to: &str) -> String {
     format!("ALTER INDEX {from} RENAME TO {}", quote_ident(to))
+}
+
+fn rename_statistics(statistics: &Statistics, from: &str, to: &str) -> Step {
+    let name = QualifiedName::new(&statistics.schema, from);
+    Step::by(&statistics.owner, format!("ALTER STATISTICS {name} RENAME TO {}", quote_ident(to)))
 }

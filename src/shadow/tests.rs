@@ -4,22 +4,24 @@ use std::collections::HashSet;
 
 use serde_json::json;
 
-use super::{Names, Swap, clone_statements, create_table, index_plans, key_index, temporary_names};
+use super::TemporaryNames;
+use super::{Names, Swap, clone_statements, create_table, index_plans, key_index, statements};
 use crate::catalog::Table;
 use crate::pg::QualifiedName;
 
 fn column(attnum: i16, name: &str, ty: &str) -> serde_json::Value {
     json!({"attnum": attnum, "name": name, "type_oid": 20, "type_sql": ty, "base_type_sql": ty,
         "type_schema": "pg_catalog", "type_name": ty, "type_kind": "b", "type_category": "N", "has_binary": true, "collation": null,
-        "collation_deterministic": true, "operator_schema": "pg_catalog", "not_null": true, "not_null_name": null, "default": null,
-        "generated": "", "identity": ""})
+        "collation_deterministic": true, "operator_schema": "pg_catalog", "not_null": true, "default": null,
+        "generated": "", "identity": "", "storage": "p", "compression": "", "statistics_target": null,
+        "options": [], "grants": null, "comment": null})
 }
 
 fn index(oid: u32, name: &str, definition: &str, attnums: &[i16]) -> serde_json::Value {
     json!({"oid": oid, "name": name, "definition": definition, "unique": true, "primary": false,
         "exclusion": false, "immediate": true, "valid": true, "replica_identity": false, "clustered": false,
         "partial": false, "attnums": attnums, "expressions": ["id"], "plain_key": true, "bytes": 0,
-        "tablespace": null})
+        "tablespace": null, "options": [], "statistics_targets": [], "comment": null})
 }
 
 /// `orders (id bigint identity, "Größe" numeric(10,2), gen)`, with the given type of `id`.
@@ -27,7 +29,7 @@ fn orders(id_type: &str) -> Table {
     let mut id = column(1, "id", id_type);
     id["identity"] = json!("a");
     let mut size = column(3, "Größe", "numeric(10,2)");
-    size["not_null_name"] = json!("nn");
+    size["storage"] = json!("m");
     let mut generated = column(4, "gen", "bigint");
     generated["not_null"] = json!(false);
     generated["default"] = json!("(id * 2)");
@@ -35,19 +37,26 @@ fn orders(id_type: &str) -> Table {
     serde_json::from_value(json!({
         "oid": 1, "schema": "s", "name": "orders", "owner": "o", "kind": "r", "persistence": "p",
         "access_method": "heap", "tablespace": null, "is_partition": false, "row_security": false,
-        "force_row_security": false, "replica_identity": "d", "estimated_rows": 1.0, "heap_bytes": 0,
+        "force_row_security": false, "options": [], "toast_options": [], "comment": null, "type_comment": null,
+        "statistics": [], "foreign_keys": [], "replica_identity": "d", "estimated_rows": 1.0, "heap_bytes": 0,
         "total_bytes": 0, "grants": null, "columns": [id, size, generated],
         "indexes": [index(10, "orders_pkey", "USING btree (id)", &[1])],
         "constraints": [
             {"oid": 20, "name": "orders_pkey", "kind": "p", "definition": "PRIMARY KEY (id)", "validated": true,
-             "deferrable": false, "deferred": false, "index_oid": 10},
+             "deferrable": false, "deferred": false, "index_oid": 10, "temporal": false,
+             "no_inherit": false, "attnums": [1], "comment": null},
+            {"oid": 23, "name": "nn", "kind": "n", "definition": "NOT NULL \"Größe\"", "validated": true,
+             "deferrable": false, "deferred": false, "index_oid": 0, "temporal": false,
+             "no_inherit": false, "attnums": [3], "comment": null},
             {"oid": 21, "name": "pos", "kind": "c", "definition": "CHECK ((id > 0))", "validated": true,
-             "deferrable": false, "deferred": false, "index_oid": 0},
+             "deferrable": false, "deferred": false, "index_oid": 0, "temporal": false,
+             "no_inherit": false, "attnums": [1], "comment": null},
             {"oid": 22, "name": "late", "kind": "c", "definition": "CHECK ((id < 9)) NOT VALID", "validated": false,
-             "deferrable": false, "deferred": false, "index_oid": 0}],
+             "deferrable": false, "deferred": false, "index_oid": 0, "temporal": false,
+             "no_inherit": false, "attnums": [1], "comment": null}],
         "sequences": [{"oid": 30, "schema": "s", "name": "orders_id_seq", "attnum": 1, "identity": true,
             "type_sql": id_type, "start": 1, "increment": 1, "min": 1, "max": 9, "cache": 1, "cycle": false,
-            "grants": null, "commented": false}],
+            "grants": null, "comment": null}],
     }))
     .unwrap()
 }
@@ -95,8 +104,9 @@ fn the_swap_moves_names_in_an_order_that_hands_no_value_out_twice() {
         taken: &taken,
     };
     assert_eq!(
-        swap.statements(),
+        statements(&swap.steps()),
         [
+            "SET LOCAL ROLE \"o\"",
             "ALTER SEQUENCE \"s\".\"orders_id_seq\" RENAME TO \"orders_id_seq_old\"",
             "SELECT pg_catalog.setval('\"s\".\"orders_v2_id_seq\"'::pg_catalog.regclass, s.last_value, s.is_called) \
              FROM \"s\".\"orders_id_seq_old\" AS s",
@@ -109,6 +119,7 @@ fn the_swap_moves_names_in_an_order_that_hands_no_value_out_twice() {
             "ALTER INDEX \"s\".\"orders_pkey_v2\" RENAME TO \"orders_pkey\"",
             "ALTER TABLE \"s\".\"orders\" ALTER COLUMN \"id\" SET GENERATED ALWAYS",
             "ALTER TABLE \"s\".\"orders\" ADD CONSTRAINT \"late\" CHECK ((id < 9)) NOT VALID",
+            "SET LOCAL ROLE NONE",
         ]
     );
 }
@@ -122,8 +133,9 @@ fn cut_names_stay_apart() {
             .indexes
             .push(serde_json::from_value(index(11, &name, "USING btree (id)", &[3])).unwrap());
     }
-    let rename = temporary_names(&table);
-    let plans = index_plans(&table, &QualifiedName::new("s", "orders_v2"), rename);
+    let names = TemporaryNames::of(&table);
+    let shadow = QualifiedName::new("s", "orders_v2");
+    let plans = index_plans(&table, &shadow, |n| names.until_swap(n));
     let names: HashSet<_> = plans.iter().map(|p| p.temporary.as_str()).collect();
     assert_eq!(names.len(), 3);
     assert!(names.iter().all(|n| n.len() <= 63));

@@ -25,8 +25,8 @@ pub struct Carried {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// Who owns it, and runs the statements.
-    pub role: String,
+    /// Who owns it, and runs the statements; None where they need the rights of several owners.
+    pub role: Option<String>,
     /// Take it off the old table, which still has its name.
     pub unbind: Vec<String>,
     /// Put it on the table that has the name by then.

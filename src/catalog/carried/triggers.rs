@@ -7,9 +7,11 @@ pub(super) fn sql() -> String {
     format!(
         "SELECT 'trigger' AS kind, g.tgname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
            ARRAY[pg_catalog.format('DROP TRIGGER %I ON %s', g.tgname, t.tname)] AS unbind,
-           pg_catalog.array_remove(ARRAY[pg_catalog.pg_get_triggerdef(g.oid), {}, {}], NULL) AS bind
+           pg_catalog.array_remove(ARRAY[pg_catalog.pg_get_triggerdef(g.oid), {}, {},
+             {}], NULL) AS bind
          FROM pg_catalog.pg_trigger g, t WHERE g.tgrelid = t.toid AND NOT g.tgisinternal",
         state("TRIGGER", "g.tgname", "g.tgenabled"),
         comment("TRIGGER", "g.tgname", "pg_trigger", "g.oid"),
+        comment("CONSTRAINT", "g.tgname", "pg_constraint", "g.tgconstraint"),
     )
 }

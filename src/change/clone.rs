@@ -1,0 +1,98 @@
+//! The empty clone that a change is tried on.
+
+use crate::catalog::{self, Table};
+use crate::error::{Error, Kind, Result};
+use crate::pg::{QualifiedName, Session, quote_ident};
+use crate::shadow::{self, Privileges, Step};
+
+/// The clone of a table, in a schema of its own.
+pub(super) struct Clone {
+    pub(super) name: QualifiedName,
+    pub(super) oid: u32,
+}
+
+/// Makes it, like the source in everything the model knows; the session acts as the table's owner
+/// from here on.
+pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
+    let owner = quote_ident(&source.owner);
+    let name = QualifiedName::new(format!("pgwraith_rehearsal_{}", session.pid()), &source.name);
+    let schema = quote_ident(&name.schema);
+    session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}")).await?;
+    session.batch(&format!("SET LOCAL ROLE {owner}")).await?;
+    // Statistics have owners of their own, and others than the owner grant on; nobody else ever sees
+    // this schema.
+    session.batch(&format!("GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
+    for sql in shadow::clone_statements(source, &name) {
+        session.batch(&sql).await?;
+    }
+    let now = read(session, &name).await?;
+    let wanted = as_clone(source, &name);
+    let mut steps = shadow::settings(&now, &wanted);
+    steps.extend(shadow::grant_steps(
+        &format!("TABLE {name}"),
+        &source.owner,
+        &Privileges::on_table(&now),
+        &Privileges::on_table(&wanted),
+    ));
+    for step in &steps {
+        set_role(session, step.role.as_deref()).await?;
+        session.batch(&step.sql).await.map_err(|e| cannot(e, step, &name))?;
+    }
+    set_role(session, Some(&source.owner)).await?;
+    Ok(Clone { oid: now.oid, name })
+}
+
+/// Acts as `role` from here on; None is the connecting one.
+pub(super) async fn set_role(session: &Session, role: Option<&str>) -> Result<()> {
+    let role = role.map_or("NONE".to_owned(), quote_ident);
+    session.batch(&format!("SET LOCAL ROLE {role}")).await
+}
+
+async fn read(session: &Session, name: &QualifiedName) -> Result<Table> {
+    let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
+    let oid = session.one(sql, &[&name.to_string()]).await?.get(0);
+    let read = catalog::read(session, oid).await?;
+    read.ok_or_else(|| Error::failed("the clone of the table vanished"))
+}
+
+/// What the source has and the clone cannot get, the new table could not either.
+fn cannot(e: Error, step: &Step, clone: &QualifiedName) -> Error {
+    match e.db() {
+        Some(db) if db.code().code() != "55P03" => {
+            let sql = step.sql.replace(&clone.to_string(), "the new table");
+            let why = e.what().replace(&format!("{}.", clone.schema), "");
+            let role = step.role.as_deref().unwrap_or("the connecting role");
+            Error::new(
+                Kind::Refused,
+                format!("this cannot be carried over: {sql}, as {role}: {why}"),
+            )
+            .next("Give the role what it lacks, or take the thing off the table before")
+        }
+        _ => e,
+    }
+}
+
+/// The source as its clone should be: statistics in the clone's schema, under names that say which.
+fn as_clone(source: &Table, name: &QualifiedName) -> Table {
+    let mut wanted = source.clone().renamed(name, str::to_owned);
+    for (n, statistics) in wanted.statistics.iter_mut().enumerate() {
+        (statistics.schema, statistics.name) = (name.schema.clone(), statistics_name(n));
+    }
+    wanted
+}
+
+/// What was read of the clone, under the source's names again.
+pub(super) fn as_source(clone: Table, source: &Table) -> Table {
+    let mut target = clone.renamed(&source.qualified(), str::to_owned);
+    for (n, original) in source.statistics.iter().enumerate() {
+        let name = statistics_name(n);
+        if let Some(kept) = target.statistics.iter_mut().find(|s| s.name == name) {
+            (kept.schema, kept.name) = (original.schema.clone(), original.name.clone());
+        }
+    }
+    target
+}
+
+fn statistics_name(n: usize) -> String {
+    format!("pgwraith_{n}")
+}
