@@ -25,24 +25,23 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
         "WITH t AS (SELECT c.*, c.oid AS toid FROM pg_catalog.pg_class c WHERE c.oid = $1) \
          SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', kind, 'name', name) \
          ORDER BY kind, name), '[]') FROM (SELECT DISTINCT kind, name FROM ({}) u) x",
-        KINDS.join(" UNION ALL ")
+        KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS)
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
 
 const KINDS: &[&str] = &[
-    "SELECT 'foreign key' AS kind, pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass) AS name
-     FROM pg_catalog.pg_constraint k, t WHERE k.contype = 'f' AND toid IN (k.conrelid, k.confrelid)",
-    "SELECT CASE WHEN v.relkind = 'm' THEN 'materialized view' WHEN v.relkind = 'v' AND w.ev_type = '1' THEN 'view'
-         ELSE 'rule of another table' END,
-       CASE WHEN v.relkind = 'm' OR v.relkind = 'v' AND w.ev_type = '1'
-         THEN v.oid::pg_catalog.regclass::pg_catalog.text
-         ELSE pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) END
+    "SELECT 'foreign key of a partitioned table' AS kind, pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass) AS name
+     FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid, t
+     WHERE k.contype = 'f' AND k.confrelid = toid AND k.conparentid = 0 AND c.relkind = 'p'",
+    "SELECT 'foreign key whose triggers are not the usual ones', pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass)
+     FROM pg_catalog.pg_constraint k, t WHERE k.contype = 'f' AND toid IN (k.conrelid, k.confrelid)
+       AND EXISTS (SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgconstraint = k.oid AND g.tgenabled <> 'O')",
+    "SELECT 'materialized view', v.oid::pg_catalog.regclass::pg_catalog.text
      FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_rewrite w ON d.objid = w.oid
      JOIN pg_catalog.pg_class v ON v.oid = w.ev_class, t
      WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND v.oid <> toid
-       AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_namespace n WHERE n.oid = v.relnamespace AND n.nspname = 'pgwraith')",
+       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND v.relkind = 'm'",
     "SELECT 'inheritance', pg_catalog.format('%s under %s', i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass)
      FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
     "SELECT 'constraint of a kind this version does not know', k.conname FROM pg_catalog.pg_constraint k, t
@@ -53,18 +52,27 @@ const KINDS: &[&str] = &[
      WHERE a.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')",
     "SELECT 'security label', l.label FROM pg_catalog.pg_seclabel l, t
      WHERE l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objoid = toid",
-    "SELECT 'publication', p.pubname FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid, t
-     WHERE r.prrelid = toid AND NOT pg_catalog.starts_with(p.pubname, 'pgwraith_')",
     "SELECT 'typed table', t.reloftype::pg_catalog.regtype::pg_catalog.text FROM t WHERE t.reloftype <> 0",
     "SELECT 'extension membership', pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_catalog.pg_depend d, t
-     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = toid AND d.deptype IN ('e', 'x')",
-    // The net below: whatever refers to the table or its row type and is not one of its own parts
-    // that the model carries (columns' defaults, constraints, indexes, owned sequences, toast).
+     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('e', 'x')
+       AND (d.objid = toid OR d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
+     UNION ALL SELECT 'extension membership', pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM pg_catalog.pg_depend d, t
+     WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND d.deptype = 'x'
+       AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid)",
+    "SELECT 'constraint that names the table as a whole', k.conname FROM pg_catalog.pg_depend d
+     JOIN pg_catalog.pg_constraint k ON k.oid = d.objid, t
+     WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.conrelid = toid AND k.contype = 'c'
+       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND d.refobjsubid = 0 AND d.deptype = 'n'",
+    // The nets below: whatever refers to the row type, which no other table can have;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
-     WHERE (d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid
-         OR d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
-            AND d.refobjid IN (SELECT y.oid FROM pg_catalog.pg_type y WHERE y.oid = t.reltype
-              OR y.oid = (SELECT z.typarray FROM pg_catalog.pg_type z WHERE z.oid = t.reltype)))
+     WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
+       AND d.refobjid IN (SELECT y.oid FROM pg_catalog.pg_type y WHERE y.oid = t.reltype
+         OR y.oid = (SELECT z.typarray FROM pg_catalog.pg_type z WHERE z.oid = t.reltype))
+       AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'i')",
+    // whatever refers to the table and is neither one of its own parts that the model carries
+    // (defaults, constraints, indexes, owned sequences, toast) nor of a kind that follows it;
+    "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
+     WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid
        AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = toid)
        AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'i')
        AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
@@ -76,17 +84,30 @@ const KINDS: &[&str] = &[
            OR d.objid = t.reltoastrelid
            OR d.deptype IN ('a', 'i') AND d.objid IN (SELECT s.seqrelid FROM pg_catalog.pg_sequence s)
            OR d.objid IN (SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = toid)))
-       AND NOT (d.classid IN ('pg_catalog.pg_trigger'::pg_catalog.regclass, 'pg_catalog.pg_policy'::pg_catalog.regclass)
-         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid
-           UNION ALL SELECT p.oid FROM pg_catalog.pg_policy p WHERE p.polrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid))
+       AND NOT (FOLLOWS)
        AND d.classid NOT IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
          'pg_catalog.pg_publication_rel'::pg_catalog.regclass)",
-    // A function or default elsewhere that calls an owned sequence survives; one that is owned by
-    // an identity column does not, since the shadow gets an identity sequence of its own.
-    "SELECT 'use of an identity sequence', pg_catalog.pg_describe_object(u.classid, u.objid, u.objsubid)
-     FROM t JOIN pg_catalog.pg_depend d ON d.refobjid = toid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-       AND d.deptype = 'i' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-     JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid
-     JOIN pg_catalog.pg_depend u ON u.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND u.refobjid = s.seqrelid
-     WHERE NOT (u.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND u.deptype = 'i')",
+    // and whatever calls the sequence of an identity column, since the shadow gets one of its own. A
+    // serial's moves.
+    "SELECT 'use of an identity sequence', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+     FROM t JOIN pg_catalog.pg_depend i ON i.refobjid = toid AND i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND i.deptype = 'i' AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     JOIN pg_catalog.pg_sequence s ON s.seqrelid = i.objid
+     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = s.seqrelid
+     WHERE NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'i')
+       AND NOT (FOLLOWS)
+       AND NOT (d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid IN (SELECT w.oid FROM pg_catalog.pg_rewrite w
+         JOIN pg_catalog.pg_class v ON v.oid = w.ev_class WHERE v.relkind <> 'm'))
+       AND NOT (d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid))",
 ];
+
+/// What [`super::carried`] replaces by itself: functions, policies, defaults.
+const FOLLOWS: &str = "
+  d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    AND d.objid IN (SELECT p.oid FROM pg_catalog.pg_proc p WHERE p.prokind <> 'a')
+  OR d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+  OR d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum WHERE a.attgenerated = '')";

@@ -9,11 +9,13 @@ mod carried;
 mod fingerprint;
 mod model;
 mod read;
+mod stamp;
 
 pub use attachments::{Attachment, attachments};
-pub use carried::{Carried, carried};
+pub use carried::{Carried, TRIAL, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{
     Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, Table,
 };
 pub use read::{find, read};
+pub use stamp::{Stamp, StampReader};

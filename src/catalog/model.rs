@@ -82,6 +82,8 @@ pub struct Column {
     pub operator_schema: String,
     pub not_null: bool,
     pub default: Option<String>,
+    /// Whether it names the table itself or the sequence of one of its identity columns.
+    pub default_names_table: bool,
     /// `pg_attribute.attgenerated`: empty, `s`, `v`.
     pub generated: String,
     /// `pg_attribute.attidentity`: empty, `a`, `d`.

@@ -135,6 +135,11 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
         AND oc.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid)), 'pg_catalog') AS operator_schema,
     a.attnotnull AS not_null,
     pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default,
+    EXISTS (SELECT 1 FROM pg_catalog.pg_depend n WHERE n.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND n.objid = d.oid
+      AND n.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND n.deptype = 'n' AND n.refobjsubid = 0
+      AND (n.refobjid = a.attrelid OR n.refobjid IN (SELECT i.objid FROM pg_catalog.pg_depend i
+        WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.refobjid = a.attrelid AND i.deptype = 'i'
+          AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass))) AS default_names_table,
     a.attgenerated AS generated, a.attidentity AS identity,
     a.attstorage AS storage, a.attcompression AS compression,
     NULLIF(a.attstattarget, -1) AS statistics_target, COALESCE(a.attoptions, '{}') AS options,

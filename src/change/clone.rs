@@ -2,6 +2,7 @@
 
 use crate::catalog::{self, Table};
 use crate::error::{Error, Kind, Result};
+use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{QualifiedName, Session, quote_ident};
 use crate::shadow::{self, Privileges, Step};
 
@@ -42,6 +43,24 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
     Ok(Clone { oid: now.oid, name })
 }
 
+impl Clone {
+    /// The text of a trial, as it can be run.
+    pub(super) fn tried(&self, sql: &str) -> String {
+        sql.replace(catalog::TRIAL, &self.name.schema)
+    }
+}
+
+/// The clone's columns are numbered by the order of the source's live columns.
+pub(super) fn position(source: &Table, column: &str) -> Option<i16> {
+    source.columns.iter().position(|c| c.name == column).map(|i| i as i16 + 1)
+}
+
+/// Whether PostgreSQL says that something cannot be, rather than not now.
+pub(super) fn about_the_change(e: &Error) -> bool {
+    e.db().is_some()
+        && !matches!(classify(e), Class::Late | Class::Transient | Class::ConnectionLost)
+}
+
 /// Acts as `role` from here on; None is the connecting one.
 pub(super) async fn set_role(session: &Session, role: Option<&str>) -> Result<()> {
     let role = role.map_or("NONE".to_owned(), quote_ident);
@@ -57,8 +76,8 @@ async fn read(session: &Session, name: &QualifiedName) -> Result<Table> {
 
 /// What the source has and the clone cannot get, the new table could not either.
 fn cannot(e: Error, step: &Step, clone: &QualifiedName) -> Error {
-    match e.db() {
-        Some(db) if db.code().code() != "55P03" => {
+    match about_the_change(&e) {
+        true => {
             let sql = step.sql.replace(&clone.to_string(), "the new table");
             let why = e.what().replace(&format!("{}.", clone.schema), "");
             let role = step.role.as_deref().unwrap_or("the connecting role");
@@ -68,7 +87,7 @@ fn cannot(e: Error, step: &Step, clone: &QualifiedName) -> Error {
             )
             .next("Give the role what it lacks, or take the thing off the table before")
         }
-        _ => e,
+        false => e,
     }
 }
 

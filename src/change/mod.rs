@@ -7,12 +7,15 @@
 mod clauses;
 mod clone;
 mod expression;
+mod follow;
+mod keys;
 mod rehearse;
 mod retarget;
+mod stand_in;
 
-pub use rehearse::rehearse;
+pub use rehearse::{rehearse, rehearse_within};
 
-use crate::catalog::Table;
+use crate::catalog::{Carried, Table};
 
 /// The change as the operator typed it.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -32,6 +35,8 @@ pub struct Plan {
     pub projection: Vec<Projected>,
     /// The source's key columns, in key order, and where they go.
     pub key: Vec<KeyColumn>,
+    /// What follows the source.
+    pub carried: Vec<Carried>,
 }
 
 /// How one column of the target is filled.

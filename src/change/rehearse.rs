@@ -3,18 +3,23 @@
 use std::collections::HashMap;
 
 use super::clauses::using_expressions;
-use super::clone::{self, Clone};
+use super::clone::{self, Clone, about_the_change};
 use super::expression::{self, Expression, Stability};
-use super::retarget::retarget;
+use super::stand_in::StandIns;
 use super::{KeyColumn, Plan, Projected, Request};
+use super::{follow, keys};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
 use crate::shadow;
 
+/// How long a lock on the source, or on what hangs on it, may take: only such as readers take.
+const LOCK_TIMEOUT: &str = "10s";
+
 /// Works out the future table, its projection and its key. Leaves nothing behind.
 ///
-/// Errors of kind `Usage` name what in the request is wrong.
+/// Errors of kind `Usage` name what in the request is wrong, those of kind `Refused` what hangs on the
+/// table and cannot follow.
 pub async fn rehearse(session: &Session, source: &Table, request: &Request) -> Result<Plan> {
     session.batch("BEGIN").await?;
     let plan = rehearse_in_transaction(session, source, request).await;
@@ -22,38 +27,60 @@ pub async fn rehearse(session: &Session, source: &Table, request: &Request) -> R
     plan
 }
 
+/// The same inside the open transaction of a session that holds a lock on the source. Another session
+/// would queue behind whoever waits for that lock, who waits for us.
+pub async fn rehearse_within(session: &Session, source: &Table, request: &Request) -> Result<Plan> {
+    session.batch("SAVEPOINT rehearsal").await?;
+    let plan = rehearse_in_transaction(session, source, request).await;
+    let back = "ROLLBACK TO SAVEPOINT rehearsal; RELEASE SAVEPOINT rehearsal";
+    let undone = session.batch(back).await;
+    plan.and_then(|plan| undone.map(|()| plan))
+}
+
 async fn rehearse_in_transaction(
     session: &Session,
     source: &Table,
     request: &Request,
 ) -> Result<Plan> {
-    let Clone { name: clone, oid: clone_oid } = clone::make(session, source).await?;
+    session.batch(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")).await?;
+    // Before anything of the rehearsal itself refers to the source.
+    let carried = catalog::carried(session, source.oid).await?;
+    let made = clone::make(session, source).await?;
+    let Clone { name: clone, oid: clone_oid } = &made;
+    let mut stand_ins = StandIns::new(session, &source.qualified(), clone);
+    keys::put_on(session, source, &mut stand_ins).await?;
     for clauses in &request.alters {
-        alter(session, &clone, clauses).await?;
+        alter(session, clone, clauses, &stand_ins).await?;
     }
-    let target = read_result(session, source, &clone, clone_oid).await?;
+    let mut target = read_result(session, source, clone, *clone_oid).await?;
+    target.foreign_keys = keys::unstaged(target.foreign_keys, source, &stand_ins);
     let typed = typed_expressions(source, &target, request)?;
-    let fill = Fill { session, source, scratch: &clone.schema, clone_oid, typed };
+    let fill = Fill { session, source, scratch: &clone.schema, clone_oid: *clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
-    check_assignment(session, source, &clone, &projection).await?;
+    check_assignment(session, source, clone, &projection).await?;
     // Only now: rows are written before the swap puts rules and row security on the table.
-    follow(session, source, &clone).await?;
+    follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key_mapping(source, &target, &projection, &reads)?;
-    Ok(Plan { target, projection, key })
+    Ok(Plan { target, projection, key, carried })
 }
 
-async fn alter(session: &Session, clone: &QualifiedName, clauses: &str) -> Result<()> {
+async fn alter(
+    session: &Session,
+    clone: &QualifiedName,
+    clauses: &str,
+    stand_ins: &StandIns<'_>,
+) -> Result<()> {
     let refuse = |e: Error| match e.db() {
         Some(db) if db.code().code() == "42601" && db.message().contains("multiple commands") => {
             Error::usage(format!("--alter {clauses:?} holds more than one statement"))
                 .next("Give only what would follow ALTER TABLE name; repeat --alter for more")
         }
-        Some(_) => {
-            let what = e.what().replace(&format!("{}.", clone.schema), "");
+        Some(_) if about_the_change(&e) => {
+            let what = stand_ins.told(e.what());
             Error::usage(format!("--alter {clauses:?} is not possible: {what}"))
                 .next("Nothing was changed. Correct the clauses and start again")
         }
-        None => e,
+        _ => e,
     };
     // The operator's own search path; the rollback brings the pinned one back.
     session.batch("RESET search_path").await?;
@@ -93,28 +120,6 @@ async fn read_result(
     Ok(clone::as_source(target, source))
 }
 
-/// What follows the table must fit its new shape: a policy over a column that goes does not.
-async fn follow(session: &Session, source: &Table, clone: &QualifiedName) -> Result<()> {
-    let from = source.qualified();
-    for thing in &catalog::carried(session, source.oid).await? {
-        let role = thing.role.as_deref().map_or("NONE".to_owned(), quote_ident);
-        session.batch(&format!("SET LOCAL ROLE {role}")).await?;
-        for sql in &thing.bind {
-            session.batch(&retarget(sql, &from, clone)).await.map_err(|e| match e.db() {
-                Some(_) => {
-                    let why = e.what().replace(&format!("{}.", clone.schema), "");
-                    let (kind, name) = (&thing.kind, &thing.name);
-                    Error::usage(format!("{kind} {name} cannot follow the change: {why}")).next(
-                        "Drop it before and create it anew afterwards, or leave that clause out",
-                    )
-                }
-                None => e,
-            })?;
-        }
-    }
-    session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&source.owner))).await
-}
-
 /// Column of the target → the expression that the operator typed for it.
 fn typed_expressions(
     source: &Table,
@@ -124,7 +129,7 @@ fn typed_expressions(
     let mut typed = HashMap::new();
     for using in request.alters.iter().flat_map(|a| using_expressions(a)) {
         // By its present name, or the name an earlier clause gave it.
-        let attnum = clone_position(source, &using.column)
+        let attnum = clone::position(source, &using.column)
             .or_else(|| target.column_named(&using.column).map(|c| c.attnum));
         if let Some(attnum) = attnum
             && typed.insert(attnum, using.expression).is_some()
@@ -152,11 +157,6 @@ fn typed_expressions(
         }
     }
     Ok(typed)
-}
-
-/// The clone's columns are numbered by the order of the source's live columns.
-fn clone_position(source: &Table, column: &str) -> Option<i16> {
-    source.columns.iter().position(|c| c.name == column).map(|i| i as i16 + 1)
 }
 
 struct Fill<'a> {
@@ -324,7 +324,7 @@ fn key_mapping(
             )
             .next("Give the table a replica identity on a unique index over other columns"));
         }
-        let position = clone_position(source, &column.name);
+        let position = clone::position(source, &column.name);
         let found = target.columns.iter().position(|c| Some(c.attnum) == position);
         let at = found.ok_or_else(|| {
             Error::usage(format!("the change drops key column {:?}", column.name)).next(

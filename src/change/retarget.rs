@@ -1,33 +1,19 @@
 //! The same definition for another table.
 
-use super::clauses::tokens;
+use super::clauses::{Token, tokens};
 use crate::pg::QualifiedName;
 
-/// `sql`, as PostgreSQL prints it with every name qualified, with `from` replaced by `to` wherever it
-/// is named outside of strings and comments.
-pub(super) fn retarget(sql: &str, from: &QualifiedName, to: &QualifiedName) -> String {
+/// `sql`, as PostgreSQL prints it with every name qualified, with each relation of `moves` replaced by
+/// the other one wherever it is named outside of strings and comments.
+pub(super) fn retarget(sql: &str, moves: &[(QualifiedName, QualifiedName)]) -> String {
     let tokens = tokens(sql);
     let mut out = String::with_capacity(sql.len());
     let (mut at, mut copied) = (0, 0);
     while at < tokens.len() {
-        let named = match tokens.get(at..at + 3) {
-            Some([schema, dot, name]) => {
-                let after_dot = at > 0 && tokens[at - 1].text == ".";
-                // PostgreSQL prints no blank between a function and its arguments only.
-                let end = name.start + name.text.len();
-                let calls = tokens.get(at + 3).is_some_and(|t| t.text == "(" && t.start == end);
-                !after_dot
-                    && !calls
-                    && dot.text == "."
-                    && schema.identifier().as_ref() == Some(&from.schema)
-                    && name.identifier().as_ref() == Some(&from.name)
-            }
-            _ => false,
-        };
-        if !named {
+        let Some(to) = named(&tokens, at, moves) else {
             at += 1;
             continue;
-        }
+        };
         let end = tokens[at + 2].start + tokens[at + 2].text.len();
         out.push_str(&sql[copied..tokens[at].start]);
         out.push_str(&to.to_string());
@@ -38,13 +24,33 @@ pub(super) fn retarget(sql: &str, from: &QualifiedName, to: &QualifiedName) -> S
     out
 }
 
+/// Where the relation that is named at this token goes.
+fn named<'m>(
+    tokens: &[Token<'_>],
+    at: usize,
+    moves: &'m [(QualifiedName, QualifiedName)],
+) -> Option<&'m QualifiedName> {
+    let Some([schema, dot, name]) = tokens.get(at..at + 3) else { return None };
+    let before = at.checked_sub(1).map_or("", |before| tokens[before].text);
+    // PostgreSQL prints no blank only between a function and its arguments, and in a foreign key.
+    let end = name.start + name.text.len();
+    let touches = tokens.get(at + 3).is_some_and(|t| t.text == "(" && t.start == end);
+    let calls = touches && before != "REFERENCES";
+    if before == "." || dot.text != "." || calls {
+        return None;
+    }
+    let (schema, name) = (schema.identifier()?, name.identifier()?);
+    let found = moves.iter().find(|(from, _)| from.schema == schema && from.name == name);
+    found.map(|(_, to)| to)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn moved(sql: &str, from: (&str, &str)) -> String {
         let name = |(schema, name)| QualifiedName::new(schema, name);
-        retarget(sql, &name(from), &name(("x", "y")))
+        retarget(sql, &[(name(from), name(("x", "y")))])
     }
 
     #[test]
@@ -59,6 +65,9 @@ mod tests {
             "CREATE RULE r AS ON DELETE TO \"x\".\"y\" DO ALSO DELETE FROM \"x\".\"y\" WHERE ((\"x\".\"y\".a = t.b))"
         );
         assert!(moved(sql, ("s", "t")).ends_with("EXECUTE FUNCTION s.t('s.t')"), "{sql}");
+        let key = "FOREIGN KEY (a) REFERENCES s.t(b) ON DELETE CASCADE";
+        let moved = moved(key, ("s", "t"));
+        assert_eq!(moved, "FOREIGN KEY (a) REFERENCES \"x\".\"y\"(b) ON DELETE CASCADE");
     }
 
     #[test]

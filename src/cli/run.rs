@@ -66,6 +66,7 @@ fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json:
             "chunks": summary.chunks, "chunk_p50_ms": summary.chunk_p50_ms,
             "chunk_p99_ms": summary.chunk_p99_ms,
             "phases": phases, "cutover": report.cutover, "verify": report.verify,
+            "foreign_keys": report.foreign_keys,
         }),
         Err(e) => {
             let mut object = failure(table, e);
@@ -103,5 +104,13 @@ pub(super) fn as_text(report: &Report, summary: &Summary) -> String {
         "  cutover   attempt {}, lock held {:.1} ms, application stalled at most {:.1} ms\n",
         report.cutover.attempts, report.cutover.lock_held_ms, report.cutover.stall_ms
     ));
+    let steps = &report.cutover.steps;
+    out.push_str(&format!(
+        "            locks {:.1}, fence and look {:.1}, final sync {:.1}, names {:.1}, commit {:.1} ms\n",
+        steps.lock_ms, steps.look_ms, steps.sync_ms, steps.rename_ms, steps.commit_ms
+    ));
+    if report.foreign_keys > 0 {
+        out.push_str(&format!("  validated {} foreign keys\n", report.foreign_keys));
+    }
     out
 }

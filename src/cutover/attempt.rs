@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use super::deadline::Deadline;
 use super::locker::{Locker, late, watch};
 use super::look::Obstacle;
-use super::{Cutover, outcome};
+use super::{Cutover, Steps, outcome};
 use crate::error::{Error, Kind, Result};
 use crate::flow::dirty::Batch;
 use crate::flow::key::Key;
 use crate::flow::write::Alone;
-use crate::pg::Session;
 use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Session, quote_literal};
 
 /// How an attempt ended.
 pub(super) enum Tried {
     /// Nobody may write by the old names any more: the door stays shut until the workers are gone.
-    Swapped { lock_held: Duration, stall: Duration, shut: Alone },
+    Swapped { lock_held: Duration, stall: Duration, steps: Steps, shut: Alone },
     /// Rolled back; the application goes on with the old table.
     Late(Obstacle),
 }
@@ -32,6 +32,7 @@ pub(super) struct Attempt<'a> {
     deadline: Deadline,
     started: Instant,
     granted: Option<Instant>,
+    steps: Steps,
     batch: Option<Batch>,
 }
 
@@ -54,13 +55,15 @@ impl<'a> Attempt<'a> {
             deadline: Deadline::after(cutover.limits.max_lock_hold),
             started: Instant::now(),
             granted: None,
+            steps: Steps::default(),
             batch: None,
         };
         let done = attempt.under_lock().await;
-        let Attempt { started, granted, batch, .. } = attempt;
+        let Attempt { started, granted, batch, steps, .. } = attempt;
         let Err(stop) = done else {
             let lock_held = granted.unwrap_or(started).elapsed();
-            return Ok(Tried::Swapped { lock_held, stall: started.elapsed(), shut: alone });
+            let stall = started.elapsed();
+            return Ok(Tried::Swapped { lock_held, stall, steps, shut: alone });
         };
         locker.back_out().await;
         if let Some(batch) = batch {
@@ -79,28 +82,41 @@ impl<'a> Attempt<'a> {
 
     async fn under_lock(&mut self) -> Result<(), Stop> {
         self.lock().await?;
+        let locked = Instant::now();
         // Everything the application committed is in the log before the fence. The look needs the
         // lock, not the fence: what it sees can change no more, or only in the log behind the
         // application's last change.
         tokio::try_join!(self.pass_fence(), self.look_again())?;
+        let looked = Instant::now();
         let Ok(all) = self.cutover.tracker.dirty().select_all() else {
             return Err(Stop::late("changes arrived that cannot be applied in time"));
         };
         self.batch = Some(all);
         self.final_sync().await?;
+        let synced = Instant::now();
         self.rename().await?;
-        self.commit().await
+        let renamed = Instant::now();
+        self.commit().await?;
+        let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1000.0;
+        self.steps = Steps {
+            lock_ms: ms(self.started, locked),
+            look_ms: ms(locked, looked),
+            sync_ms: ms(looked, synced),
+            rename_ms: ms(synced, renamed),
+            commit_ms: ms(renamed, Instant::now()),
+        };
+        Ok(())
     }
 
-    /// The shadow first, where nobody waits, then the source; from the first request to the last
-    /// grant no longer than half of deadlock_timeout: we yield, never the application.
+    /// The shadow first, where nobody waits, then the others in their one order; from the first request
+    /// to the last grant no longer than half of deadlock_timeout: we yield, never the application.
     async fn lock(&mut self) -> Result<(), Stop> {
         let (limits, session) = (self.cutover.limits, &self.locker.session);
         let budget = Deadline::after(limits.lock_timeout.min(self.locker.deadlock_timeout / 2));
         let mut save = "SAVEPOINT attempt; ";
-        for table in [&self.cutover.names.shadow, &self.cutover.names.source] {
+        for lock in &self.locker.rehearsed.locks {
             let sql = format!(
-                "{save}{}SET LOCAL lock_timeout = {}; LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE",
+                "{save}{}SET LOCAL lock_timeout = {}; {lock}",
                 self.deadline.settings(session.version()),
                 budget.left().as_millis().max(1)
             );
@@ -129,8 +145,9 @@ impl<'a> Attempt<'a> {
         let ((), seen) = tokio::try_join!(self.limit(), look)?;
         let table = self.cutover.names.source.to_string();
         self.cutover.fingerprint.check(&seen.fingerprint, &table).map_err(Stop::Definite)?;
-        if !seen.privileges_as_before {
-            return Err(Stop::Stale(Obstacle::new("privileges were changed just now")));
+        if !seen.all_as_before {
+            let what = "privileges were changed just now, or something that hangs on the table";
+            return Err(Stop::Stale(Obstacle::new(what)));
         }
         Ok(())
     }
@@ -163,20 +180,28 @@ impl<'a> Attempt<'a> {
         // renames fail.
         let left = self.deadline.left();
         let session = &self.locker.session;
-        let mut sql =
-            format!("{}SET CONSTRAINTS ALL IMMEDIATE", self.deadline.settings(session.version()));
+        let mut sql = format!(
+            "{}SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL ROLE NONE",
+            self.deadline.settings(session.version())
+        );
         for statement in &self.locker.rehearsed.statements {
             sql.push_str(";\n");
             sql.push_str(statement);
         }
         let migration = self.cutover.flow.migration;
         sql.push_str(&format!(
-            ";\nSET LOCAL ROLE NONE; \
-             UPDATE pgwraith.migration SET phase = 'done', outcome = 'swapped', \
+            ";\nUPDATE pgwraith.migration SET phase = 'done', outcome = 'swapped', \
              finished_at = pg_catalog.clock_timestamp() WHERE id = {migration}; \
              DELETE FROM pgwraith.dirty WHERE migration_id = {migration}; \
              INSERT INTO pgwraith.event (migration_id, what) VALUES ({migration}, 'swapped')"
         ));
+        for statement in &self.locker.rehearsed.validations {
+            sql.push_str(&format!(
+                ";\nINSERT INTO pgwraith.event (migration_id, what, detail) \
+                 VALUES ({migration}, 'to validate', {})",
+                quote_literal(statement)
+            ));
+        }
         if let Some(view) = self.cutover.flow.captured.view() {
             // In here: after a crash right behind COMMIT nobody would take it off the old table.
             sql.push_str(&format!(";\nDROP VIEW {view}"));

@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tokio_postgres::Statement;
 
 use super::Cutover;
 use super::deadline::Deadline;
+use super::locks;
 use super::look::{self, Obstacle};
-use crate::catalog::{self, Carried, Fingerprint, FingerprintReader, Table};
-use crate::change;
+use crate::catalog::{self, Fingerprint, FingerprintReader, Stamp, StampReader, Table};
+use crate::change::{self, Plan};
 use crate::error::{Error, Kind, Result};
 use crate::flow::differ::KeyComparison;
 use crate::flow::sync::Statements;
@@ -26,9 +26,6 @@ const PATIENT_LOCK: Duration = Duration::from_secs(10);
 /// milliseconds, no longer than this. Above every pause we make ourselves.
 const BETWEEN_ATTEMPTS: u32 = 60_000;
 
-const PRIVILEGES: &str = "SELECT c.relacl::pg_catalog.text FROM pg_catalog.pg_class c \
-    WHERE c.oid = ANY($1) ORDER BY c.oid";
-
 /// The session that locks. Its transaction holds SHARE UPDATE EXCLUSIVE on both tables, which stops
 /// DDL and autovacuum and blocks no read and no write; attempts are savepoints in it.
 pub(super) struct Locker {
@@ -40,24 +37,28 @@ pub(super) struct Locker {
     pub(super) deadlock_timeout: Duration,
     pub(super) rehearsed: Rehearsed,
     fingerprint: FingerprintReader,
-    read_privileges: Statement,
+    stamp: StampReader,
     broken: bool,
 }
 
-/// What was worked out before the lock. DDL is locked out by the first lock, so that it stays true;
-/// what is not, privileges, is looked at again under the lock.
+/// What was worked out before the lock. The first one locks out DDL on the source, so that its shape
+/// stays true; whether the rest did is looked at again under the lock.
 pub(super) struct Rehearsed {
+    /// What takes the locks, in order.
+    pub(super) locks: Vec<String>,
     /// The renames.
     pub(super) statements: Vec<String>,
-    /// Both tables and their sequences, and their privileges.
-    objects: Vec<u32>,
-    privileges: Vec<Option<String>>,
+    /// What is to be proven after the swap.
+    pub(super) validations: Vec<String>,
+    /// Source and shadow.
+    tables: [u32; 2],
+    stamp: Stamp,
 }
 
 /// What is looked at once more under the lock.
 pub(super) struct Seen {
     pub(super) fingerprint: Fingerprint,
-    pub(super) privileges_as_before: bool,
+    pub(super) all_as_before: bool,
 }
 
 impl Locker {
@@ -71,7 +72,7 @@ impl Locker {
         let statements = Statements::prepare(&session, &cutover.flow).await?;
         let comparison = KeyComparison::prepare(&session, &cutover.flow).await?;
         let fingerprint = FingerprintReader::prepare(&session).await?;
-        let read_privileges = session.prepare(PRIVILEGES).await?;
+        let stamp = StampReader::prepare(&session).await?;
         let sql = "SELECT pg_catalog.date_part('epoch', \
                    pg_catalog.current_setting('deadlock_timeout')::interval)";
         let deadlock_timeout = Duration::from_secs_f64(session.one(sql, &[]).await?.get(0));
@@ -84,10 +85,12 @@ impl Locker {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let now = fingerprint.read(&session, oid, publication).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
-        let tables = Tables::read(cutover, observer, &session).await?;
-        let objects = tables.objects();
-        let privileges = privileges(&session, &read_privileges, &objects).await?;
-        let rehearsed = Rehearsed { statements: tables.renames(cutover), objects, privileges };
+        let rehearsed = match Rehearsed::prepare(cutover, &session, &stamp).await {
+            Ok(rehearsed) => rehearsed,
+            // What hangs on the table is looked at too, and may be locked just now.
+            Err(e) if classify(&e) == Class::Late => return Ok(Err(late(&e, None))),
+            Err(e) => return Err(e),
+        };
         Ok(Ok(Locker {
             session,
             statements,
@@ -96,7 +99,7 @@ impl Locker {
             deadlock_timeout,
             rehearsed,
             fingerprint,
-            read_privileges,
+            stamp,
             broken: false,
         }))
     }
@@ -110,14 +113,14 @@ impl Locker {
         self.look(cutover).await.map(drop)
     }
 
-    /// Looks at what DDL and GRANT may have changed.
+    /// Looks at what somebody may have changed.
     pub(super) async fn look(&self, cutover: &Cutover<'_>) -> Result<Seen> {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let (fingerprint, now) = tokio::try_join!(
             self.fingerprint.read(&self.session, oid, publication),
-            privileges(&self.session, &self.read_privileges, &self.rehearsed.objects),
+            self.stamp.read(&self.session, &self.rehearsed.tables),
         )?;
-        Ok(Seen { fingerprint, privileges_as_before: now == self.rehearsed.privileges })
+        Ok(Seen { fingerprint, all_as_before: now == self.rehearsed.stamp })
     }
 
     /// The backend that holds the first lock.
@@ -138,6 +141,11 @@ impl Locker {
             self.broken = true;
             self.session.rollback().await;
         }
+    }
+
+    /// What is to be proven now that the swap is done.
+    pub(super) fn into_validations(self) -> Vec<String> {
+        self.rehearsed.validations
     }
 
     /// What was worked out does not hold any more; the next attempt begins with another locker.
@@ -170,91 +178,70 @@ async fn first_lock(
     }
 }
 
-/// Both tables as they are now that nobody can alter them, and what the change makes of the source.
-///
-/// What somebody changed in mid-run and a run carries (comments, privileges, statistics) is in the
-/// source by now, so that the change is rehearsed once more: what it makes of it, PostgreSQL says.
-struct Tables {
-    source: Table,
-    target: Table,
-    shadow: Table,
-    carried: Vec<Carried>,
-    taken: HashSet<String>,
-}
-
-impl Tables {
-    async fn read(cutover: &Cutover<'_>, observer: &Session, session: &Session) -> Result<Tables> {
+impl Rehearsed {
+    /// What somebody changed in mid-run and a run carries (comments, privileges, a view) is in the
+    /// catalogs by now, so that the change is rehearsed once more: PostgreSQL says what it makes of the
+    /// source as it is.
+    async fn prepare(
+        cutover: &Cutover<'_>,
+        session: &Session,
+        stamp: &StampReader,
+    ) -> Result<Rehearsed> {
         let gone = || Error::failed("a table of the migration is gone");
+        let (names, oid) = (cutover.names, cutover.flow.captured.oid);
         let row = session
             .one(
                 "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid, \
                  ARRAY(SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
                    WHERE c.relnamespace = pg_catalog.to_regnamespace($2) \
                    UNION SELECT x.stxname FROM pg_catalog.pg_statistic_ext x)",
-                &[&cutover.names.shadow.to_string(), &quote_ident(&cutover.names.source.schema)],
+                &[&names.shadow.to_string(), &quote_ident(&names.source.schema)],
             )
             .await?;
-        let shadow: Option<u32> = row.get(0);
-        let source = catalog::read(session, cutover.flow.captured.oid).await?.ok_or_else(gone)?;
-        let shadow = catalog::read(session, shadow.ok_or_else(gone)?).await?.ok_or_else(gone)?;
-        let carried = catalog::carried(session, source.oid).await?;
-        let taken = row.get::<_, Vec<String>>(1).into_iter().collect();
-        let target = rehearse(cutover, observer, &source).await?;
-        Ok(Tables { source, target, shadow, carried, taken })
-    }
-
-    fn renames(&self, cutover: &Cutover<'_>) -> Vec<String> {
-        let swap = Swap {
-            names: cutover.names,
-            source: &self.source,
-            target: &self.target,
-            shadow: &self.shadow,
-            carried: &self.carried,
-            taken: &self.taken,
-        };
-        shadow::statements(&swap.steps())
-    }
-
-    fn objects(&self) -> Vec<u32> {
-        let tables = [&self.source, &self.shadow].into_iter();
-        tables.flat_map(|t| t.sequences.iter().map(|s| s.oid).chain([t.oid])).collect()
+        let tables = [oid, row.get::<_, Option<u32>>(0).ok_or_else(gone)?];
+        let taken: HashSet<String> = row.get::<_, Vec<String>>(1).into_iter().collect();
+        // First: what changes while the rest is read shows under the lock.
+        let stamp = stamp.read(session, &tables).await?;
+        let source = catalog::read(session, oid).await?.ok_or_else(gone)?;
+        let shadow = catalog::read(session, tables[1]).await?.ok_or_else(gone)?;
+        let plan = rehearse(cutover, session, &source).await?;
+        let (target, carried) = (&plan.target, &plan.carried[..]);
+        let swap = Swap { names, source: &source, target, shadow: &shadow, carried, taken: &taken };
+        Ok(Rehearsed {
+            locks: locks::statements(&names.shadow, &source, target, carried),
+            statements: shadow::statements(&swap.steps()),
+            validations: shadow::validations(target),
+            tables,
+            stamp,
+        })
     }
 }
 
-/// The table as it will be by what the source is now.
-async fn rehearse(cutover: &Cutover<'_>, observer: &Session, source: &Table) -> Result<Table> {
+/// What the change makes of the source as it is now.
+async fn rehearse(cutover: &Cutover<'_>, session: &Session, source: &Table) -> Result<Plan> {
     let stop = |what: String| {
         let next = "The copy is of no use any more: start again once what is left is removed";
         Err(Error::new(Kind::NotResumable, what).next(next))
     };
-    let hung = catalog::attachments(observer, source.oid).await?;
+    let hung = catalog::attachments(session, source.oid).await?;
     if let Some(first) = hung.first() {
         return stop(format!(
             "{} {} came to {} in mid-run, and cannot be carried over",
             first.kind, first.name, cutover.names.source
         ));
     }
-    let target = match change::rehearse(observer, source, cutover.request).await {
-        Ok(plan) => plan.target,
+    let plan = match change::rehearse_within(session, source, cutover.request).await {
+        Ok(plan) => plan,
         Err(e) if e.is_connection_lost() || classify(&e) != Class::Definite => return Err(e),
         Err(e) => return stop(format!("the table was changed in mid-run: {}", e.what())),
     };
-    if target.shape() != cutover.target.shape() {
+    if plan.target.shape() != cutover.target.shape() {
         return stop(format!(
             "the change makes another table of {source_name} now than it did when the run began",
             source_name = cutover.names.source
         ));
     }
-    Ok(target)
-}
-
-async fn privileges(
-    session: &Session,
-    statement: &Statement,
-    objects: &[u32],
-) -> Result<Vec<Option<String>>> {
-    let rows = session.run(statement, &[&objects]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(plan)
 }
 
 /// Runs `work` of the backend `pid`; where it takes longer than `after`, sees who blocks it.

@@ -10,6 +10,7 @@
 mod attempt;
 mod deadline;
 mod locker;
+mod locks;
 mod look;
 mod outcome;
 mod snapshots;
@@ -66,6 +67,30 @@ pub struct Swapped {
     pub lock_held_ms: f64,
     /// From the first request to COMMIT's reply.
     pub stall_ms: f64,
+    pub steps: Steps,
+}
+
+/// Where the time of an attempt went, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct Steps {
+    /// All locks, from the first request.
+    pub lock_ms: f64,
+    /// The fence, and at the same time the second look at the catalogs.
+    pub look_ms: f64,
+    /// The final sync and its comparison.
+    pub sync_ms: f64,
+    /// The exchange of names, and everything that follows the table.
+    pub rename_ms: f64,
+    pub commit_ms: f64,
+}
+
+/// A swap that is done.
+pub struct Done {
+    pub swapped: Swapped,
+    /// What proves the foreign keys that were bound NOT VALID, one statement each.
+    pub validations: Vec<String>,
+    /// Keeps every writer out until they have ended.
+    pub shut: Alone,
 }
 
 /// What the cutover works with.
@@ -89,9 +114,8 @@ pub struct Cutover<'a> {
 
 impl Cutover<'_> {
     /// Swaps; tries again until `limits.patience` is over. `open` are the keys that verification
-    /// found too hot to compare: they are compared under the lock. The guard keeps every writer out
-    /// until they have ended.
-    pub async fn run(&self, open: HashSet<Key>) -> Result<(Swapped, Alone)> {
+    /// found too hot to compare: they are compared under the lock.
+    pub async fn run(&self, open: HashSet<Key>) -> Result<Done> {
         let role = |what: &str| format!("{}/{what}", self.flow.migration);
         let observer = self.connector.session(&role("observer")).await?;
         let session = self.connector.session(&role("final sync")).await?;
@@ -106,17 +130,21 @@ impl Cutover<'_> {
                 Ok(mut ready) => {
                     attempts += 1;
                     let tried = Attempt::make(self, &observer, &mut ready, &open).await?;
-                    locker = Some(ready);
                     match tried {
-                        Tried::Swapped { lock_held, stall, shut } => {
+                        Tried::Swapped { lock_held, stall, steps, shut } => {
                             let swapped = Swapped {
                                 attempts,
                                 lock_held_ms: lock_held.as_secs_f64() * 1000.0,
                                 stall_ms: stall.as_secs_f64() * 1000.0,
+                                steps,
                             };
-                            return Ok((swapped, shut));
+                            let validations = ready.into_validations();
+                            return Ok(Done { swapped, validations, shut });
                         }
-                        Tried::Late(obstacle) => obstacle,
+                        Tried::Late(obstacle) => {
+                            locker = Some(ready);
+                            obstacle
+                        }
                     }
                 }
             };

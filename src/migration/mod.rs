@@ -1,6 +1,7 @@
 //! One migration from preflight to the swap: its phases, its state in the database, its end.
 
 mod abort;
+mod after;
 mod catch_up;
 mod context;
 mod copy;

@@ -9,7 +9,7 @@ use super::context::Context;
 use super::copy::CopySettings;
 use super::index::IndexSettings;
 use super::supervisor::{Background, Supervisor};
-use super::{Phase, catch_up, copy, index, prepare, store, teardown, watch};
+use super::{Phase, after, catch_up, copy, index, prepare, store, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::{self, Request};
 use crate::cutover::{self, Cutover, Swapped};
@@ -65,6 +65,8 @@ pub struct Report {
     pub keys_synced: u64,
     pub cutover: Swapped,
     pub verify: Findings,
+    /// Proven after the swap.
+    pub foreign_keys: usize,
 }
 
 /// A run that is about to start.
@@ -107,7 +109,25 @@ impl Run<'_> {
         let known = Known { source, target, names, migration };
         let flow = Arc::new(flow);
         let done = self.phases(&control, &known, Arc::clone(&flow)).await;
-        self.end(&known, &flow, done).await
+        let (report, validations) = self.end(&known, &flow, done).await?;
+        self.validate(&known, &validations).await?;
+        Ok(report)
+    }
+
+    async fn validate(&self, known: &Known, validations: &[String]) -> Result<()> {
+        if validations.is_empty() {
+            return Ok(());
+        }
+        self.meter.tell(Sample::Phase("validate"));
+        let patience = self.settings.cutover.patience;
+        let (connector, names, meter) = (self.connector, &known.names, &self.meter);
+        let migration = known.migration;
+        let work = after::validate(connector, migration, names, validations, patience, meter);
+        self.supervisor.guard(work).await.map_err(|e| match e.has_state() {
+            true => e,
+            // The operator stopped it, who cannot know how far it came: validating again is quick.
+            false => after::unproven(e, names, validations),
+        })
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
@@ -125,7 +145,12 @@ impl Run<'_> {
         preflight::refuse(&findings, self.table).map_or(Ok(()), Err)
     }
 
-    async fn phases(&self, control: &Session, known: &Known, flow: Arc<Flow>) -> Result<Report> {
+    async fn phases(
+        &self,
+        control: &Session,
+        known: &Known,
+        flow: Arc<Flow>,
+    ) -> Result<(Report, Vec<String>)> {
         let guard = &self.supervisor;
         prepare::create_rows_view(self.connector, &flow, &known.source, EPOCH).await?;
         prepare::create_publication(control, &flow, &known.source).await?;
@@ -143,7 +168,7 @@ impl Run<'_> {
             task.finish().await;
         }
         match done {
-            Ok(report) => Ok(report),
+            Ok(done) => Ok(done),
             Err(e) => Err(watch::explain(self.connector, &context.flow, &fingerprint, e).await),
         }
     }
@@ -206,7 +231,7 @@ impl Run<'_> {
         known: &Known,
         context: &Context,
         fingerprint: &Fingerprint,
-    ) -> Result<Report> {
+    ) -> Result<(Report, Vec<String>)> {
         let settings = self.settings;
         prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
         prepare::wait_for_writers(control, known.source.oid, &self.meter).await?;
@@ -243,19 +268,21 @@ impl Run<'_> {
             meter: &self.meter,
             limits: settings.cutover,
         };
-        let (swapped, shut) = cutover.run(open).await?;
+        let cutover::Done { swapped, validations, shut } = cutover.run(open).await?;
         for task in syncs {
             task.finish().await;
         }
         drop(shut);
         let keys_synced = context.tracker.dirty().synced();
-        Ok(Report {
+        let report = Report {
             table: known.names.source.to_string(),
             retired: known.names.retired.to_string(),
             keys_synced,
             cutover: swapped,
             verify,
-        })
+            foreign_keys: validations.len(),
+        };
+        Ok((report, validations))
     }
 
     async fn verify(
@@ -311,7 +338,7 @@ impl Run<'_> {
 
     /// Whatever happened: the slot and the publication go, since without a tool to read it the slot
     /// would only hold back WAL.
-    async fn end(&self, known: &Known, flow: &Flow, done: Result<Report>) -> Result<Report> {
+    async fn end<T>(&self, known: &Known, flow: &Flow, done: Result<T>) -> Result<T> {
         let cleaned = self.clean(known, flow, done.as_ref().err()).await;
         // Whatever went wrong here is the echo of being superseded, and nothing here is ours.
         if let (Err(error), Err(superseded)) = (&done, &cleaned)

@@ -10,32 +10,26 @@ const GENERIC: &str = "This version does not carry it over: drop it before and c
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let attachments = catalog::attachments(subject.session, subject.table.oid).await?;
-    let mut findings: Vec<Finding> = attachments.iter().map(|a| finding(subject, a)).collect();
+    let mut findings: Vec<Finding> = attachments.iter().map(finding).collect();
     findings.extend(unreadable(subject));
     Ok(findings)
 }
 
-fn finding(subject: &Subject<'_>, attachment: &Attachment) -> Finding {
+fn finding(attachment: &Attachment) -> Finding {
     let what = format!("{} {}", attachment.kind, attachment.name);
-    Finding::refuse(what, mend(subject, attachment))
+    Finding::refuse(what, mend(attachment))
 }
 
 /// Where the attachment's name is an identifier of its own, the statement is given whole.
-fn mend(subject: &Subject<'_>, attachment: &Attachment) -> String {
-    let table = subject.table.qualified();
+fn mend(attachment: &Attachment) -> String {
     let name = &attachment.name;
-    let own = quote_ident(name);
     let again = "and create it again afterwards";
     match attachment.kind.as_str() {
-        "foreign key" => format!("This version does not carry it over: drop the constraint {again}, NOT VALID first and then VALIDATE"),
-        "view" => format!("DROP VIEW {name} {again}; left alone it would go on reading the old table"),
-        "materialized view" => format!("DROP MATERIALIZED VIEW {name} {again}; left alone it would go on reading the old table"),
-        "rule of another table" => format!("DROP RULE {name} {again}"),
+        "materialized view" => format!("DROP MATERIALIZED VIEW {name} {again}: it holds rows, and cannot be pointed to the new table"),
+        "foreign key of a partitioned table" => "PostgreSQL binds none of those without looking at every row under lock: drop the constraint, and add it again afterwards".to_owned(),
+        "foreign key whose triggers are not the usual ones" => "ALTER TABLE … ENABLE TRIGGER … for its RI_ConstraintTrigger triggers at both ends; now rows may go in unchecked".to_owned(),
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
         "invalid index" => format!("DROP INDEX {name} or REINDEX INDEX CONCURRENTLY {name}"),
-        "publication" => format!(
-            "ALTER PUBLICATION {own} DROP TABLE {table}, and ADD TABLE again afterwards; meanwhile its subscribers miss the changes"
-        ),
         _ => GENERIC.to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! The shadow's DDL, made from the model: pure text, run by the phases.
 
 mod create;
+mod foreign_keys;
 mod grants;
 mod index;
 mod rows;
@@ -11,6 +12,7 @@ mod swap;
 mod tests;
 
 pub use create::{clone_statements, create_table};
+pub use foreign_keys::validations;
 pub use grants::{Privileges, grant_steps};
 pub use index::{IndexPlan, index_plans, key_index, replica_identity};
 pub use rows::create_rows_view;

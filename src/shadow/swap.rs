@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::create::{added_later, not_valid_constraints, sequence_options};
 use super::settings::comment;
-use super::{Privileges, Step, grant_steps, index_plans, settings};
+use super::{Privileges, Step, foreign_keys, grant_steps, index_plans, settings};
 use crate::catalog::{Carried, Column, Constraint, Sequence, Statistics, Table};
 use crate::pg::name::free_name;
-use crate::pg::{QualifiedName, quote_ident};
+use crate::pg::{QualifiedName, quote_ident, quote_literal};
 
 /// The names of one migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,10 +45,13 @@ impl Swap<'_> {
     pub fn steps(&self) -> Vec<Step> {
         let mut pool = self.taken.clone();
         let mut out = self.identity_sequences(&mut pool);
+        out.extend(foreign_keys::unbind(self.source));
         out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.unbind)));
         out.extend(self.retire(&mut pool));
         out.extend(self.promote());
+        out.extend(self.own_defaults());
         out.extend(self.serial_sequences());
+        out.extend(foreign_keys::bind(self.target));
         out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.bind)));
         out
     }
@@ -75,7 +78,7 @@ impl Swap<'_> {
             }
             out.push(self.own(format!(
                 "SELECT pg_catalog.setval({}::pg_catalog.regclass, s.last_value, s.is_called) FROM {retired} AS s",
-                crate::pg::quote_literal(&new_name.to_string())
+                quote_literal(&new_name.to_string())
             )));
             out.push(rename(&new_name, &old.name));
             out.extend(grant_steps(
@@ -174,6 +177,19 @@ impl Swap<'_> {
         let added = self.target.constraints.iter().filter(|c| added_later(c)).cloned();
         now.constraints.extend(added.map(|c| Constraint { comment: None, ..c }));
         now
+    }
+
+    /// Until here a default of the table that names the table itself, or calls the sequence of one of its
+    /// identity columns, meant the old ones.
+    fn own_defaults(&self) -> Vec<Step> {
+        let stale = self.source.columns.iter().filter(|c| c.default_names_table);
+        let stale = stale.filter_map(|c| self.surviving(c.attnum));
+        let said = stale.filter_map(|column| {
+            let (table, name) = (&self.names.source, quote_ident(&column.name));
+            let default = column.default.as_ref().filter(|_| column.generated.is_empty())?;
+            Some(self.own(format!("ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {default}")))
+        });
+        said.collect()
     }
 
     /// A serial's sequence moves with its column, and widens with it.

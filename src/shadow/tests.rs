@@ -13,7 +13,7 @@ fn column(attnum: i16, name: &str, ty: &str) -> serde_json::Value {
     json!({"attnum": attnum, "name": name, "type_oid": 20, "type_sql": ty, "base_type_sql": ty,
         "type_schema": "pg_catalog", "type_name": ty, "type_kind": "b", "type_category": "N", "has_binary": true, "collation": null,
         "collation_deterministic": true, "operator_schema": "pg_catalog", "not_null": true, "default": null,
-        "generated": "", "identity": "", "storage": "p", "compression": "", "statistics_target": null,
+        "default_names_table": false, "generated": "", "identity": "", "storage": "p", "compression": "", "statistics_target": null,
         "options": [], "grants": null, "comment": null})
 }
 

@@ -5,18 +5,29 @@
 //! table that has the name afterwards. Definitions name the table by its qualified name (the pinned
 //! search path leaves nothing unqualified), so they need no change to mean the new one.
 //!
+//! What is the table's own (triggers) is taken off and put on. What is somebody else's and only refers
+//! to the table (views, functions) stays the object it is, with its owner, privileges, comments and
+//! whatever depends on it: its definition is replaced by itself, and means the new table then.
+//!
 //! What no file here knows is refused by name ([`super::attachments`]).
 
+mod defaults;
+mod functions;
 mod policies;
+mod publications;
 mod rules;
 mod triggers;
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::model::Partner;
 use super::read::parse;
 use crate::error::Result;
 use crate::pg::Session;
+
+/// Stands in a trial's text for the schema that it is tried in.
+pub const TRIAL: &str = "pgwraith_trial";
 
 /// One thing that follows.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
@@ -25,36 +36,81 @@ pub struct Carried {
     pub kind: String,
     /// Its name.
     pub name: String,
-    /// Who owns it, and runs the statements; None where they need the rights of several owners.
+    pub owner: String,
+    /// Who runs the statements: its owner, or None where they need the rights of several owners.
     pub role: Option<String>,
     /// Take it off the old table, which still has its name.
     pub unbind: Vec<String>,
     /// Put it on the table that has the name by then.
     pub bind: Vec<String>,
+    /// The relation that it is part of, where that is not the table itself.
+    pub relation: Option<Partner>,
+    /// Columns of the table that it uses, where it is known.
+    pub uses: Vec<i16>,
+    /// Whether it calls a sequence of an identity column.
+    pub calls_identity: bool,
+    /// What tries `bind` without touching the object; empty where `bind` itself can be tried.
+    pub trial: Vec<String>,
 }
 
 /// All that hangs on the table `oid` and follows it, in the order in which it is put on again.
 pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
+    let kinds = kinds();
+    let kinds = kinds.iter().enumerate().map(|(step, kind)| {
+        format!(
+            "SELECT {step} AS step, pg_catalog.jsonb_build_object('uses', '{{}}'::pg_catalog.int2[], \
+             'calls_identity', false, 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL) \
+             || pg_catalog.jsonb_build_object('owner', pg_catalog.to_jsonb(k)->'role') \
+             || pg_catalog.to_jsonb(k) AS thing \
+             FROM ({kind}) k"
+        )
+    });
+    let kinds = kinds.collect::<Vec<_>>().join(" UNION ALL ");
     let sql = format!(
-        "WITH t AS (SELECT c.*, c.oid AS toid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS tname, \
-           r.rolname AS owner FROM pg_catalog.pg_class c \
-           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-           JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = $1) \
-         SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY step, name), '[]') FROM ({}) x",
-        kinds()
-            .iter()
-            .enumerate()
-            .map(|(step, kind)| format!("SELECT {step} AS step, k.* FROM ({kind}) k"))
-            .collect::<Vec<_>>()
-            .join(" UNION ALL ")
+        "{REFERRING} SELECT COALESCE(pg_catalog.jsonb_agg(thing ORDER BY step, thing->>'name'), '[]') \
+         FROM ({kinds}) x"
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
 
-/// In the order in which things are put on. Each query reads `t`, the one row of the table with
-/// `toid`, its qualified name `tname` and `owner`, and gives the fields of [`Carried`].
-fn kinds() -> [String; 4] {
-    [triggers::sql(), rules::sql(), policies::ENABLED.to_owned(), policies::sql()]
+/// `t`, the one row of the table with `toid`, its qualified name `tname` and `owner`; and `d`, what
+/// refers to it or to the sequence of one of its identity columns, which the shadow has its own of.
+const REFERRING: &str = "
+WITH t AS (SELECT c.*, c.oid AS toid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS tname,
+    r.rolname::pg_catalog.text AS owner
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = $1),
+own AS (SELECT toid AS oid FROM t UNION ALL
+  SELECT i.objid FROM pg_catalog.pg_depend i, t WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    AND i.refobjid = toid AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.deptype = 'i'
+    AND i.objid IN (SELECT s.seqrelid FROM pg_catalog.pg_sequence s)),
+d AS (SELECT d.classid, d.objid, pg_catalog.bool_or(d.refobjid <> toid) AS calls_identity,
+    COALESCE(pg_catalog.array_agg(d.refobjsubid) FILTER (WHERE d.refobjid = toid AND d.refobjsubid > 0), '{}') AS uses
+  FROM pg_catalog.pg_depend d JOIN own ON own.oid = d.refobjid, t
+  WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'n' GROUP BY d.classid, d.objid)";
+
+/// In the order in which things are put on. Each query gives the fields of [`Carried`].
+fn kinds() -> [String; 8] {
+    [
+        publications::SQL.to_owned(),
+        defaults::sql(),
+        rules::of_others(),
+        functions::SQL.to_owned(),
+        triggers::sql(),
+        rules::own(),
+        policies::ENABLED.to_owned() + " UNION ALL " + &policies::own(),
+        policies::of_others(),
+    ]
+}
+
+/// The fields of [`Partner`] for the relation `oid`.
+fn relation(oid: &str) -> String {
+    format!(
+        "(SELECT pg_catalog.jsonb_build_object('oid', pc.oid::int8, 'schema', pn.nspname, 'name', pc.relname, \
+           'owner', pr.rolname, 'kind', pc.relkind) FROM pg_catalog.pg_class pc \
+           JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace \
+           JOIN pg_catalog.pg_roles pr ON pr.oid = pc.relowner WHERE pc.oid = {oid})"
+    )
 }
 
 /// The statement that gives a trigger or rule its firing state, NULL where that is the usual one.

@@ -1,10 +1,11 @@
-//! Row security: whether it is on, and the policies with their comments.
+//! Row security: whether it is on, and the policies with their comments; and the policies of other
+//! tables that mention the table.
 
-use super::comment;
+use super::{comment, relation};
 
 /// ENABLE and FORCE. The old table keeps both, so that it shows nobody more than before.
 pub(super) const ENABLED: &str = "
-SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
+SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner AS role,
   '{}'::pg_catalog.text[] AS unbind,
   pg_catalog.array_remove(ARRAY[
     CASE WHEN t.relrowsecurity THEN pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', t.tname) END,
@@ -13,9 +14,9 @@ SELECT 'row security' AS kind, t.relname::pg_catalog.text AS name, t.owner::pg_c
 FROM t WHERE t.relrowsecurity OR t.relforcerowsecurity";
 
 /// The old table keeps its policies.
-pub(super) fn sql() -> String {
+pub(super) fn own() -> String {
     format!("
-SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
+SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner AS role,
   '{{}}'::pg_catalog.text[] AS unbind,
   pg_catalog.array_remove(ARRAY[
     pg_catalog.format('CREATE POLICY %I ON %s AS %s FOR %s TO %s', p.polname, t.tname,
@@ -28,5 +29,24 @@ SELECT 'policy' AS kind, p.polname::pg_catalog.text AS name, t.owner::pg_catalog
     {}], NULL) AS bind
 FROM pg_catalog.pg_policy p, t WHERE p.polrelid = t.toid",
         comment("POLICY", "p.polname", "pg_policy", "p.oid")
+    )
+}
+
+/// The expressions alone are said again; who and what for stays as it is.
+pub(super) fn of_others() -> String {
+    format!("
+SELECT 'policy' AS kind, pg_catalog.format('%I on %s', p.polname, o.oid::pg_catalog.regclass) AS name,
+  r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
+  ARRAY[x.text] AS bind, {} AS relation, d.uses, d.calls_identity,
+  ARRAY[pg_catalog.format('CREATE POLICY %I ON %I.%I FOR %s', p.polname, n.nspname, o.relname,
+    CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
+    || CASE WHEN p.polcmd = 'a' THEN ' WITH CHECK (true)' ELSE ' USING (true)' END), x.text] AS trial
+FROM d JOIN pg_catalog.pg_policy p ON p.oid = d.objid JOIN pg_catalog.pg_class o ON o.oid = p.polrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = o.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = o.relowner, t,
+  LATERAL (SELECT pg_catalog.format('ALTER POLICY %I ON %I.%I', p.polname, n.nspname, o.relname)
+    || COALESCE(' USING (' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')', '')
+    || COALESCE(' WITH CHECK (' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) || ')', '') AS text) x
+WHERE d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND p.polrelid <> t.toid",
+        relation("o.oid")
     )
 }

@@ -1,14 +1,36 @@
-//! Rules of the table, with their states and comments.
+//! Rules: those of the table, with their states and comments; and those of others that mention it,
+//! of which a view's query is one.
 
-use super::{comment, state};
+use super::{comment, relation, state};
 
-pub(super) fn sql() -> String {
+pub(super) fn own() -> String {
     format!(
-        "SELECT 'rule' AS kind, w.rulename::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
+        "SELECT 'rule' AS kind, w.rulename::pg_catalog.text AS name, t.owner AS role,
            ARRAY[pg_catalog.format('DROP RULE %I ON %s', w.rulename, t.tname)] AS unbind,
            pg_catalog.array_remove(ARRAY[pg_catalog.pg_get_ruledef(w.oid), {}, {}], NULL) AS bind
          FROM pg_catalog.pg_rewrite w, t WHERE w.ev_class = t.toid",
         state("RULE", "w.rulename", "w.ev_enabled"),
         comment("RULE", "w.rulename", "pg_rewrite", "w.oid"),
+    )
+}
+
+/// Replacing a rule by itself needs only its relation's ownership and keeps its state; replacing a
+/// view's query that way keeps everything about the view, which CREATE OR REPLACE VIEW would not.
+/// A materialized view holds rows besides and is refused.
+pub(super) fn of_others() -> String {
+    format!(
+        "SELECT CASE WHEN w.ev_type = '1' THEN 'view' ELSE 'rule' END AS kind,
+           CASE WHEN w.ev_type = '1' THEN v.oid::pg_catalog.regclass::pg_catalog.text
+             ELSE pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) END AS name,
+           r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
+           ARRAY['CREATE OR REPLACE RULE ' || pg_catalog.substr(pg_catalog.pg_get_ruledef(w.oid), \
+             pg_catalog.length('CREATE RULE ') + 1)] AS bind,
+           {} AS relation, d.uses, d.calls_identity
+         FROM d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = w.ev_class
+         JOIN pg_catalog.pg_roles r ON r.oid = v.relowner
+         JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace, t
+         WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND v.oid <> t.toid
+           AND v.relkind <> 'm' AND n.nspname <> 'pgwraith'",
+        relation("v.oid")
     )
 }

@@ -5,7 +5,7 @@ use super::{comment, state};
 
 pub(super) fn sql() -> String {
     format!(
-        "SELECT 'trigger' AS kind, g.tgname::pg_catalog.text AS name, t.owner::pg_catalog.text AS role,
+        "SELECT 'trigger' AS kind, g.tgname::pg_catalog.text AS name, t.owner AS role,
            ARRAY[pg_catalog.format('DROP TRIGGER %I ON %s', g.tgname, t.tname)] AS unbind,
            pg_catalog.array_remove(ARRAY[pg_catalog.pg_get_triggerdef(g.oid), {}, {},
              {}], NULL) AS bind

@@ -1,0 +1,73 @@
+//! Whether anything that the swap's statements were rendered from was changed since.
+//!
+//! Behind the cutover's first lock nobody can alter the table itself. But GRANT takes no lock at all,
+//! a view is made with one that we do not stop, and what hangs on the table (a policy of another table,
+//! a function, a publication) is locked by nobody until the attempt, if ever. Every catalog row that was
+//! read has a version; all of them together are compared under the lock.
+
+use tokio_postgres::Statement;
+
+use crate::error::{Error, Result};
+use crate::pg::Session;
+
+/// The versions of the catalogs' rows about some tables and all that hangs on them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(String);
+
+/// The reading, prepared: under the cutover lock there is no time to plan it.
+pub struct StampReader(Statement);
+
+impl StampReader {
+    /// Prepares the reading in `session`.
+    pub async fn prepare(session: &Session) -> Result<Self> {
+        Ok(StampReader(session.prepare(SQL).await?))
+    }
+
+    /// Reads the stamp of tables in the session that prepared it.
+    pub async fn read(&self, session: &Session, tables: &[u32]) -> Result<Stamp> {
+        let rows = session.run(&self.0, &[&tables]).await?;
+        let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no stamp"))?;
+        Ok(Stamp(row.get(0)))
+    }
+}
+
+// `own`: the tables, their indexes and sequences. `object`: what depends on those, and the relations that
+// rules, policies and defaults among it belong to.
+const SQL: &str = "
+WITH own AS (
+  SELECT t.oid FROM pg_catalog.unnest($1::pg_catalog.oid[]) t (oid)
+  UNION SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = ANY ($1)
+  UNION SELECT d.objid FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid
+    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = ANY ($1)
+      AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')),
+object AS (
+  SELECT DISTINCT d.classid, d.objid FROM pg_catalog.pg_depend d JOIN own ON own.oid = d.refobjid
+    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass),
+relation AS (
+  SELECT own.oid FROM own
+  UNION SELECT w.ev_class FROM pg_catalog.pg_rewrite w JOIN object o ON o.objid = w.oid AND o.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+  UNION SELECT p.polrelid FROM pg_catalog.pg_policy p JOIN object o ON o.objid = p.oid AND o.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+  UNION SELECT f.adrelid FROM pg_catalog.pg_attrdef f JOIN object o ON o.objid = f.oid AND o.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass),
+version AS (
+  SELECT 'c' AS of, r.oid, c.xmin::pg_catalog.text AS xmin FROM relation r JOIN pg_catalog.pg_class c ON c.oid = r.oid
+  UNION ALL SELECT 'a', a.attrelid, a.attnum || ' ' || a.xmin FROM own JOIN pg_catalog.pg_attribute a ON a.attrelid = own.oid
+  UNION ALL SELECT 's', s.seqrelid, s.xmin::pg_catalog.text FROM own JOIN pg_catalog.pg_sequence s ON s.seqrelid = own.oid
+  UNION ALL SELECT 'w', w.oid, w.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_rewrite w ON w.oid = o.objid
+    WHERE o.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
+  UNION ALL SELECT 'p', p.oid, p.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_policy p ON p.oid = o.objid
+    WHERE o.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+  UNION ALL SELECT 'f', p.oid, p.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_proc p ON p.oid = o.objid
+    WHERE o.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+  UNION ALL SELECT 'd', f.oid, f.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_attrdef f ON f.oid = o.objid
+    WHERE o.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+  UNION ALL SELECT 'k', k.oid, k.xmin::pg_catalog.text FROM pg_catalog.pg_constraint k WHERE k.conrelid = ANY ($1) OR k.confrelid = ANY ($1)
+  UNION ALL SELECT 't', g.oid, g.xmin::pg_catalog.text FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY ($1)
+  UNION ALL SELECT 'x', x.oid, x.xmin::pg_catalog.text FROM pg_catalog.pg_statistic_ext x WHERE x.stxrelid = ANY ($1)
+  UNION ALL SELECT 'm', r.oid, r.xmin || ' ' || p.xmin || ' ' || p.pubname FROM pg_catalog.pg_publication_rel r
+    JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = ANY ($1)
+  UNION ALL SELECT 'o', o.objid, o.classid::pg_catalog.text FROM object o
+  UNION ALL SELECT 'n', n.objoid, n.objsubid || ' ' || n.xmin FROM pg_catalog.pg_description n
+    WHERE (n.classoid, n.objoid) IN (SELECT o.classid, o.objid FROM object o
+      UNION ALL SELECT 'pg_catalog.pg_class'::pg_catalog.regclass, own.oid FROM own))
+SELECT pg_catalog.md5(COALESCE(pg_catalog.string_agg(pg_catalog.concat_ws(' ', of, oid, xmin), ',' ORDER BY of, oid, xmin), ''))
+FROM version";

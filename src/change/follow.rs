@@ -1,0 +1,113 @@
+//! Whether what hangs on the table can follow it: every statement of the swap is tried on the altered
+//! clone.
+
+use super::clone::{self, Clone, about_the_change, set_role};
+use super::stand_in::StandIns;
+use crate::catalog::{Carried, Column, Table};
+use crate::error::{Error, Kind, Result};
+use crate::pg::Session;
+
+/// Refuses a change that something cannot follow; each such thing is named, with the reason.
+pub(super) async fn try_all(
+    session: &Session,
+    source: &Table,
+    target: &Table,
+    carried: &[Carried],
+    clone: &Clone,
+    stand_ins: &mut StandIns<'_>,
+) -> Result<()> {
+    let mut refused = Vec::new();
+    for thing in carried {
+        let (kind, name) = (&thing.kind, &thing.name);
+        if let Some(why) =
+            lost_column(source, target, thing).or_else(|| lost_identity(source, target, thing))
+        {
+            refused.push(format!("{kind} {name} {why}"));
+            continue;
+        }
+        session.batch("SAVEPOINT thing").await?;
+        match try_one(session, thing, clone, stand_ins).await {
+            Ok(()) => session.batch("RELEASE SAVEPOINT thing").await?,
+            Err(e) if about_the_change(&e) => {
+                session.batch("ROLLBACK TO SAVEPOINT thing").await?;
+                refused.push(format!("{kind} {name}: {}", stand_ins.told(e.what())));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    set_role(session, Some(&source.owner)).await?;
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let list: String = refused.iter().map(|r| format!("\n  {r}")).collect();
+    Err(Error::new(
+        Kind::Refused,
+        format!(
+            "what hangs on {} cannot all follow the change:{list}\nNothing was touched",
+            source.qualified()
+        ),
+    )
+    .next("Drop these before and create them anew afterwards, or leave that clause out"))
+}
+
+async fn try_one(
+    session: &Session,
+    thing: &Carried,
+    clone: &Clone,
+    stand_ins: &mut StandIns<'_>,
+) -> Result<()> {
+    if let Some(relation) = &thing.relation {
+        stand_ins.of(relation).await?;
+    }
+    set_role(session, thing.role.as_deref()).await?;
+    let statements = if thing.trial.is_empty() { &thing.bind } else { &thing.trial };
+    for sql in statements {
+        session.batch(&clone.tried(&stand_ins.staged(sql))).await?;
+    }
+    Ok(())
+}
+
+/// A view has the columns that it was made with: PostgreSQL itself refuses to alter those below it.
+fn lost_column(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
+    if !matches!(thing.kind.as_str(), "view" | "rule") {
+        return None;
+    }
+    let becomes = |attnum: &i16| -> Option<(&Column, Option<&Column>)> {
+        let was = source.column(*attnum)?;
+        let attnum = clone::position(source, &was.name)?;
+        Some((was, target.column(attnum)))
+    };
+    thing.uses.iter().filter_map(becomes).find_map(|(was, is)| {
+        let name = &was.name;
+        match is {
+            None => Some(format!("uses column {name:?}, which the change drops")),
+            Some(is) if is.name != was.name => {
+                Some(format!("uses column {name:?}, which the change renames"))
+            }
+            Some(is) if (&is.type_sql, &is.collation) != (&was.type_sql, &was.collation) => {
+                Some(format!(
+                    "uses column {name:?}, whose type the change alters from {} to {}",
+                    was.type_sql, is.type_sql
+                ))
+            }
+            Some(_) => None,
+        }
+    })
+}
+
+/// Whoever calls a sequence cannot follow it where it does not go on.
+fn lost_identity(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
+    let survives = |attnum| {
+        let position = clone::position(source, &source.column(attnum)?.name)?;
+        let column = target.column(position)?;
+        (!column.identity.is_empty()).then_some(())
+    };
+    let mut identities = source.sequences.iter().filter(|s| s.identity);
+    let lost = identities.find(|s| survives(s.attnum).is_none())?;
+    thing.calls_identity.then(|| {
+        format!(
+            "may call the sequence {:?} of an identity column that the change takes away",
+            lost.name
+        )
+    })
+}

@@ -1,0 +1,77 @@
+//! Foreign keys in a rehearsal: with stand-ins for the tables at their other ends they are on the clone
+//! while the change is tried, so that PostgreSQL itself says what becomes of them.
+
+use super::clone::set_role;
+use super::stand_in::StandIns;
+use crate::catalog::{ForeignKey, Partner, Table};
+use crate::error::Result;
+use crate::pg::{QualifiedName, Session, quote_ident};
+
+/// Puts every foreign key of the source on the clone.
+pub(super) async fn put_on(
+    session: &Session,
+    source: &Table,
+    stand_ins: &mut StandIns<'_>,
+) -> Result<()> {
+    let mut keyed: Vec<(u32, &str)> = Vec::new();
+    for key in &source.foreign_keys {
+        let (from, _) = stand_ins.of(&key.from).await?;
+        let (to, _) = stand_ins.of(&key.to).await?;
+        // The rights of two owners are needed.
+        set_role(session, None).await?;
+        if key.to.oid != source.oid && !keyed.contains(&(key.to.oid, &key.to_key)) {
+            let number = keyed.len();
+            keyed.push((key.to.oid, &key.to_key));
+            session.batch(&referenced_key(key, &to, number)).await?;
+        }
+        let name = quote_ident(&key.name);
+        let definition = stand_ins.staged(&key.definition);
+        session.batch(&format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}")).await?;
+        if let Some(comment) = &key.comment {
+            let comment = crate::pg::quote_literal(comment);
+            let sql = format!("COMMENT ON CONSTRAINT {name} ON {from} IS {comment}");
+            session.batch(&sql).await?;
+        }
+    }
+    set_role(session, Some(&source.owner)).await
+}
+
+/// The key that is referred to, on the stand-in `to`.
+fn referenced_key(key: &ForeignKey, to: &QualifiedName, number: usize) -> String {
+    let name = quote_ident(&format!("pgwraith_{number}"));
+    match key.to_key_is_constraint {
+        true => format!("ALTER TABLE {to} ADD CONSTRAINT {name} {}", key.to_key),
+        false => format!("CREATE UNIQUE INDEX {name} ON {to} {}", key.to_key),
+    }
+}
+
+/// The foreign keys that the altered clone has, about the tables that the stand-ins stand for.
+pub(super) fn unstaged(
+    keys: Vec<ForeignKey>,
+    source: &Table,
+    stand_ins: &StandIns<'_>,
+) -> Vec<ForeignKey> {
+    let known = source.foreign_keys.iter().flat_map(|k| [&k.from, &k.to]);
+    let known: Vec<&Partner> = known.collect();
+    let original = |partner: Partner| {
+        let Some(name) = stand_ins.original(&partner.qualified()) else { return partner };
+        let real = known.iter().find(|p| p.qualified() == *name);
+        real.map_or_else(
+            || Partner {
+                oid: source.oid,
+                schema: source.schema.clone(),
+                name: source.name.clone(),
+                ..partner
+            },
+            |real| (*real).clone(),
+        )
+    };
+    keys.into_iter()
+        .map(|key| ForeignKey {
+            definition: stand_ins.unstaged(&key.definition),
+            from: original(key.from),
+            to: original(key.to),
+            ..key
+        })
+        .collect()
+}

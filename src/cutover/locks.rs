@@ -1,0 +1,50 @@
+//! What an attempt locks, in one order for every migration.
+//!
+//! Whoever reads a view holds the view and waits for the table; whoever inserts into a table with a
+//! foreign key holds that table and waits for the one it refers to. We take locks in the direction in
+//! which the application does: the views and referring tables first, then the source, then what it
+//! refers to. Where that is not enough the shrinking limit decides: we yield, never the application.
+
+use std::collections::HashSet;
+
+use crate::catalog::{Carried, Partner, Table};
+use crate::pg::{QualifiedName, quote_ident};
+
+/// Statements that each take one lock in ACCESS EXCLUSIVE mode, in order.
+pub(super) fn statements(
+    shadow: &QualifiedName,
+    source: &Table,
+    target: &Table,
+    carried: &[Carried],
+) -> Vec<String> {
+    let keys = || source.foreign_keys.iter().chain(&target.foreign_keys);
+    let hanging = carried.iter().filter_map(|c| c.relation.as_ref());
+    let mut before: Vec<&Partner> = hanging.chain(keys().map(|k| &k.from)).collect();
+    let mut after: Vec<&Partner> = keys().map(|k| &k.to).collect();
+    let mut seen = HashSet::from([source.oid]);
+    // A view can only be made over what was there before it.
+    before.sort_by_key(|p| (p.kind != 'v', if p.kind == 'v' { u32::MAX - p.oid } else { p.oid }));
+    before.retain(|p| seen.insert(p.oid));
+    after.sort_by_key(|p| p.oid);
+    after.retain(|p| seen.insert(p.oid));
+    let lock = |name: &QualifiedName| format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE");
+    let mut out = vec![lock(shadow)];
+    out.extend(before.iter().map(|p| of(p)));
+    out.push(lock(&source.qualified()));
+    out.extend(after.iter().map(|p| of(p)));
+    out
+}
+
+fn of(partner: &Partner) -> String {
+    let name = partner.qualified();
+    match partner.kind {
+        // LOCK TABLE would lock whatever is below the view too, in the view's order. Giving a view to
+        // the owner it has locks it alone, and changes nothing.
+        'v' => {
+            let owner = quote_ident(&partner.owner);
+            format!("ALTER VIEW {name} OWNER TO {owner}")
+        }
+        'p' => format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"),
+        _ => format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"),
+    }
+}

@@ -1,0 +1,77 @@
+//! After the swap: proves the foreign keys that were bound without a look at any row.
+//!
+//! VALIDATE blocks neither reads nor writes (SHARE UPDATE EXCLUSIVE on the referring table, ROW SHARE
+//! on the other). The slot is gone by then: a large table takes long, and WAL must not wait for it.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::store;
+use crate::error::{Error, Kind, Result};
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Connector, Session};
+use crate::shadow::Names;
+use crate::telemetry::Meter;
+
+/// Somebody's DDL or VACUUM may hold a table; whoever queues behind us waits no longer than this.
+const LOCK_TIMEOUT: &str = "1s";
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Runs the statements in order, each again until it gets its locks.
+pub(super) async fn validate(
+    connector: &Connector,
+    migration: i64,
+    names: &Names,
+    validations: &[String],
+    patience: Duration,
+    meter: &Meter,
+) -> Result<()> {
+    for (n, sql) in validations.iter().enumerate() {
+        let role = format!("{migration}/validate");
+        let done = async {
+            let session = connector.session(&role).await?;
+            session.set("lock_timeout", LOCK_TIMEOUT).await?;
+            one(&session, sql, patience, meter).await?;
+            store::event(&session, migration, "validated", sql).await
+        };
+        if let Err(e) = done.await {
+            return Err(unproven(e, names, &validations[n..]));
+        }
+    }
+    Ok(())
+}
+
+async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) -> Result<()> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        match session.batch(sql).await {
+            Ok(()) => return Ok(()),
+            Err(e) if !matches!(classify(&e), Class::Late | Class::Transient) => return Err(e),
+            Err(e) if started.elapsed() > patience => return Err(e),
+            Err(e) if !told => {
+                told = true;
+                meter.note(format!("{sql} waits for its locks: {}", e.what()));
+            }
+            Err(_) => {}
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// What is to be said where something is left to prove; also where the operator stops the run.
+pub(super) fn unproven(e: Error, names: &Names, left: &[String]) -> Error {
+    let kind = match classify(&e) {
+        Class::RowsDoNotFit => Kind::DataDiffers,
+        _ => e.kind(),
+    };
+    let state = format!(
+        "The names were swapped before that: {} has its new shape, the old table is {}. These foreign keys \
+         hold for every row written since, and are not proven for those before",
+        names.source, names.retired
+    );
+    e.with_kind(kind)
+        .context("proving foreign keys after the swap")
+        .and_then_state(state, format!("Run what is left: {}", left.join("; ")))
+}
