@@ -80,6 +80,7 @@ pub struct Column {
     pub collation_deterministic: bool,
     /// Where the type's own `=` and `<` are.
     pub operator_schema: String,
+    /// Proven; NOT NULL NOT VALID (18 and newer) is only a constraint.
     pub not_null: bool,
     pub default: Option<String>,
     /// Whether it names the table itself or the sequence of one of its identity columns.

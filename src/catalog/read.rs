@@ -133,7 +133,8 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
       JOIN pg_catalog.pg_namespace opn ON opn.oid = op.oprnamespace
       WHERE m.amname = 'btree' AND oc.opcdefault
         AND oc.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid)), 'pg_catalog') AS operator_schema,
-    a.attnotnull AS not_null,
+    a.attnotnull AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k WHERE k.conrelid = a.attrelid
+      AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated) AS not_null,
     pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default,
     EXISTS (SELECT 1 FROM pg_catalog.pg_depend n WHERE n.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND n.objid = d.oid
       AND n.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND n.deptype = 'n' AND n.refobjsubid = 0

@@ -83,6 +83,13 @@ fn mend(table: &Table) -> String {
              ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}"
         );
     }
+    if table.indexes.iter().any(|i| i.primary) {
+        let index = quote_ident(&derived_name(&table.name, "_identity"));
+        return format!(
+            "CREATE UNIQUE INDEX CONCURRENTLY {index} ON {name} (other columns that tell its rows apart); \
+             ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}"
+        );
+    }
     format!("ALTER TABLE {name} ADD PRIMARY KEY (the columns that tell its rows apart)")
 }
 

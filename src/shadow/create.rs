@@ -95,7 +95,6 @@ fn not_null(table: &Table, column: &Column) -> String {
     let of = |c: &&Constraint| c.kind == 'n' && c.attnums == [column.attnum];
     match table.constraints.iter().find(of) {
         _ if !column.not_null => String::new(),
-        Some(constraint) if added_later(constraint) => String::new(),
         Some(constraint) => {
             let inherit = if constraint.no_inherit { " NO INHERIT" } else { "" };
             format!(" CONSTRAINT {} NOT NULL{inherit}", quote_ident(&constraint.name))
