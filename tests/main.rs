@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod carried;
+mod cases;
 mod cluster;
 mod cutover;
 mod definition;
@@ -22,3 +23,4 @@ mod takeover;
 mod traffic;
 mod twins;
 mod verification;
+mod zoo;

@@ -1,14 +1,14 @@
-//! A table's definition as text, to be compared: what the catalogs hold, and what pg_dump says.
+//! Definitions as text, to be compared: what the catalogs hold, and what pg_dump says; of one table
+//! ([`definition`]) or of a whole database ([`database`]).
 
-use std::process::Command;
-
-use pgwraith::demo::cluster::ServerBinaries;
+mod database;
+mod mutations;
+mod pg_dump;
+mod queries;
 
 use crate::scene::Shop;
 
-/// The last version whose server programs must come with pg_dump. Those from npm, by which newer
-/// servers are tested, have none.
-const PG_DUMP_NEEDED: u32 = 15;
+pub use database::{Database, database, positions};
 
 /// All about the table that `name` means: sorted lines, the same for tables defined the same.
 pub async fn definition(shop: &Shop, name: &str) -> Vec<String> {
@@ -42,20 +42,14 @@ async fn catalog_rows(shop: &Shop, name: &str) -> Vec<String> {
 
 /// `pg_dump --schema-only` of the table (`name` is a pattern to it), as statements.
 fn dumped(shop: &Shop, name: &str) -> Vec<String> {
-    let program = ServerBinaries::find().unwrap().folder().join("pg_dump");
-    if shop.cluster.major() > PG_DUMP_NEEDED && !program.exists() {
+    let Some(program) = pg_dump::program(shop.cluster.major()) else {
         eprintln!(
             "SKIPPED: PostgreSQL {} has no pg_dump beside it, so {name} is compared by the catalogs alone",
             shop.cluster.major()
         );
         return Vec::new();
-    }
-    let output = Command::new(&program)
-        .args(["--schema-only", "--table", name, "-d", &shop.dsn])
-        .output()
-        .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
+    };
+    let text = pg_dump::output(&program, &["--table", name, "-d", &shop.dsn]);
     let kept = |l: &&str| !(l.is_empty() || l.starts_with("--") || l.starts_with('\\'));
     let text: Vec<&str> = text.lines().filter(kept).collect();
     text.join("\n").split(";\n").map(str::to_owned).collect()
