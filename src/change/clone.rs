@@ -35,6 +35,10 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
         &Privileges::on_table(&now),
         &Privileges::on_table(&wanted),
     ));
+    // The owner may have taken a privilege from himself that it takes to put a trigger or a foreign key
+    // on: at the swap, too, the table's own privileges come last.
+    let owners = format!("GRANT ALL ON TABLE {name} TO {owner}");
+    steps.push(Step::by(&source.owner, owners));
     for step in &steps {
         set_role(session, step.role.as_deref()).await?;
         session.batch(&step.sql).await.map_err(|e| cannot(e, step, &name))?;
@@ -103,6 +107,7 @@ fn as_clone(source: &Table, name: &QualifiedName) -> Table {
 /// What was read of the clone, under the source's names again.
 pub(super) fn as_source(clone: Table, source: &Table) -> Table {
     let mut target = clone.renamed(&source.qualified(), str::to_owned);
+    target.grants = source.grants.clone();
     for (n, original) in source.statistics.iter().enumerate() {
         let name = statistics_name(n);
         if let Some(kept) = target.statistics.iter_mut().find(|s| s.name == name) {

@@ -43,18 +43,17 @@ fn indexes<'a>(now: &'a Table, wanted: &'a Table) -> impl Iterator<Item = (&'a I
     wanted.indexes.iter().filter_map(move |is| Some((named(&is.name)?, is)))
 }
 
-/// `SET (…)` and `RESET (…)`; `space` is `toast.` for those of the TOAST table.
+/// `RESET (…)` and `SET (…)`; `space` is `toast.` for those of the TOAST table. From the first that
+/// differs on all are set again, so that they end in the same order.
 fn options(space: &str, was: &[String], is: &[String]) -> Vec<String> {
-    let split = |option: &str| -> (String, String) {
+    let same = was.iter().zip(is).take_while(|(was, is)| was == is).count();
+    let split = |option: &String| -> (String, String) {
         let (name, value) = option.split_once('=').unwrap_or((option, "true"));
-        (format!("{space}{}", quote_ident(name)), value.to_owned())
+        (format!("{space}{}", quote_ident(name)), quote_literal(value))
     };
-    let (was, is): (Vec<_>, Vec<_>) =
-        (was.iter().map(|o| split(o)).collect(), is.iter().map(|o| split(o)).collect());
-    let gone = was.iter().filter(|(name, _)| !is.iter().any(|(n, _)| n == name));
-    let gone: Vec<&str> = gone.map(|(name, _)| name.as_str()).collect();
-    let new = is.iter().filter(|option| !was.contains(option));
-    let new: Vec<_> = new.map(|(name, v)| format!("{name} = {}", quote_literal(v))).collect();
+    let gone: Vec<String> = was[same..].iter().map(|o| split(o).0).collect();
+    let new: Vec<String> =
+        is[same..].iter().map(split).map(|(n, v)| format!("{n} = {v}")).collect();
     let gone = (!gone.is_empty()).then(|| format!("RESET ({})", gone.join(", ")));
     let new = (!new.is_empty()).then(|| format!("SET ({})", new.join(", ")));
     gone.into_iter().chain(new).collect()

@@ -53,6 +53,7 @@ impl Swap<'_> {
         out.extend(self.serial_sequences());
         out.extend(foreign_keys::bind(self.target));
         out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.bind)));
+        out.extend(self.privileges());
         out
     }
 
@@ -127,6 +128,11 @@ impl Swap<'_> {
             let old = retired_name(&statistics.name, pool);
             out.push(rename_statistics(statistics, &statistics.name, &old));
         }
+        if self.source.grants.is_some() {
+            // The owner may have taken it from himself.
+            let owner = quote_ident(&self.source.owner);
+            out.push(self.own(format!("GRANT TRIGGER ON TABLE {} TO {owner}", names.retired)));
+        }
         // Writes that still reach the old table must fail loudly, not vanish.
         out.push(self.own(format!(
             "CREATE TRIGGER pgwraith_retired BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {} \
@@ -159,14 +165,7 @@ impl Swap<'_> {
         }
         let constraints = not_valid_constraints(self.target, &names.source);
         out.extend(constraints.into_iter().map(|sql| self.own(sql)));
-        let now = self.promoted(&temporary);
-        out.extend(settings(&now, self.target));
-        out.extend(grant_steps(
-            &format!("TABLE {}", names.source),
-            &self.source.owner,
-            &Privileges::on_table(&now),
-            &Privileges::on_table(self.target),
-        ));
+        out.extend(settings(&self.promoted(&temporary), self.target));
         out
     }
 
@@ -177,6 +176,13 @@ impl Swap<'_> {
         let added = self.target.constraints.iter().filter(|c| added_later(c)).cloned();
         now.constraints.extend(added.map(|c| Constraint { comment: None, ..c }));
         now
+    }
+
+    /// Last: the owner may have taken a privilege from himself that it takes to put a trigger on.
+    fn privileges(&self) -> Vec<Step> {
+        let object = format!("TABLE {}", self.names.source);
+        let now = Privileges::on_table(self.shadow);
+        grant_steps(&object, &self.source.owner, &now, &Privileges::on_table(self.target))
     }
 
     /// Until here a default of the table that names the table itself, or calls the sequence of one of its
