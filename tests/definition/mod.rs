@@ -70,7 +70,7 @@ const CATALOG_ROWS: &[&str] = &[
      WHERE a.attnum > 0 AND NOT a.attisdropped",
     "SELECT concat_ws(' ', 'constraint', k.conname, pg_get_constraintdef(k.oid), k.connamespace::regnamespace, k.conindid::regclass,
        (SELECT array_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = toid AND a.attnum = ANY (k.conkey)),
-       to_jsonb(k) - '{oid,conname,conrelid,conindid,connamespace,conkey,conbin}'::text[])
+       to_jsonb(k) - '{oid,conname,conrelid,confrelid,conindid,connamespace,conkey,conbin}'::text[])
      FROM t JOIN pg_constraint k ON k.conrelid = toid",
     "SELECT concat_ws(' ', 'index', pg_get_indexdef(i.indexrelid), c.relowner::regrole, s.spcname, c.reloptions,
        to_jsonb(i) - '{indexrelid,indrelid,indkey,indexprs,indpred,indcheckxmin}'::text[])

@@ -193,7 +193,7 @@ pub const QUERIES: &[(&str, &str)] = &[
     // What hangs on what, whatever kind it is of: what is not known here shows at least by this.
     (
         "dependence",
-        "SELECT DISTINCT regexp_replace(concat_ws(' ', o.type, o.identity, d.deptype, r.type, r.identity), 'ConstraintTrigger_([ac])_\\d+', '\\1', 'g')
+        "SELECT DISTINCT regexp_replace(concat_ws(' ', o.type, o.identity, d.deptype, r.type, r.identity), 'ConstraintTrigger_([ac]_)?\\d+', 'ConstraintTrigger \\1', 'g')
          FROM pg_depend d, pg_identify_object(d.classid, d.objid, d.objsubid) o, pg_identify_object(d.refclassid, d.refobjid, d.refobjsubid) r
          WHERE d.objid >= 16384 AND d.deptype <> 'e'
            AND (d.classid, d.objid) NOT IN (SELECT classid, objid FROM gone)",

@@ -17,6 +17,7 @@ mod policies;
 mod publications;
 mod rules;
 mod triggers;
+mod views;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -90,10 +91,11 @@ d AS (SELECT d.classid, d.objid, pg_catalog.bool_or(d.refobjid <> toid) AS calls
   WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'n' GROUP BY d.classid, d.objid)";
 
 /// In the order in which things are put on. Each query gives the fields of [`Carried`].
-fn kinds() -> [String; 8] {
+fn kinds() -> [String; 9] {
     [
         publications::SQL.to_owned(),
         defaults::sql(),
+        views::sql(),
         rules::of_others(),
         functions::SQL.to_owned(),
         triggers::sql(),

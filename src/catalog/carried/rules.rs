@@ -1,5 +1,5 @@
-//! Rules: those of the table, with their states and comments; and those of others that mention it,
-//! of which a view's query is one.
+//! Rules: those of the table, with their states and comments; and those of others that mention it. A
+//! view's query is a rule too, but has a statement of its own ([`super::views`]).
 
 use super::{comment, relation, state};
 
@@ -14,23 +14,17 @@ pub(super) fn own() -> String {
     )
 }
 
-/// Replacing a rule by itself needs only its relation's ownership and keeps its state; replacing a
-/// view's query that way keeps everything about the view, which CREATE OR REPLACE VIEW would not.
-/// A materialized view holds rows besides and is refused.
+/// Replacing a rule by itself needs only its relation's ownership and keeps its state.
 pub(super) fn of_others() -> String {
     format!(
-        "SELECT CASE WHEN w.ev_type = '1' THEN 'view' ELSE 'rule' END AS kind,
-           CASE WHEN w.ev_type = '1' THEN v.oid::pg_catalog.regclass::pg_catalog.text
-             ELSE pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) END AS name,
+        "SELECT 'rule' AS kind, pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) AS name,
            r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
            ARRAY['CREATE OR REPLACE RULE ' || pg_catalog.substr(pg_catalog.pg_get_ruledef(w.oid), \
              pg_catalog.length('CREATE RULE ') + 1)] AS bind,
            {} AS relation, d.uses, d.calls_identity
          FROM d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = w.ev_class
-         JOIN pg_catalog.pg_roles r ON r.oid = v.relowner
-         JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace, t
-         WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND v.oid <> t.toid
-           AND v.relkind <> 'm' AND n.nspname <> 'pgwraith'",
+         JOIN pg_catalog.pg_roles r ON r.oid = v.relowner, t
+         WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND v.oid <> t.toid AND w.ev_type <> '1'",
         relation("v.oid")
     )
 }
