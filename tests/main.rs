@@ -6,6 +6,7 @@ mod cases;
 mod cluster;
 mod cutover;
 mod definition;
+mod followers;
 mod forced_rls;
 mod harness;
 mod keys;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::read::parse;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// One thing that would be lost or left behind.
@@ -28,6 +28,19 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
         KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS)
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
+}
+
+/// Voids a migration to whose source such a thing came in mid-run.
+pub async fn check_attachments(session: &Session, oid: u32) -> Result<()> {
+    let came = attachments(session, oid).await?;
+    if came.is_empty() {
+        return Ok(());
+    }
+    let came: Vec<String> = came.iter().map(|a| format!("{} {}", a.kind, a.name)).collect();
+    let what =
+        format!("this came to the table in mid-run and cannot follow it: {}", came.join(", "));
+    Err(Error::new(Kind::NotResumable, what)
+        .next("Drop it, and start again once what is left is removed"))
 }
 
 const KINDS: &[&str] = &[

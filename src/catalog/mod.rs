@@ -11,7 +11,7 @@ mod model;
 mod read;
 mod stamp;
 
-pub use attachments::{Attachment, attachments};
+pub use attachments::{Attachment, attachments, check_attachments};
 pub use carried::{Carried, TRIAL, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{

@@ -43,10 +43,11 @@ pub(super) async fn try_all(
     Err(Error::new(
         Kind::Refused,
         format!(
-            "what hangs on {} cannot all follow the change:{list}\nNothing was touched",
+            "what hangs on {} cannot all follow the change:{list}\n",
             source.qualified()
         ),
     )
+    .state("Nothing was touched")
     .next("Drop these before and create them anew afterwards, or leave that clause out"))
 }
 

@@ -223,13 +223,7 @@ async fn rehearse(cutover: &Cutover<'_>, session: &Session, source: &Table) -> R
         let next = "The copy is of no use any more: start again once what is left is removed";
         Err(Error::new(Kind::NotResumable, what).next(next))
     };
-    let hung = catalog::attachments(session, source.oid).await?;
-    if let Some(first) = hung.first() {
-        return stop(format!(
-            "{} {} came to {} in mid-run, and cannot be carried over",
-            first.kind, first.name, cutover.names.source
-        ));
-    }
+    catalog::check_attachments(session, source.oid).await?;
     let plan = match change::rehearse_within(session, source, cutover.request).await {
         Ok(plan) => plan,
         Err(e) if e.is_connection_lost() || classify(&e) != Class::Definite => return Err(e),

@@ -18,6 +18,9 @@ use crate::flow::Flow;
 use crate::pg::{Connector, Session};
 
 const EVERY: Duration = Duration::from_millis(500);
+/// At every so manieth look, also at what may have come to hang on the source and cannot follow it:
+/// better said now than after the copy.
+const ATTACHMENTS: u32 = 10;
 
 /// Stops the run once `before` no longer holds, and drops the publication at once; ends in peace once the names are swapped.
 pub(super) async fn watch(
@@ -30,7 +33,7 @@ pub(super) async fn watch(
     let reader = FingerprintReader::prepare(&session).await?;
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for n in 0u32.. {
         tokio::select! {
             _ = end.cancelled() => return Ok(()),
             _ = tick.tick() => {}
@@ -45,7 +48,17 @@ pub(super) async fn watch(
             supervisor.fail(e);
             return teardown::drop_publication(&session, &flow.publication).await;
         }
+        if n % ATTACHMENTS == 0
+            && let Err(e) = catalog::check_attachments(&session, flow.captured.oid).await
+        {
+            return if store::is_swapped(&session, flow.migration).await? {
+                Ok(())
+            } else {
+                Err(e)
+            };
+        }
     }
+    Ok(())
 }
 
 /// What failed may have failed because somebody changed the source: then that is what to tell.

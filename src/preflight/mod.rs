@@ -14,6 +14,7 @@ mod disk;
 mod encoding;
 mod event_triggers;
 mod finding;
+mod followers;
 mod isolation;
 mod logical_decoding;
 mod long_transactions;
@@ -70,6 +71,7 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("usable_key", usable_key::check(s).await).await?;
     report.take("row_security", row_security::check(s).await).await?;
     report.take("attachments", attachments::check(s).await).await?;
+    report.take("followers", followers::check(s).await).await?;
     report.take("names", names::check(s).await).await?;
     // What else is going on.
     report.take("publications", publications::check(s).await).await?;

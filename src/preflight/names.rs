@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Finding, Result, Subject};
 use crate::pg::name::MAX_NAME_BYTES;
-use crate::pg::quote_ident;
+use crate::pg::{QualifiedName, quote_ident};
 use crate::shadow::TemporaryNames;
 
 /// A name that a run will give in the table's schema.
@@ -33,7 +33,29 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
             findings.push(unusable(name));
         }
     }
+    findings.extend(statistics(subject).await?);
     Ok(findings)
+}
+
+/// Statistics have names of their own, and need not be in the table's schema.
+async fn statistics(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let temporary = TemporaryNames::of(subject.table);
+    let wanted = subject.table.statistics.iter();
+    let (schemas, names): (Vec<&str>, Vec<String>) =
+        wanted.map(|s| (s.schema.as_str(), temporary.until_swap(&s.name))).unzip();
+    let sql = "SELECT n.nspname::pg_catalog.text, s.stxname::pg_catalog.text FROM pg_catalog.pg_statistic_ext s
+      JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
+      WHERE (n.nspname, s.stxname) IN (SELECT w.schema, w.name
+        FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) w (schema, name))";
+    let rows = subject.session.query(sql, &[&schemas, &names]).await?;
+    let finding = |row: &tokio_postgres::Row| {
+        let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+        Finding::refuse(
+            format!("{name}, wanted for new statistics, is the name of others"),
+            format!("ALTER STATISTICS {name} RENAME TO …, or DROP STATISTICS {name}"),
+        )
+    };
+    Ok(rows.iter().map(finding).collect())
 }
 
 fn wanted(subject: &Subject<'_>) -> Vec<Wanted> {

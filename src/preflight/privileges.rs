@@ -41,19 +41,33 @@ fn owner(subject: &Subject<'_>, rights: &Rights) -> Option<Finding> {
     if rights.may_become_owner && rights.has_owners_rights {
         return None;
     }
-    let (owner, role) = (quote_ident(&subject.table.owner), quote_ident(&rights.role));
-    let mend = if subject.session.version() >= 160_000 {
-        format!("GRANT {owner} TO {role} WITH INHERIT TRUE, SET TRUE")
-    } else {
-        // Before 16 what a membership gives is the member's attribute.
-        let grant = (!rights.member).then(|| format!("GRANT {owner} TO {role}"));
-        let inherit = (!rights.inherits).then(|| format!("ALTER ROLE {role} INHERIT"));
-        grant.into_iter().chain(inherit).collect::<Vec<_>>().join("; ")
-    };
+    let (owner, role) = (&subject.table.owner, &rights.role);
     Some(Finding::refuse(
-        format!("{role} cannot act as {owner}, the table's owner, who will own the new table"),
-        mend,
+        format!(
+            "{} cannot act as {}, the table's owner, who will own the new table",
+            quote_ident(role),
+            quote_ident(owner)
+        ),
+        membership(subject.session.version(), owner, role, rights.member, rights.inherits),
     ))
+}
+
+/// What gives `role` all that a membership in `owner` can give.
+pub(super) fn membership(
+    version: i32,
+    owner: &str,
+    role: &str,
+    member: bool,
+    inherits: bool,
+) -> String {
+    let (owner, role) = (quote_ident(owner), quote_ident(role));
+    if version >= 160_000 {
+        return format!("GRANT {owner} TO {role} WITH INHERIT TRUE, SET TRUE");
+    }
+    // Before 16 what a membership gives is the member's attribute.
+    let grant = (!member).then(|| format!("GRANT {owner} TO {role}"));
+    let inherit = (!inherits).then(|| format!("ALTER ROLE {role} INHERIT"));
+    grant.into_iter().chain(inherit).collect::<Vec<_>>().join("; ")
 }
 
 fn database(rights: &Rights) -> Option<Finding> {

@@ -5,7 +5,7 @@
 pub(super) const SQL: &str = "
 SELECT 'function' AS kind, f.oid::pg_catalog.regprocedure::pg_catalog.text AS name, r.rolname::pg_catalog.text AS owner,
   CASE WHEN pg_catalog.has_schema_privilege(f.proowner, f.pronamespace, 'CREATE') THEN r.rolname::pg_catalog.text END AS role,
-  '{}'::pg_catalog.text[] AS unbind, ARRAY[f.text] AS bind, d.uses, d.calls_identity,
+  '{}'::pg_catalog.text[] AS unbind, ARRAY[f.text] AS bind, n.nspname::pg_catalog.text AS schema, d.uses, d.calls_identity,
   ARRAY[f.begins || 'pgwraith_trial' || pg_catalog.substr(f.text,
     pg_catalog.length(f.begins || pg_catalog.quote_ident(n.nspname)) + 1)] AS trial
 FROM d JOIN (SELECT p.*, pg_catalog.pg_get_functiondef(p.oid) AS text,

@@ -46,6 +46,8 @@ pub struct Carried {
     pub bind: Vec<String>,
     /// The relation that it is part of, where that is not the table itself.
     pub relation: Option<Partner>,
+    /// Where it is made anew, where making it takes a right on the schema.
+    pub schema: Option<String>,
     /// Columns of the table that it uses, where it is known.
     pub uses: Vec<i16>,
     /// Whether it calls a sequence of an identity column.
@@ -60,7 +62,7 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
     let kinds = kinds.iter().enumerate().map(|(step, kind)| {
         format!(
             "SELECT {step} AS step, pg_catalog.jsonb_build_object('uses', '{{}}'::pg_catalog.int2[], \
-             'calls_identity', false, 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL) \
+             'calls_identity', false, 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL, 'schema', NULL) \
              || pg_catalog.jsonb_build_object('owner', pg_catalog.to_jsonb(k)->'role') \
              || pg_catalog.to_jsonb(k) AS thing \
              FROM ({kind}) k"
