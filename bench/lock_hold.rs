@@ -28,7 +28,7 @@ async fn main() -> Outcome<()> {
             ..Mix::default()
         };
         let traffic = Traffic::start(&cluster.dsn("postgres"), "public.orders", mix).await?;
-        let done = migrate(&cluster, &["--rebuild".to_owned()]).await?;
+        let done = migrate(&cluster, "public.orders", &["--rebuild".to_owned()]).await?;
         let report = traffic.stop().await?;
         let oracle = report.verify_rows(&client, "public.orders").await?;
         if !oracle.is_ok() {

@@ -32,10 +32,10 @@ pub async fn server(settings: &[(&str, &str)]) -> Outcome<(Cluster, Client)> {
     Ok((cluster, client))
 }
 
-/// Runs the program on `public.orders` and waits for it.
-pub async fn migrate(cluster: &Cluster, args: &[String]) -> Outcome<ToolRun> {
+/// Runs the program on a table and waits for it.
+pub async fn migrate(cluster: &Cluster, table: &str, args: &[String]) -> Outcome<ToolRun> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pgwraith"));
-    command.args(["run", "public.orders", "--json", "-d", &cluster.dsn("postgres")]).args(args);
+    command.args(["run", table, "--json", "-d", &cluster.dsn("postgres")]).args(args);
     command.stdout(Stdio::piped()).stderr(Stdio::null());
     let run = tokio::task::spawn_blocking(move || run_measured(command)).await??;
     if run.json["outcome"] != "swapped" {
@@ -71,6 +71,10 @@ fn peak_of(status: &str) -> Option<f64> {
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
+
+/// Where the time of the cutover's last attempt went.
+#[allow(dead_code, reason = "not every bench prints it")]
+pub const STEPS: [&str; 5] = ["lock", "look", "sync", "rename", "commit"];
 
 /// The middle of the values.
 pub fn median(mut values: Vec<f64>) -> f64 {

@@ -20,6 +20,7 @@ mod scene;
 mod settings;
 mod several_hosts;
 mod since_18;
+mod subscribers;
 mod takeover;
 mod traffic;
 mod twins;
