@@ -80,7 +80,7 @@ async fn what_cannot_follow_the_change_is_named() {
         ("RENAME \"Größe\" TO size", "trigger B first"),
         ("ALTER note TYPE int USING 1", "rule logged"),
     ] {
-        let output = shop.run(NAME, &["--alter", alter]).await.expect_code(2);
+        let output = shop.run(NAME, &["--alter", alter]).await.expect_code(3);
         assert!(output.stderr.contains(&format!("{named} cannot follow the change")), "{output}");
     }
     assert_eq!(shop.held_back().await, [""; 0]);
