@@ -68,7 +68,8 @@ async fn rebuild(
     let args = args.into_iter().chain(["--index-workers", parallel, "--index-jobs", jobs]);
     client.batch_execute("CHECKPOINT").await?;
     let started = Instant::now();
-    let run = migrate(cluster, &args.map(str::to_owned).collect::<Vec<_>>()).await?;
+    let run =
+        migrate(cluster, "public.orders", &args.map(str::to_owned).collect::<Vec<_>>()).await?;
     let whole = started.elapsed().as_secs_f64();
     let (copy, index) = (run.number("/phases/copy"), run.number("/phases/index"));
     println!(

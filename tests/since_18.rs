@@ -161,6 +161,7 @@ const LATE: &[&[&str]] = &[
     &["ADD x int", "ADD CONSTRAINT unproven NOT NULL x NOT VALID"],
     &["ALTER plain DROP NOT NULL", "ADD CONSTRAINT here_only NOT NULL plain NO INHERIT"],
     &["ADD EXCLUDE (plain WITH =)"],
+    &["ADD COLUMN later int GENERATED ALWAYS AS (n * 2) VIRTUAL"],
     &[
         "ADD r int4range, ADD during daterange",
         "ADD CONSTRAINT once UNIQUE (r, during WITHOUT OVERLAPS)",
@@ -184,4 +185,18 @@ async fn a_change_may_add_such_constraints() {
         shop.run("ours.t", &["--rebuild"]).await.expect_code(0);
         same(&shop, &format!("{clauses:?}, rebuilt")).await;
     }
+}
+
+/// What would be lost must not slip in after preflight either.
+#[tokio::test]
+async fn a_constraint_altered_in_mid_run_is_noticed() {
+    if !harness::since(18) {
+        return;
+    }
+    let shop = shop().await;
+    shop.exec("CREATE TABLE t (id int PRIMARY KEY, n int CONSTRAINT has_n NOT NULL)").await;
+    let held = shop.held("cutover", "t", &["--rebuild"]).await;
+    shop.exec("ALTER TABLE t ALTER CONSTRAINT has_n NO INHERIT").await;
+    let output = held.finish().await.expect_code(6);
+    assert!(output.stderr.contains("constraint, has_n"), "{output}");
 }

@@ -25,9 +25,9 @@ create table public.zoo18(
 ) with (autovacuum_vacuum_max_threshold = 5000);
 alter table zoo18 drop column gone;
 alter table zoo18 rename constraint zoo18_plain_not_null to "must be";
-insert into zoo18(id, n, plain, u, during, here)
-  select g, g % 50, -g, int4range(g, g + 1), daterange('2024-01-01', '2024-02-01'), g from generate_series(1, 1500) g;
--- There is a null.
+insert into zoo18(id, n, plain, m, u, during, here)
+  select g, g % 50, -g, nullif(g % 100, 0), int4range(g, g + 1), daterange('2024-01-01', '2024-02-01'), g from generate_series(1, 1500) g;
+-- There are nulls.
 alter table zoo18 add constraint unproven not null m not valid;
 comment on constraint "the id's" on zoo18 is 'told'; comment on constraint hope on zoo18 is 'hope';
 create index by_n on zoo18(n); create index by_range on zoo18 using gist (u) with (fillfactor = 80);

@@ -193,7 +193,10 @@ const SEEN_BY_BOTH: &[(&str, &str)] = &[
         "ALTER VIEW other.checked ALTER \"order\" DROP DEFAULT",
         "ALTER VIEW other.checked ALTER \"order\" SET DEFAULT 7",
     ),
-    ("ALTER VIEW grouped OWNER TO more_owner", "ALTER VIEW grouped OWNER TO granter"),
+    (
+        "ALTER VIEW grouped OWNER TO more_owner",
+        "ALTER VIEW grouped OWNER TO granter; GRANT SELECT ON grouped TO more_owner",
+    ),
     ("ALTER VIEW zoo_v3 RENAME pid TO \"Pid\"", "ALTER VIEW zoo_v3 RENAME \"Pid\" TO pid"),
     (
         "CREATE OR REPLACE FUNCTION zoo_count() RETURNS bigint STABLE BEGIN ATOMIC SELECT count(*) + 0 FROM zoo; END",
