@@ -7,6 +7,7 @@ mod cluster;
 mod cutover;
 mod definition;
 mod forced_rls;
+mod generator;
 mod harness;
 mod keys;
 mod lost_reply;
