@@ -8,6 +8,7 @@ mod cutover;
 mod definition;
 mod followers;
 mod forced_rls;
+mod generator;
 mod harness;
 mod keys;
 mod lost_reply;

@@ -89,7 +89,7 @@ impl Shop {
 
     /// All rows as text, in the order of the text's bytes.
     pub async fn rows(&self, table: &str) -> Vec<String> {
-        let sql = format!("SELECT t::text COLLATE \"C\" FROM {table} t ORDER BY 1");
+        let sql = format!("SELECT (t.*)::text COLLATE \"C\" FROM {table} t ORDER BY 1");
         self.client.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
     }
 }
