@@ -142,7 +142,8 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
       FROM pg_catalog.pg_type y JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
         AND d.refobjid IN (y.oid, y.typarray)
       WHERE y.typrelid = $1 AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = y.typarray)),
-  'inheritance', (SELECT pg_catalog.jsonb_object_agg(i.inhrelid::pg_catalog.text, i.inhparent::int8)
+  'inheritance', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.format('%s under %s',
+      i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass), i.inhseqno)
       FROM pg_catalog.pg_inherits i WHERE $1 IN (i.inhrelid, i.inhparent)),
   'extension', (SELECT pg_catalog.jsonb_object_agg(d.refobjid::pg_catalog.text, d.deptype) FROM pg_catalog.pg_depend d
       WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = $1 AND d.deptype IN ('e', 'x')),

@@ -42,7 +42,7 @@ pub(super) async fn try_all(
     let list: String = refused.iter().map(|r| format!("\n  {r}")).collect();
     Err(Error::new(
         Kind::Refused,
-        format!("what hangs on {} cannot all follow the change:{list}\n", source.qualified()),
+        format!("what hangs on {} cannot all follow the change:{list}", source.qualified()),
     )
     .state("Nothing was touched")
     .next("Drop these before and create them anew afterwards, or leave that clause out"))

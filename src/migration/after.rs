@@ -18,7 +18,8 @@ use crate::telemetry::Meter;
 const LOCK_TIMEOUT: &str = "1s";
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs the statements in order, each again until it gets its locks.
+/// Runs the statements in order, each again until it gets its locks. One that fails does not keep the
+/// others from being run.
 pub(super) async fn validate(
     connector: &Connector,
     migration: i64,
@@ -27,8 +28,9 @@ pub(super) async fn validate(
     patience: Duration,
     meter: &Meter,
 ) -> Result<()> {
-    for (n, sql) in validations.iter().enumerate() {
-        let role = format!("{migration}/validate");
+    let role = format!("{migration}/validate");
+    let (mut failed, mut left) = (None::<Error>, Vec::new());
+    for sql in validations {
         let done = async {
             let session = connector.session(&role).await?;
             session.set("lock_timeout", LOCK_TIMEOUT).await?;
@@ -36,10 +38,14 @@ pub(super) async fn validate(
             store::event(&session, migration, "validated", sql).await
         };
         if let Err(e) = done.await {
-            return Err(unproven(e, names, &validations[n..]));
+            if failed.is_some() {
+                meter.note(format!("{sql}: {e}"));
+            }
+            failed.get_or_insert(e);
+            left.push(sql.clone());
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), |e| Err(unproven(e, names, &left)))
 }
 
 async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) -> Result<()> {
