@@ -31,8 +31,8 @@ impl StampReader {
     }
 }
 
-// `own`: the tables, their indexes and sequences. `object`: what depends on those, and the relations that
-// rules, policies and defaults among it belong to.
+// `own`: the tables, their indexes and sequences. `object`: what depends on those. `relation`: `own`, what
+// rules, policies and defaults among the objects belong to, and the other ends of foreign keys.
 const SQL: &str = "
 WITH own AS (
   SELECT t.oid FROM pg_catalog.unnest($1::pg_catalog.oid[]) t (oid)
@@ -47,6 +47,8 @@ relation AS (
   SELECT own.oid FROM own
   UNION SELECT w.ev_class FROM pg_catalog.pg_rewrite w JOIN object o ON o.objid = w.oid AND o.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
   UNION SELECT p.polrelid FROM pg_catalog.pg_policy p JOIN object o ON o.objid = p.oid AND o.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
+  UNION SELECT e.oid FROM pg_catalog.pg_constraint k, LATERAL (VALUES (k.conrelid), (k.confrelid)) e (oid)
+    WHERE k.contype = 'f' AND (k.conrelid = ANY ($1) OR k.confrelid = ANY ($1))
   UNION SELECT f.adrelid FROM pg_catalog.pg_attrdef f JOIN object o ON o.objid = f.oid AND o.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass),
 version AS (
   SELECT 'c' AS of, r.oid, c.xmin::pg_catalog.text AS xmin FROM relation r JOIN pg_catalog.pg_class c ON c.oid = r.oid

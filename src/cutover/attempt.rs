@@ -127,6 +127,11 @@ impl<'a> Attempt<'a> {
             if let Err(e) = locked {
                 return Err(match classify(&e) {
                     Class::Late | Class::Transient => Stop::Late(late(&e, who)),
+                    // Something that hangs on the table was dropped, renamed or given away since.
+                    Class::Definite if e.db().is_some() => Stop::Stale(Obstacle::new(format!(
+                        "a lock could not be taken: {}",
+                        e.what()
+                    ))),
                     _ => Stop::of(e),
                 });
             }

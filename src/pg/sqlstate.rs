@@ -24,6 +24,13 @@ pub enum Class {
 /// Classifies an error that came from PostgreSQL or its connection.
 pub fn classify(error: &Error) -> Class {
     match error.db() {
+        // DDL of two sessions on one catalog row, where no lock keeps them apart: GRANT takes none.
+        Some(db)
+            if db.code() == &SqlState::INTERNAL_ERROR
+                && db.message().starts_with("tuple concurrently") =>
+        {
+            Class::Transient
+        }
         Some(db) => classify_code(db.code()),
         None if error.is_connection_lost() => Class::ConnectionLost,
         None => Class::Definite,

@@ -4,6 +4,7 @@
 mod change;
 mod copies;
 mod meanwhile;
+mod races;
 mod refusals;
 mod sessions;
 mod since_18;
