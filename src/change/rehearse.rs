@@ -6,8 +6,8 @@ use super::clauses::using_expressions;
 use super::clone::{self, Clone, about_the_change};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
-use super::{KeyColumn, Plan, Projected, Request};
-use super::{follow, keys};
+use super::{Plan, Projected, Request};
+use super::{follow, foreign_keys, key};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
@@ -48,19 +48,19 @@ async fn rehearse_in_transaction(
     let made = clone::make(session, source).await?;
     let Clone { name: clone, oid: clone_oid } = &made;
     let mut stand_ins = StandIns::new(session, &source.qualified(), clone);
-    keys::put_on(session, source, &mut stand_ins).await?;
+    foreign_keys::put_on(session, source, &mut stand_ins).await?;
     for clauses in &request.alters {
         alter(session, clone, clauses, &stand_ins).await?;
     }
     let mut target = read_result(session, source, clone, *clone_oid).await?;
-    target.foreign_keys = keys::unstaged(target.foreign_keys, source, &stand_ins);
+    target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, &stand_ins);
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &clone.schema, clone_oid: *clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
     check_assignment(session, source, clone, &projection).await?;
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
-    let key = key_mapping(source, &target, &projection, &reads)?;
+    let key = key::mapping(source, &target, &projection, &reads)?;
     Ok(Plan { target, projection, key, carried })
 }
 
@@ -181,7 +181,7 @@ impl Fill<'_> {
             projection.push(Projected {
                 column: column.name.clone(),
                 type_sql: column.type_sql.clone(),
-                canonical: is_canonical(column),
+                canonical: key::is_canonical(column),
                 expression: sql,
             });
             reads.push(columns);
@@ -298,116 +298,4 @@ async fn rows_of(
         .batch(&format!("GRANT SELECT ON TABLE {view} TO {owner}; SET LOCAL ROLE {owner}"))
         .await?;
     Ok(view)
-}
-
-fn key_mapping(
-    source: &Table,
-    target: &Table,
-    projection: &[Projected],
-    reads: &[Vec<i16>],
-) -> Result<Vec<KeyColumn>> {
-    let key = source
-        .key()
-        .map_err(|why| Error::new(crate::error::Kind::Refused, format!("no usable key: {why}")))?;
-    let key_attnums: Vec<i16> = key.columns.iter().map(|c| c.attnum).collect();
-    let mut mapped = Vec::new();
-    for column in &key.columns {
-        if column.operator_schema != "pg_catalog" {
-            // By their plain names, other operators would be found (those of text, for citext),
-            // which order and compare in another way than the index.
-            return Err(Error::new(
-                crate::error::Kind::Refused,
-                format!(
-                    "key column {:?} has the type {}, whose comparison is not PostgreSQL's own",
-                    column.name, column.type_sql
-                ),
-            )
-            .next("Give the table a replica identity on a unique index over other columns"));
-        }
-        let position = clone::position(source, &column.name);
-        let found = target.columns.iter().position(|c| Some(c.attnum) == position);
-        let at = found.ok_or_else(|| {
-            Error::usage(format!("the change drops key column {:?}", column.name)).next(
-                "Rows are followed by their key. First add the new key, swap, then drop the old column",
-            )
-        })?;
-        if reads[at].iter().any(|n| !key_attnums.contains(n)) {
-            return Err(Error::usage(format!(
-                "the new value of key column {:?} depends on columns outside the key",
-                column.name
-            ))
-            .next("A deleted row is known only by its key, so its new key must follow from that"));
-        }
-        let (to, fill) = (&target.columns[at], &projection[at]);
-        let expression =
-            fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
-        let plain = expression == self::expression::column(&column.name);
-        mapped.push(KeyColumn {
-            source: column.name.clone(),
-            source_type_oid: column.type_oid,
-            source_type_sql: column.base_type_sql.clone(),
-            source_collation: column.collation.clone(),
-            canonical: is_canonical(column),
-            target: to.name.clone(),
-            target_type_sql: to.type_sql.clone(),
-            expression,
-            keeps_order: plain && keeps_order(column, to),
-        });
-    }
-    require_unique(target, &mapped)?;
-    Ok(mapped)
-}
-
-/// Writing by key needs a unique index on exactly the key, or an upsert would leave two rows.
-fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
-    let columns: Vec<_> = key.iter().map(|k| k.target.as_str()).collect();
-    shadow::key_index(target, &columns).map(drop).ok_or_else(|| {
-        Error::usage(format!(
-            "the new table would have no unique index on exactly the key ({})",
-            columns.join(", ")
-        ))
-        .next("This version keeps the key's columns; changing the primary key itself comes later")
-    })
-}
-
-/// Whether two equal values of it always have the same bytes.
-fn is_canonical(column: &Column) -> bool {
-    const CANONICAL: &[&str] = &[
-        "int2",
-        "int4",
-        "int8",
-        "oid",
-        "uuid",
-        "text",
-        "varchar",
-        "name",
-        "bytea",
-        "date",
-        "timestamp",
-        "timestamptz",
-        "time",
-        "bool",
-        "macaddr",
-        "macaddr8",
-        "pg_lsn",
-        "char",
-    ];
-    column.collation_deterministic
-        && (column.type_kind == 'e'
-            || column.type_schema == "pg_catalog" && CANONICAL.contains(&column.type_name.as_str()))
-}
-
-/// Whether a plain conversion from one column to the other keeps the order of values.
-fn keeps_order(from: &Column, to: &Column) -> bool {
-    const NUMBERS: &[&str] = &["int2", "int4", "int8", "numeric"];
-    const TEXTS: &[&str] = &["text", "varchar"];
-    let both = |family: &[&str]| {
-        from.type_schema == "pg_catalog"
-            && to.type_schema == "pg_catalog"
-            && family.contains(&from.type_name.as_str())
-            && family.contains(&to.type_name.as_str())
-    };
-    from.type_oid == to.type_oid && from.collation == to.collation
-        || both(NUMBERS)
-        || both(TEXTS) && from.collation == to.collation
 }

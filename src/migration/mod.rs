@@ -5,6 +5,7 @@ mod after;
 mod catch_up;
 mod context;
 mod copy;
+mod end;
 mod index;
 mod prepare;
 mod run;

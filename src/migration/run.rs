@@ -9,19 +9,19 @@ use super::context::Context;
 use super::copy::CopySettings;
 use super::index::IndexSettings;
 use super::supervisor::{Background, Supervisor};
-use super::{Phase, after, catch_up, copy, index, prepare, store, teardown, watch};
+use super::{Phase, after, catch_up, copy, index, prepare, store, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::{self, Request};
 use crate::cutover::{self, Cutover, Swapped};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker, capture};
 use crate::flow::chunk::{self, Pace, Planner};
 use crate::flow::keeper::{Keeper, Limits};
 use crate::flow::truncate::Truncator;
 use crate::flow::verify::{Findings, Verifier};
-use crate::flow::write::{Door, Writer, superseded};
-use crate::pg::{Connector, QualifiedName, Session};
+use crate::flow::write::{Door, Writer};
+use crate::pg::{Connector, Session};
 use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
@@ -30,7 +30,7 @@ use crate::telemetry::{Meter, Sample};
 const FIRST_RANGE: i64 = 50_000;
 
 /// The first run's epoch.
-const EPOCH: i64 = 1;
+pub(super) const EPOCH: i64 = 1;
 
 /// How each phase goes about it.
 #[derive(Debug, Clone)]
@@ -81,11 +81,11 @@ pub struct Run<'a> {
 }
 
 /// What is known before anything is made.
-struct Known {
-    source: Table,
-    target: Table,
-    names: Names,
-    migration: i64,
+pub(super) struct Known {
+    pub(super) source: Table,
+    pub(super) target: Table,
+    pub(super) names: Names,
+    pub(super) migration: i64,
 }
 
 impl Run<'_> {
@@ -335,93 +335,6 @@ impl Run<'_> {
         self.meter.tell(Sample::Phase(phase.as_str()));
         store::enter(control, known.migration, phase).await
     }
-
-    /// Whatever happened: the slot and the publication go, since without a tool to read it the slot
-    /// would only hold back WAL.
-    async fn end<T>(&self, known: &Known, flow: &Flow, done: Result<T>) -> Result<T> {
-        let cleaned = self.clean(known, flow, done.as_ref().err()).await;
-        // Whatever went wrong here is the echo of being superseded, and nothing here is ours.
-        if let (Err(error), Err(superseded)) = (&done, &cleaned)
-            && superseded.kind() == Kind::NotResumable
-        {
-            tracing::debug!("superseded: {error}");
-            return cleaned.and(done);
-        }
-        let error = match (done, &cleaned) {
-            (Ok(report), Ok(_)) => return Ok(report),
-            (Ok(report), Err(e)) => {
-                self.meter.note(format!("the swap is done, but cleaning up failed: {e}"));
-                return Ok(report);
-            }
-            (Err(error), _) => error,
-        };
-        let (source, shadow) = (&known.names.source, &known.names.shadow);
-        let left = match cleaned {
-            Ok(Source::Swapped) => {
-                let state =
-                    format!("The names were swapped before that: {source} has its new shape");
-                return Err(error
-                    .and_then_state(state, format!("the old table is {}", known.names.retired)));
-            }
-            Ok(Source::Gone) => {
-                format!("slot and publication are dropped; the unfinished shadow {shadow} is left")
-            }
-            Ok(Source::InUse(name)) => format!(
-                "{name} is untouched and in use; slot and publication are dropped; the unfinished \
-                 shadow {shadow} is left"
-            ),
-            Err(e) => format!(
-                "{source} is in use; the slot {} may still hold WAL back ({})",
-                flow.slot,
-                e.what()
-            ),
-        };
-        let next = format!("`pgwraith abort {source}` removes what is left");
-        Err(error.and_then_state(left, next))
-    }
-
-    /// Takes away what holds the server back, unless somebody else runs the migration now
-    /// (`NotResumable`); says what became of the source.
-    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<Source> {
-        let session = self.connector.session("cleanup").await?;
-        if !store::hold_epoch(&session, known.migration, EPOCH).await? {
-            return Err(superseded());
-        }
-        teardown::end_sessions(&session, known.migration).await?;
-        teardown::drop_slot(&session, &flow.slot).await?;
-        teardown::drop_publication(&session, &flow.publication).await?;
-        if flow.captured.view().is_some() {
-            teardown::drop_rows_view(&session, known.migration).await?;
-        }
-        let (what, detail) = match error {
-            None => ("finished", String::new()),
-            Some(e) if e.kind() == Kind::Stopped => ("stopped", e.to_string()),
-            Some(e) => ("failed", e.to_string()),
-        };
-        store::event(&session, known.migration, what, &detail).await?;
-        // Under whatever name: somebody may have renamed it.
-        let there = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
-                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-        let there = session.maybe(there, &[&known.source.oid]).await?;
-        let there =
-            there.map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
-        let became = match (store::is_swapped(&session, known.migration).await?, there) {
-            (true, _) => Source::Swapped,
-            (false, Some(name)) => Source::InUse(name),
-            (false, None) => Source::Gone,
-        };
-        session.batch("COMMIT").await?;
-        Ok(became)
-    }
-}
-
-/// What became of the source in the end.
-enum Source {
-    Swapped,
-    /// By this name.
-    InUse(QualifiedName),
-    /// Somebody dropped it.
-    Gone,
 }
 
 async fn tell_backlog(

@@ -1,0 +1,119 @@
+//! The key's columns: where each goes, and whether rows can be followed by it.
+
+use super::{KeyColumn, Projected, clone, expression};
+use crate::catalog::{Column, Table};
+use crate::error::{Error, Kind, Result};
+use crate::shadow;
+
+/// The key's columns in key order. `reads` are the source's columns that each expression of the
+/// projection reads.
+pub(super) fn mapping(
+    source: &Table,
+    target: &Table,
+    projection: &[Projected],
+    reads: &[Vec<i16>],
+) -> Result<Vec<KeyColumn>> {
+    let key =
+        source.key().map_err(|why| Error::new(Kind::Refused, format!("no usable key: {why}")))?;
+    let key_attnums: Vec<i16> = key.columns.iter().map(|c| c.attnum).collect();
+    let mut mapped = Vec::new();
+    for column in &key.columns {
+        if column.operator_schema != "pg_catalog" {
+            // By their plain names, other operators would be found (those of text, for citext),
+            // which order and compare in another way than the index.
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "key column {:?} has the type {}, whose comparison is not PostgreSQL's own",
+                    column.name, column.type_sql
+                ),
+            )
+            .next("Give the table a replica identity on a unique index over other columns"));
+        }
+        let position = clone::position(source, &column.name);
+        let found = target.columns.iter().position(|c| Some(c.attnum) == position);
+        let at = found.ok_or_else(|| {
+            Error::usage(format!("the change drops key column {:?}", column.name)).next(
+                "Rows are followed by their key. First add the new key, swap, then drop the old column",
+            )
+        })?;
+        if reads[at].iter().any(|n| !key_attnums.contains(n)) {
+            return Err(Error::usage(format!(
+                "the new value of key column {:?} depends on columns outside the key",
+                column.name
+            ))
+            .next("A deleted row is known only by its key, so its new key must follow from that"));
+        }
+        let (to, fill) = (&target.columns[at], &projection[at]);
+        let expression =
+            fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
+        let plain = expression == expression::column(&column.name);
+        mapped.push(KeyColumn {
+            source: column.name.clone(),
+            source_type_oid: column.type_oid,
+            source_type_sql: column.base_type_sql.clone(),
+            source_collation: column.collation.clone(),
+            canonical: is_canonical(column),
+            target: to.name.clone(),
+            target_type_sql: to.type_sql.clone(),
+            expression,
+            keeps_order: plain && keeps_order(column, to),
+        });
+    }
+    require_unique(target, &mapped)?;
+    Ok(mapped)
+}
+
+/// Writing by key needs a unique index on exactly the key, or an upsert would leave two rows.
+fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
+    let columns: Vec<_> = key.iter().map(|k| k.target.as_str()).collect();
+    shadow::key_index(target, &columns).map(drop).ok_or_else(|| {
+        Error::usage(format!(
+            "the new table would have no unique index on exactly the key ({})",
+            columns.join(", ")
+        ))
+        .next("This version keeps the key's columns; changing the primary key itself comes later")
+    })
+}
+
+/// Whether two equal values of it always have the same bytes.
+pub(super) fn is_canonical(column: &Column) -> bool {
+    const CANONICAL: &[&str] = &[
+        "int2",
+        "int4",
+        "int8",
+        "oid",
+        "uuid",
+        "text",
+        "varchar",
+        "name",
+        "bytea",
+        "date",
+        "timestamp",
+        "timestamptz",
+        "time",
+        "bool",
+        "macaddr",
+        "macaddr8",
+        "pg_lsn",
+        "char",
+    ];
+    column.collation_deterministic
+        && (column.type_kind == 'e'
+            || column.type_schema == "pg_catalog" && CANONICAL.contains(&column.type_name.as_str()))
+}
+
+/// Whether a plain conversion from one column to the other keeps the order of values.
+fn keeps_order(from: &Column, to: &Column) -> bool {
+    const NUMBERS: &[&str] = &["int2", "int4", "int8", "numeric"];
+    const TEXTS: &[&str] = &["text", "varchar"];
+    let both = |family: &[&str]| {
+        from.type_schema == "pg_catalog"
+            && to.type_schema == "pg_catalog"
+            && family.contains(&from.type_name.as_str())
+            && family.contains(&to.type_name.as_str())
+    };
+    from.type_oid == to.type_oid && from.collation == to.collation
+        || both(NUMBERS)
+        || both(TEXTS) && from.collation == to.collation
+}
