@@ -68,14 +68,29 @@ const KINDS: &[&str] = &[
     "SELECT 'typed table', t.reloftype::pg_catalog.regtype::pg_catalog.text FROM t WHERE t.reloftype <> 0",
     "SELECT 'extension membership', pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_catalog.pg_depend d, t
      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('e', 'x')
-       AND (d.objid = toid OR d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
+       AND (d.objid = toid OR d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid
+         UNION ALL SELECT i.objid FROM pg_catalog.pg_depend i WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+           AND i.refobjid = toid AND i.deptype = 'i' AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass))
      UNION ALL SELECT 'extension membership', pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM pg_catalog.pg_depend d, t
      WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND d.deptype = 'x'
        AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid)",
-    "SELECT 'constraint that names the table as a whole', k.conname FROM pg_catalog.pg_depend d
-     JOIN pg_catalog.pg_constraint k ON k.oid = d.objid, t
-     WHERE d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.conrelid = toid AND k.contype = 'c'
-       AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND d.refobjsubid = 0 AND d.deptype = 'n'",
+    "SELECT 'privileges on the row type', t.relname::pg_catalog.text FROM t JOIN pg_catalog.pg_type y ON y.oid = t.reltype
+     WHERE y.typacl IS NOT NULL",
+    // Expressions that name the table itself mean the old one wherever they are copied to.
+    "SELECT 'expression that names a table, in index', x.indexrelid::pg_catalog.regclass::pg_catalog.text
+     FROM pg_catalog.pg_index x, t WHERE x.indrelid = toid
+       AND pg_catalog.concat(x.indexprs::pg_catalog.text, x.indpred::pg_catalog.text) OPERATOR(pg_catalog.~) ':(varattno 0|consttype 2205) '",
+    "SELECT 'expression that names a table, in generated column', a.attname FROM pg_catalog.pg_attrdef f
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> '', t
+     WHERE f.adrelid = toid AND f.adbin::pg_catalog.text OPERATOR(pg_catalog.~) ':(varattno 0|consttype 2205) '",
+    "SELECT 'expression that names a table, in constraint', k.conname FROM pg_catalog.pg_constraint k, t
+     WHERE k.conrelid = toid AND k.conbin::pg_catalog.text OPERATOR(pg_catalog.~) ':(varattno 0|consttype 2205) '",
+    "SELECT 'identity sequence of another kind than its column', s.seqrelid::pg_catalog.regclass::pg_catalog.text
+     FROM t JOIN pg_catalog.pg_depend d ON d.refobjid = toid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+       AND d.deptype = 'i' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+     JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = toid AND a.attnum = d.refobjsubid
+     WHERE s.seqtypid <> a.atttypid OR c.relpersistence <> t.relpersistence",
     // The nets below: whatever refers to the row type, which no other table can have;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
      WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass

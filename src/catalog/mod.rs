@@ -7,6 +7,7 @@
 mod attachments;
 mod carried;
 mod fingerprint;
+pub mod meaning;
 mod model;
 mod read;
 mod stamp;

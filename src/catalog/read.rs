@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_postgres::Row;
 
 use super::model::Table;
 use crate::error::{Error, Result};
@@ -55,9 +56,17 @@ pub async fn read(session: &Session, oid: u32) -> Result<Option<Table>> {
            'statistics', COALESCE(({STATISTICS}), '[]'), \
            'foreign_keys', COALESCE(({FOREIGN_KEYS}), '[]'))"
     );
-    let sql = expand(&sql);
-    let row = session.one(&sql, &[&oid]).await?;
+    let row = definitions(session, &expand(&sql), oid).await?;
     row.get::<_, Option<Value>>(0).map(parse).transpose()
+}
+
+/// Runs a query that prints definitions, with constants of times and intervals as every setting reads
+/// them again; data is converted under the database's own settings, so they are given back at once.
+pub(super) async fn definitions(session: &Session, sql: &str, oid: u32) -> Result<Row> {
+    session.batch("SET \"DateStyle\" = 'ISO'; SET \"IntervalStyle\" = 'postgres'").await?;
+    let row = session.one(sql, &[&oid]).await?;
+    session.batch("RESET \"DateStyle\"; RESET \"IntervalStyle\"").await?;
+    Ok(row)
 }
 
 pub(super) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {
@@ -230,7 +239,8 @@ const FOREIGN_KEYS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) O
       'kind', b.relkind) AS to,
     uk.oid IS NOT NULL AS to_key_is_constraint,
     COALESCE(pg_catalog.pg_get_constraintdef(uk.oid), pg_catalog.substr(pg_catalog.pg_get_indexdef(k.conindid),
-      pg_catalog.length(pg_catalog.format('CREATE UNIQUE INDEX %I ON %I.%I ', i.relname, bn.nspname, b.relname)) + 1)) AS to_key
+      pg_catalog.length(pg_catalog.format('CREATE UNIQUE INDEX %I ON %s%I.%I ', i.relname,
+        CASE WHEN i.relkind = 'I' THEN 'ONLY ' ELSE '' END, bn.nspname, b.relname)) + 1)) AS to_key
   FROM pg_catalog.pg_constraint k
   JOIN pg_catalog.pg_class a ON a.oid = k.conrelid JOIN pg_catalog.pg_namespace an ON an.oid = a.relnamespace
   JOIN pg_catalog.pg_roles ar ON ar.oid = a.relowner

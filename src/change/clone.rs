@@ -1,6 +1,6 @@
 //! The empty clone that a change is tried on.
 
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Table, meaning};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{QualifiedName, Session, quote_ident};
@@ -44,7 +44,9 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
         session.batch(&step.sql).await.map_err(|e| cannot(e, step, &name))?;
     }
     set_role(session, Some(&source.owner)).await?;
-    Ok(Clone { oid: now.oid, name })
+    let clone = Clone { oid: now.oid, name };
+    same_meaning(session, source, &clone).await?;
+    Ok(clone)
 }
 
 impl Clone {
@@ -63,6 +65,22 @@ pub(super) fn position(source: &Table, column: &str) -> Option<i16> {
 pub(super) fn about_the_change(e: &Error) -> bool {
     e.db().is_some()
         && !matches!(classify(e), Class::Late | Class::Transient | Class::ConnectionLost)
+}
+
+/// The clone was made from text, as the new table will be.
+async fn same_meaning(session: &Session, source: &Table, clone: &Clone) -> Result<()> {
+    let moves = [(source.qualified(), clone.name.clone())];
+    let was = meaning::parts(session, source.oid, &moves).await?;
+    let is = meaning::parts(session, clone.oid, &moves).await?;
+    let nothing = meaning::Meaning::new();
+    for (part, was) in &was {
+        if let Some(why) = meaning::lost(was, is.get(part).unwrap_or(&nothing)) {
+            return Err(Error::new(Kind::Refused, format!("{part} of {}: {why}", source.qualified()))
+                .state("Nothing was touched")
+                .next("Write it with its operators named, OPERATOR(schema.=), and NOT (a = b) for IS DISTINCT FROM"));
+        }
+    }
+    Ok(())
 }
 
 /// Acts as `role` from here on; None is the connecting one.

@@ -3,7 +3,7 @@
 
 use super::clone::{self, Clone, about_the_change, set_role};
 use super::stand_in::StandIns;
-use crate::catalog::{Carried, Column, Table};
+use crate::catalog::{Carried, Column, Table, meaning};
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
@@ -26,8 +26,16 @@ pub(super) async fn try_all(
             continue;
         }
         session.batch("SAVEPOINT thing").await?;
-        match try_one(session, thing, clone, stand_ins).await {
-            Ok(()) => session.batch("RELEASE SAVEPOINT thing").await?,
+        let tried = async {
+            try_one(session, thing, clone, stand_ins).await?;
+            other_meaning(session, source, target, thing, clone, stand_ins).await
+        };
+        match tried.await {
+            Ok(Some(why)) => {
+                session.batch("RELEASE SAVEPOINT thing").await?;
+                refused.push(format!("{kind} {name}: {why}"));
+            }
+            Ok(None) => session.batch("RELEASE SAVEPOINT thing").await?,
             Err(e) if about_the_change(&e) => {
                 session.batch("ROLLBACK TO SAVEPOINT thing").await?;
                 refused.push(format!("{kind} {name}: {}", stand_ins.told(e.what())));
@@ -65,29 +73,64 @@ async fn try_one(
     Ok(())
 }
 
-/// A view has the columns that it was made with: PostgreSQL itself refuses to alter those below it.
-fn lost_column(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
-    if !matches!(thing.kind.as_str(), "view" | "rule") {
-        return None;
+/// Whether the thing means something else on the clone than on the source. Where a column that it uses
+/// has another type it may well do so.
+async fn other_meaning(
+    session: &Session,
+    source: &Table,
+    target: &Table,
+    thing: &Carried,
+    clone: &Clone,
+    stand_ins: &mut StandIns<'_>,
+) -> Result<Option<String>> {
+    let altered = |attnum: &i16| matches!(becomes(source, target, *attnum), Some((was, Some(is))) if retyped(was, is));
+    if thing.uses.iter().any(altered) {
+        return Ok(None);
     }
-    let becomes = |attnum: &i16| -> Option<(&Column, Option<&Column>)> {
-        let was = source.column(*attnum)?;
-        let attnum = clone::position(source, &was.name)?;
-        Some((was, target.column(attnum)))
+    let on = match &thing.relation {
+        Some(relation) => stand_ins.of(relation).await?.0,
+        None => clone.name.clone(),
     };
-    thing.uses.iter().filter_map(becomes).find_map(|(was, is)| {
+    // A function is tried in the clone's schema.
+    let on = if thing.class == "pg_proc" { clone.name.clone() } else { on };
+    // Names of relations are looked up, in schemas that the thing's owner may not even see.
+    set_role(session, None).await?;
+    let Some(copy) = meaning::copy_of(session, thing, &on).await? else { return Ok(None) };
+    let was = meaning::of(session, &thing.class, thing.oid, stand_ins.moves()).await?;
+    let is = meaning::of(session, &thing.class, copy, stand_ins.moves()).await?;
+    Ok(meaning::lost(&was, &is))
+}
+
+/// A column of the source, and the target's column that it becomes.
+fn becomes<'a>(
+    source: &'a Table,
+    target: &'a Table,
+    attnum: i16,
+) -> Option<(&'a Column, Option<&'a Column>)> {
+    let was = source.column(attnum)?;
+    Some((was, target.column(clone::position(source, &was.name)?)))
+}
+
+fn retyped(was: &Column, is: &Column) -> bool {
+    (&is.type_sql, &is.collation) != (&was.type_sql, &was.collation)
+}
+
+/// What is put on by its text names columns, and another column may have the name by then. A view, what
+/// is more, has the columns that it was made with: PostgreSQL itself refuses to alter those below it.
+fn lost_column(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
+    let of_view = thing.relation.is_some() && matches!(thing.kind.as_str(), "view" | "rule");
+    let mut used = thing.uses.iter().filter_map(|attnum| becomes(source, target, *attnum));
+    used.find_map(|(was, is)| {
         let name = &was.name;
         match is {
             None => Some(format!("uses column {name:?}, which the change drops")),
             Some(is) if is.name != was.name => {
                 Some(format!("uses column {name:?}, which the change renames"))
             }
-            Some(is) if (&is.type_sql, &is.collation) != (&was.type_sql, &was.collation) => {
-                Some(format!(
-                    "uses column {name:?}, whose type the change alters from {} to {}",
-                    was.type_sql, is.type_sql
-                ))
-            }
+            Some(is) if of_view && retyped(was, is) => Some(format!(
+                "uses column {name:?}, whose type the change alters from {} to {}",
+                was.type_sql, is.type_sql
+            )),
             Some(_) => None,
         }
     })

@@ -1,6 +1,7 @@
 //! The change, rehearsed on an empty clone inside a transaction that is rolled back.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::clauses::using_expressions;
 use super::clone::{self, Clone, about_the_change};
@@ -14,7 +15,7 @@ use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
 use crate::shadow;
 
 /// How long a lock on the source, or on what hangs on it, may take: only such as readers take.
-const LOCK_TIMEOUT: &str = "10s";
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Works out the future table, its projection and its key. Leaves nothing behind.
 ///
@@ -22,16 +23,22 @@ const LOCK_TIMEOUT: &str = "10s";
 /// table and cannot follow.
 pub async fn rehearse(session: &Session, source: &Table, request: &Request) -> Result<Plan> {
     session.batch("BEGIN").await?;
-    let plan = rehearse_in_transaction(session, source, request).await;
+    let plan = rehearse_in_transaction(session, source, request, LOCK_TIMEOUT).await;
     session.rollback().await;
     plan
 }
 
 /// The same inside the open transaction of a session that holds a lock on the source. Another session
-/// would queue behind whoever waits for that lock, who waits for us.
-pub async fn rehearse_within(session: &Session, source: &Table, request: &Request) -> Result<Plan> {
+/// would queue behind whoever waits for that lock, who waits for us. No lock may take longer than
+/// `lock_timeout`: less than it takes PostgreSQL to find a deadlock, whose victim could be another.
+pub async fn rehearse_within(
+    session: &Session,
+    source: &Table,
+    request: &Request,
+    lock_timeout: Duration,
+) -> Result<Plan> {
     session.batch("SAVEPOINT rehearsal").await?;
-    let plan = rehearse_in_transaction(session, source, request).await;
+    let plan = rehearse_in_transaction(session, source, request, lock_timeout).await;
     let back = "ROLLBACK TO SAVEPOINT rehearsal; RELEASE SAVEPOINT rehearsal";
     let undone = session.batch(back).await;
     plan.and_then(|plan| undone.map(|()| plan))
@@ -41,8 +48,10 @@ async fn rehearse_in_transaction(
     session: &Session,
     source: &Table,
     request: &Request,
+    lock_timeout: Duration,
 ) -> Result<Plan> {
-    session.batch(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")).await?;
+    let limit = lock_timeout.as_millis().max(1);
+    session.batch(&format!("SET LOCAL lock_timeout = {limit}")).await?;
     // Before anything of the rehearsal itself refers to the source.
     let carried = catalog::carried(session, source.oid).await?;
     let made = clone::make(session, source).await?;

@@ -61,6 +61,11 @@ impl<'a> StandIns<'a> {
         Ok(schema)
     }
 
+    /// What stands for what: the real one first.
+    pub(super) fn moves(&self) -> &[(QualifiedName, QualifiedName)] {
+        &self.moves
+    }
+
     /// The same statement about the stand-ins.
     pub(super) fn staged(&self, sql: &str) -> String {
         retarget(sql, &self.moves)

@@ -85,12 +85,13 @@ impl Locker {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let now = fingerprint.read(&session, oid, publication).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
-        let rehearsed = match Rehearsed::prepare(cutover, &session, &stamp).await {
-            Ok(rehearsed) => rehearsed,
-            // What hangs on the table is looked at too, and may be locked just now.
-            Err(e) if classify(&e) == Class::Late => return Ok(Err(late(&e, None))),
-            Err(e) => return Err(e),
-        };
+        let rehearsed =
+            match Rehearsed::prepare(cutover, &session, &stamp, deadlock_timeout / 2).await {
+                Ok(rehearsed) => rehearsed,
+                // What hangs on the table is looked at too, and may be locked just now.
+                Err(e) if classify(&e) == Class::Late => return Ok(Err(late(&e, None))),
+                Err(e) => return Err(e),
+            };
         Ok(Ok(Locker {
             session,
             statements,
@@ -136,7 +137,7 @@ impl Locker {
     /// Gives the lock back at once: to the savepoint, or with the whole session.
     pub(super) async fn back_out(&mut self) {
         let lift = Deadline::lift(self.session.version());
-        let back = format!("ROLLBACK TO SAVEPOINT attempt; {lift}");
+        let back = format!("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt; {lift}");
         if self.session.batch(&back).await.is_err() {
             self.broken = true;
             self.session.rollback().await;
@@ -186,6 +187,7 @@ impl Rehearsed {
         cutover: &Cutover<'_>,
         session: &Session,
         stamp: &StampReader,
+        most: Duration,
     ) -> Result<Rehearsed> {
         let gone = || Error::failed("a table of the migration is gone");
         let (names, oid) = (cutover.names, cutover.flow.captured.oid);
@@ -204,7 +206,7 @@ impl Rehearsed {
         let stamp = stamp.read(session, &tables).await?;
         let source = catalog::read(session, oid).await?.ok_or_else(gone)?;
         let shadow = catalog::read(session, tables[1]).await?.ok_or_else(gone)?;
-        let plan = rehearse(cutover, session, &source).await?;
+        let plan = rehearse(cutover, session, &source, most).await?;
         let (target, carried) = (&plan.target, &plan.carried[..]);
         let swap = Swap { names, source: &source, target, shadow: &shadow, carried, taken: &taken };
         Ok(Rehearsed {
@@ -218,13 +220,19 @@ impl Rehearsed {
 }
 
 /// What the change makes of the source as it is now.
-async fn rehearse(cutover: &Cutover<'_>, session: &Session, source: &Table) -> Result<Plan> {
+async fn rehearse(
+    cutover: &Cutover<'_>,
+    session: &Session,
+    source: &Table,
+    most: Duration,
+) -> Result<Plan> {
+    let lock_timeout = cutover.limits.lock_timeout.min(most);
     let stop = |what: String| {
         let next = "The copy is of no use any more: start again once what is left is removed";
         Err(Error::new(Kind::NotResumable, what).next(next))
     };
     catalog::check_attachments(session, source.oid).await?;
-    let plan = match change::rehearse_within(session, source, cutover.request).await {
+    let plan = match change::rehearse_within(session, source, cutover.request, lock_timeout).await {
         Ok(plan) => plan,
         Err(e) if e.is_connection_lost() || classify(&e) != Class::Definite => return Err(e),
         Err(e) => return stop(format!("the table was changed in mid-run: {}", e.what())),

@@ -29,6 +29,7 @@ const PINNED_AT_START: &[(&str, &str)] = &[
     ("bytea_output", "hex"),
     // What the server prints of an expression is read again.
     ("quote_all_identifiers", "off"),
+    ("array_nulls", "on"),
 ];
 
 const PINNED_LATER: &str =

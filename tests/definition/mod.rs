@@ -69,7 +69,8 @@ const CATALOG_ROWS: &[&str] = &[
      FROM t JOIN pg_attribute a ON a.attrelid = toid LEFT JOIN pg_attrdef d ON d.adrelid = toid AND d.adnum = a.attnum
      WHERE a.attnum > 0 AND NOT a.attisdropped",
     "SELECT concat_ws(' ', 'constraint', k.conname, pg_get_constraintdef(k.oid), k.connamespace::regnamespace, k.conindid::regclass,
-       (SELECT array_agg(a.attname) FROM pg_attribute a WHERE a.attrelid = toid AND a.attnum = ANY (k.conkey)),
+       (SELECT array_agg(a.attname ORDER BY n) FROM unnest(k.conkey) WITH ORDINALITY u (attnum, n)
+          JOIN pg_attribute a ON a.attrelid = toid AND a.attnum = u.attnum),
        to_jsonb(k) - '{oid,conname,conrelid,confrelid,conindid,connamespace,conkey,conbin}'::text[])
      FROM t JOIN pg_constraint k ON k.conrelid = toid",
     "SELECT concat_ws(' ', 'index', pg_get_indexdef(i.indexrelid), c.relowner::regrole, s.spcname, c.reloptions,

@@ -4,7 +4,7 @@ use super::relation;
 
 pub(super) fn sql() -> String {
     format!(
-        "SELECT 'default' AS kind, pg_catalog.format('of column %I of %s', a.attname, o.oid::pg_catalog.regclass) AS name,
+        "SELECT 'default' AS kind, 'pg_attrdef' AS class, f.oid::int8 AS oid, pg_catalog.format('of column %I of %s', a.attname, o.oid::pg_catalog.regclass) AS name,
            r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
            ARRAY[pg_catalog.format('ALTER %s %s ALTER COLUMN %I SET DEFAULT %s',
              CASE o.relkind WHEN 'v' THEN 'VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE ONLY' END,

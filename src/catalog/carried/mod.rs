@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::model::Partner;
-use super::read::parse;
+use super::read::{definitions, parse};
 use crate::error::Result;
 use crate::pg::Session;
 
@@ -38,6 +38,9 @@ pub struct Carried {
     /// Its name.
     pub name: String,
     pub owner: String,
+    /// The catalog it is in, and its object id there; 0 where it is no object of its own.
+    pub class: String,
+    pub oid: u32,
     /// Who runs the statements: its owner, or None where they need the rights of several owners.
     pub role: Option<String>,
     /// Take it off the old table, which still has its name.
@@ -62,7 +65,7 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
     let kinds = kinds.iter().enumerate().map(|(step, kind)| {
         format!(
             "SELECT {step} AS step, pg_catalog.jsonb_build_object('uses', '{{}}'::pg_catalog.int2[], \
-             'calls_identity', false, 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL, 'schema', NULL) \
+             'calls_identity', false, 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL, 'schema', NULL, 'class', '', 'oid', 0) \
              || pg_catalog.jsonb_build_object('owner', pg_catalog.to_jsonb(k)->'role') \
              || pg_catalog.to_jsonb(k) AS thing \
              FROM ({kind}) k"
@@ -73,7 +76,7 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
         "{REFERRING} SELECT COALESCE(pg_catalog.jsonb_agg(thing ORDER BY step, thing->>'name'), '[]') \
          FROM ({kinds}) x"
     );
-    parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
+    parse(definitions(session, &sql, oid).await?.get::<_, Value>(0))
 }
 
 /// `t`, the one row of the table with `toid`, its qualified name `tname` and `owner`; and `d`, what
@@ -95,7 +98,7 @@ d AS (SELECT d.classid, d.objid, pg_catalog.bool_or(d.refobjid <> toid) AS calls
 /// In the order in which things are put on. Each query gives the fields of [`Carried`].
 fn kinds() -> [String; 9] {
     [
-        publications::SQL.to_owned(),
+        publications::sql(),
         defaults::sql(),
         views::sql(),
         rules::of_others(),
@@ -131,5 +134,15 @@ fn comment(kind: &str, name: &str, catalog: &str, oid: &str) -> String {
         "(SELECT pg_catalog.format('COMMENT ON {kind} %I ON %s IS %L', {name}, t.tname, d.description) \
          FROM pg_catalog.pg_description d \
          WHERE d.classoid = 'pg_catalog.{catalog}'::pg_catalog.regclass AND d.objoid = {oid})"
+    )
+}
+
+/// The table's columns that an object of its own depends on.
+fn uses(catalog: &str, oid: &str) -> String {
+    format!(
+        "COALESCE((SELECT pg_catalog.array_agg(DISTINCT u.refobjsubid) FROM pg_catalog.pg_depend u \
+         WHERE u.classid = 'pg_catalog.{catalog}'::pg_catalog.regclass AND u.objid = {oid} \
+         AND u.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND u.refobjid = t.toid \
+         AND u.refobjsubid > 0), '{{}}') AS uses"
     )
 }

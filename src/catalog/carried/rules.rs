@@ -1,23 +1,24 @@
 //! Rules: those of the table, with their states and comments; and those of others that mention it. A
 //! view's query is a rule too, but has a statement of its own ([`super::views`]).
 
-use super::{comment, relation, state};
+use super::{comment, relation, state, uses};
 
 pub(super) fn own() -> String {
     format!(
-        "SELECT 'rule' AS kind, w.rulename::pg_catalog.text AS name, t.owner AS role,
+        "SELECT 'rule' AS kind, 'pg_rewrite' AS class, w.oid::int8 AS oid, w.rulename::pg_catalog.text AS name, t.owner AS role,
            ARRAY[pg_catalog.format('DROP RULE %I ON %s', w.rulename, t.tname)] AS unbind,
-           pg_catalog.array_remove(ARRAY[pg_catalog.pg_get_ruledef(w.oid), {}, {}], NULL) AS bind
+           pg_catalog.array_remove(ARRAY[pg_catalog.pg_get_ruledef(w.oid), {}, {}], NULL) AS bind, {}
          FROM pg_catalog.pg_rewrite w, t WHERE w.ev_class = t.toid",
         state("RULE", "w.rulename", "w.ev_enabled"),
         comment("RULE", "w.rulename", "pg_rewrite", "w.oid"),
+        uses("pg_rewrite", "w.oid"),
     )
 }
 
 /// Replacing a rule by itself needs only its relation's ownership and keeps its state.
 pub(super) fn of_others() -> String {
     format!(
-        "SELECT 'rule' AS kind, pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) AS name,
+        "SELECT 'rule' AS kind, 'pg_rewrite' AS class, w.oid::int8 AS oid, pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) AS name,
            r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
            ARRAY['CREATE OR REPLACE RULE ' || pg_catalog.substr(pg_catalog.pg_get_ruledef(w.oid), \
              pg_catalog.length('CREATE RULE ') + 1)] AS bind,

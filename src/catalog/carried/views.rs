@@ -11,11 +11,11 @@ use super::relation;
 /// owner what he is.
 pub(super) fn sql() -> String {
     format!(
-        "SELECT 'view' AS kind, v.oid::pg_catalog.regclass::pg_catalog.text AS name, r.rolname::pg_catalog.text AS owner,
+        "SELECT 'view' AS kind, 'pg_rewrite' AS class, w.oid::int8 AS oid, v.oid::pg_catalog.regclass::pg_catalog.text AS name, r.rolname::pg_catalog.text AS owner,
            CASE WHEN pg_catalog.has_schema_privilege(v.relowner, v.relnamespace, 'CREATE') THEN r.rolname::pg_catalog.text END AS role,
            '{{}}'::pg_catalog.text[] AS unbind,
-           ARRAY[pg_catalog.format('CREATE OR REPLACE VIEW %I.%I (%s)%s AS %s', n.nspname, v.relname,
-             (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum)
+           ARRAY[pg_catalog.format('CREATE OR REPLACE VIEW %I.%I%s%s AS %s', n.nspname, v.relname,
+             (SELECT ' (' || pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) || ')'
                FROM pg_catalog.pg_attribute a WHERE a.attrelid = v.oid AND a.attnum > 0),
              (SELECT ' WITH (' || pg_catalog.string_agg(pg_catalog.format('%I = %L', o.option_name, o.option_value), ', ' ORDER BY o.n) || ')'
                FROM ROWS FROM (pg_catalog.pg_options_to_table(v.reloptions)) WITH ORDINALITY o (option_name, option_value, n)),

@@ -1,0 +1,134 @@
+//! What definitions mean, by what PostgreSQL says they depend on.
+//!
+//! A definition travels as the text that PostgreSQL prints of it, and not everything in it is printed:
+//! `IS DISTINCT FROM`, `NULLIF`, `CASE x WHEN` and `JOIN … USING` leave out which `=` they mean, and it is
+//! looked up again where they are read again. Between types of an extension that may be another one. So
+//! what is read again is compared with what was printed, by the objects both depend on.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::carried::Carried;
+use super::read::parse;
+use crate::error::Result;
+use crate::pg::{QualifiedName, Session};
+
+/// What an object depends on, as PostgreSQL describes it.
+pub type Meaning = Vec<String>;
+
+/// The meaning of every constraint, index, default and statistics object of the table `oid`, by kind and
+/// name. Each of `moves` is a relation that stands for another.
+pub async fn parts(
+    session: &Session,
+    oid: u32,
+    moves: &[(QualifiedName, QualifiedName)],
+) -> Result<BTreeMap<String, Meaning>> {
+    let sql = format!(
+        "WITH {MOVED}, part AS ({PARTS}) SELECT COALESCE(pg_catalog.jsonb_object_agg(part.name, {}), '{{}}') FROM part",
+        meaning("part.classid", "part.oid")
+    );
+    let (from, to) = texts(moves);
+    parse(session.one(&sql, &[&from, &to, &oid]).await?.get::<_, Value>(0))
+}
+
+/// The meaning of one object of the catalog `class` (`pg_policy`).
+pub async fn of(
+    session: &Session,
+    class: &str,
+    oid: u32,
+    moves: &[(QualifiedName, QualifiedName)],
+) -> Result<Meaning> {
+    let class_oid = "$3::pg_catalog.text::pg_catalog.regclass";
+    let sql = format!("WITH {MOVED} SELECT {}", meaning(class_oid, "$4::pg_catalog.oid"));
+    let (from, to) = texts(moves);
+    let class = format!("pg_catalog.{class}");
+    parse(session.one(&sql, &[&from, &to, &class, &oid]).await?.get::<_, Value>(0))
+}
+
+/// The object that was made from `thing` on what stands for its relation, or in the schema of a trial.
+pub async fn copy_of(
+    session: &Session,
+    thing: &Carried,
+    stand_in: &QualifiedName,
+) -> Result<Option<u32>> {
+    let on_relation = |relation: &str, name: &str| {
+        format!(
+            "SELECT o.oid FROM pg_catalog.{class} o JOIN pg_catalog.{class} r ON r.oid = $1 AND r.{name} = o.{name} \
+             WHERE o.{relation} = pg_catalog.to_regclass($2) AND $3::pg_catalog.text IS NOT NULL",
+            class = thing.class
+        )
+    };
+    let sql = match thing.class.as_str() {
+        "pg_trigger" => on_relation("tgrelid", "tgname"),
+        "pg_policy" => on_relation("polrelid", "polname"),
+        "pg_rewrite" => on_relation("ev_class", "rulename"),
+        "pg_proc" => "SELECT o.oid FROM pg_catalog.pg_proc o JOIN pg_catalog.pg_proc r ON r.oid = $1 AND r.proname = o.proname \
+                      AND r.proargtypes = o.proargtypes WHERE o.pronamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($3)) \
+                      AND $2::pg_catalog.text IS NOT NULL"
+            .to_owned(),
+        // A default says everything that it means: there is no operator in it that is not printed but
+        // where its type was made with one, and its column is not the table's.
+        _ => return Ok(None),
+    };
+    let row = session.maybe(&sql, &[&thing.oid, &stand_in.to_string(), &stand_in.schema]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// What of `was` is not in `is`, for a message; None where they are the same.
+pub fn lost(was: &Meaning, is: &Meaning) -> Option<String> {
+    let only = |a: &Meaning, b: &Meaning| -> Vec<String> {
+        a.iter().filter(|x| !b.contains(x)).cloned().collect()
+    };
+    let (gone, new) = (only(was, is), only(is, was));
+    let told =
+        |list: Vec<String>| if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
+    (!gone.is_empty() || !new.is_empty()).then(|| {
+        format!(
+            "the text that PostgreSQL prints of it means something else when it is read again: {} \
+             instead of {}",
+            told(new),
+            told(gone)
+        )
+    })
+}
+
+fn texts(moves: &[(QualifiedName, QualifiedName)]) -> (Vec<String>, Vec<String>) {
+    moves.iter().map(|(real, stand_in)| (stand_in.to_string(), real.to_string())).unzip()
+}
+
+const MOVED: &str = "
+moved AS (SELECT pg_catalog.to_regclass(m.stand_in)::pg_catalog.oid AS stand_in, pg_catalog.to_regclass(m.real)::pg_catalog.oid AS real
+  FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) m (stand_in, real))";
+
+/// Foreign keys are PostgreSQL's own affair on both sides.
+const PARTS: &str = "
+  SELECT 'constraint ' || k.conname AS name, 'pg_catalog.pg_constraint'::pg_catalog.regclass AS classid, k.oid
+  FROM pg_catalog.pg_constraint k WHERE k.conrelid = $3 AND k.contype NOT IN ('f', 't')
+  UNION ALL SELECT 'index ' || c.relname, 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid
+  FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $3
+  UNION ALL SELECT 'default of column ' || a.attname, 'pg_catalog.pg_attrdef'::pg_catalog.regclass, f.oid
+  FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+  WHERE f.adrelid = $3";
+
+fn meaning(class: &str, oid: &str) -> String {
+    format!(
+        "(SELECT COALESCE(pg_catalog.jsonb_agg(DISTINCT r.text ORDER BY r.text), '[]') FROM (
+    SELECT CASE d.refclassid
+      WHEN 'pg_catalog.pg_class'::pg_catalog.regclass THEN pg_catalog.concat_ws(' ', 'column', a.attname, 'of',
+        pg_catalog.pg_describe_object(d.refclassid, COALESCE(m.real, d.refobjid), 0))
+      WHEN 'pg_catalog.pg_type'::pg_catalog.regclass THEN
+        CASE WHEN t.real IS NULL THEN pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) ELSE 'row of ' || t.real END
+      WHEN 'pg_catalog.pg_constraint'::pg_catalog.regclass THEN 'constraint ' || k.conname
+      ELSE pg_catalog.pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) END AS text
+    FROM pg_catalog.pg_depend d
+    LEFT JOIN moved m ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.stand_in = d.refobjid
+    LEFT JOIN pg_catalog.pg_attribute a ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0
+    LEFT JOIN pg_catalog.pg_type y ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND y.oid = d.refobjid
+    LEFT JOIN moved t ON t.stand_in = y.typrelid
+    LEFT JOIN pg_catalog.pg_constraint k ON d.refclassid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = d.refobjid
+    WHERE d.classid = {class} AND d.objid = {oid} AND d.deptype = 'n'
+      AND d.refclassid NOT IN ('pg_catalog.pg_namespace'::pg_catalog.regclass, 'pg_catalog.pg_extension'::pg_catalog.regclass)) r)"
+    )
+}
