@@ -1,5 +1,6 @@
 //! The integration tests, all in one binary: one link, one place to look.
 
+mod after_swap;
 mod bad_input;
 mod carried;
 mod cases;

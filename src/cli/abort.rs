@@ -6,7 +6,7 @@ use super::args::AbortArgs;
 use super::resolve;
 use super::run::failure;
 use crate::error::Result;
-use crate::migration::{self, Aborted};
+use crate::migration::{self, Aborted, AfterSwap};
 
 pub(super) async fn abort(args: AbortArgs) -> Result<()> {
     let done = undo(&args).await;
@@ -15,15 +15,9 @@ pub(super) async fn abort(args: AbortArgs) -> Result<()> {
     }
     let aborted = done?;
     if args.json {
-        println!(
-            "{}",
-            json!({"table": aborted.table, "outcome": "aborted", "phase": aborted.phase})
-        );
+        println!("{}", as_json(&aborted));
     } else {
-        println!(
-            "the migration of {} (phase {}) is undone: slot, publication, shadow and state are gone",
-            aborted.table, aborted.phase
-        );
+        print!("{}", as_text(&aborted));
     }
     Ok(())
 }
@@ -31,4 +25,47 @@ pub(super) async fn abort(args: AbortArgs) -> Result<()> {
 async fn undo(args: &AbortArgs) -> Result<Aborted> {
     let connector = resolve::connector(&args.connection)?;
     migration::abort(&connector, &args.table).await
+}
+
+fn as_json(aborted: &Aborted) -> serde_json::Value {
+    match aborted {
+        Aborted::Undone { table, phase } => {
+            json!({"table": table, "outcome": "aborted", "phase": phase})
+        }
+        Aborted::Swapped(AfterSwap { table, retired, to_validate, .. }) => json!({
+            "table": table, "outcome": "swapped", "retired": retired, "to_validate": to_validate,
+        }),
+    }
+}
+
+fn as_text(aborted: &Aborted) -> String {
+    match aborted {
+        Aborted::Undone { table, phase } => format!(
+            "the migration of {table} (phase {phase}) is undone: slot, publication, shadow and state are gone\n"
+        ),
+        Aborted::Swapped(after) => after_swap(after),
+    }
+}
+
+fn after_swap(after: &AfterSwap) -> String {
+    let table = &after.table;
+    let new = if after.is_there { "has its new shape" } else { "is gone since" };
+    let old = match &after.retired {
+        Some(retired) => format!("the old table is {retired}"),
+        None => "the old table is gone".to_owned(),
+    };
+    let mut out = format!(
+        "the names were swapped already: {table} {new}, {old}. Nothing was undone; what the run left is \
+         gone: sessions, slot and publication\n"
+    );
+    if !after.to_validate.is_empty() {
+        out.push_str(
+            "these foreign keys hold for every row written since, and are not proven for those before; \
+             left to run:\n",
+        );
+    }
+    for statement in &after.to_validate {
+        out.push_str(&format!("  {statement};\n"));
+    }
+    out
 }

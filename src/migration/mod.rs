@@ -14,7 +14,7 @@ mod supervisor;
 mod teardown;
 mod watch;
 
-pub use abort::{Aborted, abort};
+pub use abort::{Aborted, AfterSwap, abort};
 pub use copy::CopySettings;
 pub use index::IndexSettings;
 pub use run::{Report, Run, Settings};

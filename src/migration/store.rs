@@ -49,22 +49,41 @@ pub(super) async fn unfinished(
     oid: Option<u32>,
     name: &str,
 ) -> Result<Option<Stored>> {
+    let of_table = "m.finished_at IS NULL AND (m.source_oid = $1";
+    Ok(find(session, of_table, oid, name).await?.into_iter().next())
+}
+
+/// The migrations whose swap gave a table its shape, the last one first. By the shadow's oid: after the
+/// swap that is the table which has the name.
+pub(super) async fn swapped(
+    session: &Session,
+    oid: Option<u32>,
+    name: &str,
+) -> Result<Vec<Stored>> {
+    find(session, "m.outcome = 'swapped' AND (m.shadow_oid = $1", oid, name).await
+}
+
+/// `of_table` is the beginning of a condition, up to where the table may be told by its name instead.
+async fn find(
+    session: &Session,
+    of_table: &str,
+    oid: Option<u32>,
+    name: &str,
+) -> Result<Vec<Stored>> {
     if session.one("SELECT pg_catalog.to_regclass('pgwraith.migration') IS NULL", &[]).await?.get(0)
     {
-        return Ok(None);
+        return Ok(vec![]);
     }
-    let row = session
-        .maybe(
-            "SELECT m.id, m.phase, m.source_schema, m.source_name, m.source_oid, m.shadow_name, \
-             m.shadow_oid, f.publication, f.slot FROM pgwraith.migration m \
-             LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1 \
-             WHERE m.finished_at IS NULL AND (m.source_oid = $1 OR $1::pg_catalog.oid IS NULL \
-             AND $2 IN (m.source_name, m.source_schema || '.' || m.source_name, \
-               pg_catalog.format('%I.%I', m.source_schema, m.source_name))) LIMIT 1",
-            &[&oid, &name],
-        )
-        .await?;
-    Ok(row.map(|r| Stored {
+    let sql = format!(
+        "SELECT m.id, m.phase, m.source_schema, m.source_name, m.source_oid, m.shadow_name, \
+         m.shadow_oid, f.publication, f.slot FROM pgwraith.migration m \
+         LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1 \
+         WHERE {of_table} OR $1::pg_catalog.oid IS NULL \
+         AND $2 IN (m.source_name, m.source_schema || '.' || m.source_name, \
+           pg_catalog.format('%I.%I', m.source_schema, m.source_name))) ORDER BY m.id DESC"
+    );
+    let rows = session.query(&sql, &[&oid, &name]).await?;
+    let stored = |r: &tokio_postgres::Row| Stored {
         id: r.get(0),
         phase: r.get(1),
         source_schema: r.get(2),
@@ -74,7 +93,8 @@ pub(super) async fn unfinished(
         shadow_oid: r.get(6),
         publication: r.get(7),
         slot: r.get(8),
-    }))
+    };
+    Ok(rows.iter().map(stored).collect())
 }
 
 /// Begins a migration: its row, epoch 1. Refused where the table has one already.
@@ -185,6 +205,27 @@ pub(super) async fn enter(session: &Session, migration: i64, phase: Phase) -> Re
 pub(super) async fn is_swapped(session: &Session, migration: i64) -> Result<bool> {
     let sql = "SELECT outcome IS NOT DISTINCT FROM 'swapped' FROM pgwraith.migration WHERE id = $1";
     Ok(session.maybe(sql, &[&migration]).await?.is_some_and(|row| row.get(0)))
+}
+
+/// The statements that were to be run after the swap and were not, as far as anybody can tell: by hand
+/// is as good, and a run may have died before it could say that it was done.
+pub(super) async fn left_to_validate(session: &Session, migration: i64) -> Result<Vec<String>> {
+    // Written as where they are made.
+    let sql = "
+      SELECT e.detail FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'to validate'
+        AND NOT EXISTS (SELECT 1 FROM pgwraith.event d WHERE d.migration_id = $1
+          AND d.what = 'validated' AND d.detail = e.detail AND d.id > e.id)
+        AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE k.convalidated AND e.detail = pg_catalog.format(
+            'ALTER TABLE \"%s\".\"%s\" VALIDATE CONSTRAINT \"%s\"',
+            pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"'),
+            pg_catalog.replace(c.relname::pg_catalog.text, '\"', '\"\"'),
+            pg_catalog.replace(k.conname::pg_catalog.text, '\"', '\"\"')))
+      ORDER BY e.id";
+    let rows = session.query(sql, &[&migration]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Who asked for what, or what happened, when.

@@ -5,15 +5,35 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::store::Stored;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
 
 /// How long our own backends may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// What the names of all sessions of a migration are like.
+fn session_names(migration: i64) -> String {
+    format!("{}%", crate::pg::session::application_name(&format!("{migration}/")))
+}
+
+/// Whether anything of the migration is there that holds the server back.
+pub(super) async fn is_anything_left(session: &Session, stored: &Stored) -> Result<bool> {
+    let sql = "
+      SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1)
+        OR EXISTS (SELECT 1 FROM pg_catalog.pg_publication p WHERE p.pubname = $2)
+        OR pg_catalog.to_regclass($3) IS NOT NULL
+        OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $4
+          AND a.datname = pg_catalog.current_database())";
+    let view = rows_view(stored.id).to_string();
+    let names = session_names(stored.id);
+    let row = session.one(sql, &[&stored.slot, &stored.publication, &view, &names]).await?;
+    Ok(row.get(0))
+}
+
 /// Ends every session of the migration but this one; a dead tool's too.
 pub(super) async fn end_sessions(session: &Session, migration: i64) -> Result<()> {
-    let pattern = format!("{}%", crate::pg::session::application_name(&format!("{migration}/")));
+    let pattern = session_names(migration);
     let deadline = Instant::now() + LIMIT;
     loop {
         // Within a transaction the activity stays as it was first seen.
