@@ -116,7 +116,7 @@ async fn before_its_cleanup() {
 /// Nobody had the time to log that the first key is proven: the catalog tells.
 #[tokio::test]
 async fn while_it_proves_foreign_keys() {
-    let (shop, point) = scene("validated").await;
+    let (shop, point) = scene("done").await;
     let run = run(&shop);
     point.wait_for_somebody().await;
     kill(run).await;

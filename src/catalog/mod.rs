@@ -19,4 +19,4 @@ pub use model::{
     Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, Table,
 };
 pub use read::{find, read};
-pub use stamp::{Stamp, StampReader};
+pub use stamp::{Mentions, MentionsReader, Stamp, StampReader};

@@ -225,6 +225,8 @@ pub struct Partner {
     pub owner: String,
     /// `pg_class.relkind`.
     pub kind: char,
+    /// Whether row security applies to its owner too.
+    pub forces_row_security: bool,
 }
 
 impl Partner {

@@ -3,7 +3,13 @@
 //! Behind the cutover's first lock nobody can alter the table itself. But GRANT takes no lock at all,
 //! a view is made with one that we do not stop, and what hangs on the table (a policy of another table,
 //! a function, a publication) is locked by nobody until the attempt, if ever. Every catalog row that was
-//! read has a version; all of them together are compared under the lock.
+//! read has a version; all of them together are compared under the lock. A GRANT on a column whose
+//! transaction is still open has made no version that can be seen, and writes no row that the swap writes:
+//! it shows by the old one's xmax, and is waited for.
+//!
+//! What those definitions mention (another table of a view, a function of a trigger) is locked by nobody
+//! and known by its name alone until they are read again: after that the names must be what they were
+//! ([`Mentions`]).
 
 use tokio_postgres::Statement;
 
@@ -20,7 +26,7 @@ pub struct StampReader(Statement);
 impl StampReader {
     /// Prepares the reading in `session`.
     pub async fn prepare(session: &Session) -> Result<Self> {
-        Ok(StampReader(session.prepare(SQL).await?))
+        Ok(StampReader(session.prepare(&format!("{HANGING} {VERSIONS}")).await?))
     }
 
     /// Reads the stamp of tables in the session that prepared it.
@@ -31,9 +37,77 @@ impl StampReader {
     }
 }
 
+/// What the definitions of all that hangs on a table mention.
+#[derive(Debug, Clone)]
+pub struct Mentions {
+    relations: Vec<u32>,
+    functions: Vec<u32>,
+    types: Vec<u32>,
+    operators: Vec<u32>,
+    named: String,
+}
+
+/// The reading of the names, prepared.
+pub struct MentionsReader(Statement);
+
+impl MentionsReader {
+    /// Prepares the reading in `session`.
+    pub async fn prepare(session: &Session) -> Result<Self> {
+        Ok(MentionsReader(session.prepare(NAMES).await?))
+    }
+
+    /// What hangs on `tables` mentions, with its names as they are now; the tables themselves left out, and
+    /// what is ours.
+    pub async fn read(&self, session: &Session, tables: &[u32]) -> Result<Mentions> {
+        let row = session.one(&format!("{HANGING} {MENTIONED}"), &[&tables]).await?;
+        let mut mentions = Mentions {
+            relations: row.get(0),
+            functions: row.get(1),
+            types: row.get(2),
+            operators: row.get(3),
+            named: String::new(),
+        };
+        mentions.named = self.names(session, &mentions).await?;
+        Ok(mentions)
+    }
+
+    /// Whether all of them have the names they had.
+    pub async fn as_before(&self, session: &Session, mentions: &Mentions) -> Result<bool> {
+        Ok(self.names(session, mentions).await? == mentions.named)
+    }
+
+    async fn names(&self, session: &Session, m: &Mentions) -> Result<String> {
+        let rows =
+            session.run(&self.0, &[&m.relations, &m.functions, &m.types, &m.operators]).await?;
+        let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no names"))?;
+        Ok(row.get(0))
+    }
+}
+
+const MENTIONED: &str = ", mentioned AS (
+  SELECT DISTINCT d.refclassid, d.refobjid FROM pg_catalog.pg_depend d
+  JOIN object o ON o.classid = d.classid AND o.objid = d.objid WHERE d.refobjid <> ALL ($1) AND d.deptype = 'n')
+SELECT ARRAY(SELECT refobjid FROM mentioned WHERE refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+    AND refobjid NOT IN (SELECT own.oid FROM own)
+    AND refobjid NOT IN (SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+      WHERE n.nspname = 'pgwraith')),
+  ARRAY(SELECT refobjid FROM mentioned WHERE refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass),
+  ARRAY(SELECT refobjid FROM mentioned WHERE refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass),
+  ARRAY(SELECT refobjid FROM mentioned WHERE refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass)";
+
+const NAMES: &str = "
+SELECT pg_catalog.md5(COALESCE(pg_catalog.string_agg(pg_catalog.concat_ws(' ', x.of, x.oid, x.name, n.nspname), ',' ORDER BY x.of, x.oid, x.name), ''))
+FROM (
+  SELECT 'c' AS of, c.oid, c.relname::pg_catalog.text AS name, c.relnamespace AS namespace FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1)
+  UNION ALL SELECT 'a', a.attrelid, a.attnum || ' ' || a.attname, NULL FROM pg_catalog.pg_attribute a WHERE a.attrelid = ANY ($1) AND a.attnum > 0
+  UNION ALL SELECT 'f', p.oid, p.proname, p.pronamespace FROM pg_catalog.pg_proc p WHERE p.oid = ANY ($2)
+  UNION ALL SELECT 't', t.oid, t.typname, t.typnamespace FROM pg_catalog.pg_type t WHERE t.oid = ANY ($3)
+  UNION ALL SELECT 'o', o.oid, o.oprname, o.oprnamespace FROM pg_catalog.pg_operator o WHERE o.oid = ANY ($4)) x
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = x.namespace";
+
 // `own`: the tables, their indexes and sequences. `object`: what depends on those. `relation`: `own`, what
 // rules, policies and defaults among the objects belong to, and the other ends of foreign keys.
-const SQL: &str = "
+const HANGING: &str = "
 WITH own AS (
   SELECT t.oid FROM pg_catalog.unnest($1::pg_catalog.oid[]) t (oid)
   UNION SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = ANY ($1)
@@ -42,8 +116,9 @@ WITH own AS (
       AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('a', 'i')),
 object AS (
   SELECT DISTINCT d.classid, d.objid FROM pg_catalog.pg_depend d JOIN own ON own.oid = d.refobjid
-    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass),
-relation AS (
+    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass)";
+
+const VERSIONS: &str = ", relation AS (
   SELECT own.oid FROM own
   UNION SELECT w.ev_class FROM pg_catalog.pg_rewrite w JOIN object o ON o.objid = w.oid AND o.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
   UNION SELECT p.polrelid FROM pg_catalog.pg_policy p JOIN object o ON o.objid = p.oid AND o.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass
@@ -52,7 +127,10 @@ relation AS (
   UNION SELECT f.adrelid FROM pg_catalog.pg_attrdef f JOIN object o ON o.objid = f.oid AND o.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass),
 version AS (
   SELECT 'c' AS of, r.oid, c.xmin::pg_catalog.text AS xmin FROM relation r JOIN pg_catalog.pg_class c ON c.oid = r.oid
-  UNION ALL SELECT 'a', a.attrelid, a.attnum || ' ' || a.xmin FROM own JOIN pg_catalog.pg_attribute a ON a.attrelid = own.oid
+  UNION ALL SELECT 'a', a.attrelid, a.attnum || ' ' || a.xmin || CASE WHEN a.xmax::pg_catalog.text <> '0' AND EXISTS (
+      SELECT 1 FROM pg_catalog.pg_locks l WHERE l.locktype = 'transactionid' AND l.transactionid = a.xmax AND l.granted)
+      THEN ' granted just now in ' || pg_catalog.clock_timestamp() ELSE '' END
+    FROM own JOIN pg_catalog.pg_attribute a ON a.attrelid = own.oid
   UNION ALL SELECT 's', s.seqrelid, s.xmin::pg_catalog.text FROM own JOIN pg_catalog.pg_sequence s ON s.seqrelid = own.oid
   UNION ALL SELECT 'w', w.oid, w.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_rewrite w ON w.oid = o.objid
     WHERE o.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use super::locker::{Locker, late, watch};
+use super::locks::Locks;
 use super::look::Obstacle;
 use super::{Cutover, Steps, outcome};
 use crate::error::{Error, Kind, Result};
@@ -20,6 +21,9 @@ pub(super) enum Tried {
     Swapped { lock_held: Duration, stall: Duration, steps: Steps, shut: Alone },
     /// Rolled back; the application goes on with the old table.
     Late(Obstacle),
+    /// Rolled back too. Somebody may have changed what a statement is about: only the same error again
+    /// says that it will not pass.
+    Failed(Error),
 }
 
 /// One attempt of `locker`.
@@ -29,6 +33,7 @@ pub(super) struct Attempt<'a> {
     locker: &'a Locker,
     /// Keys to compare besides those of the final sync.
     open: &'a HashSet<Key>,
+    sequences_first: bool,
     deadline: Deadline,
     started: Instant,
     granted: Option<Instant>,
@@ -43,6 +48,7 @@ impl<'a> Attempt<'a> {
         observer: &'a Session,
         locker: &mut Locker,
         open: &'a HashSet<Key>,
+        number: u32,
     ) -> Result<Tried> {
         locker.warm(cutover).await?;
         // No sync of ours may hold a lock on the shadow, or write it later with an older snapshot.
@@ -52,6 +58,7 @@ impl<'a> Attempt<'a> {
             observer,
             locker,
             open,
+            sequences_first: number.is_multiple_of(2),
             deadline: Deadline::after(cutover.limits.max_lock_hold),
             started: Instant::now(),
             granted: None,
@@ -75,6 +82,10 @@ impl<'a> Attempt<'a> {
             Stop::Stale(obstacle) => {
                 locker.make_stale();
                 Ok(Tried::Late(obstacle))
+            }
+            Stop::Unsure(e) => {
+                locker.make_stale();
+                Ok(Tried::Failed(e))
             }
             Stop::Definite(e) => Err(e),
         }
@@ -114,7 +125,9 @@ impl<'a> Attempt<'a> {
         let (limits, session) = (self.cutover.limits, &self.locker.session);
         let budget = Deadline::after(limits.lock_timeout.min(self.locker.deadlock_timeout / 2));
         let mut save = "SAVEPOINT attempt; ";
-        for lock in &self.locker.rehearsed.locks {
+        let Locks { statements, sequences, .. } = &self.locker.rehearsed.locks;
+        let first = if self.sequences_first { &sequences[..] } else { &[] };
+        for lock in first.iter().chain(statements) {
             let sql = format!(
                 "{save}{}SET LOCAL lock_timeout = {}; {lock}",
                 self.deadline.settings(session.version()),
@@ -128,10 +141,7 @@ impl<'a> Attempt<'a> {
                 return Err(match classify(&e) {
                     Class::Late | Class::Transient => Stop::Late(late(&e, who)),
                     // Something that hangs on the table was dropped, renamed or given away since.
-                    Class::Definite if e.db().is_some() => Stop::Stale(Obstacle::new(format!(
-                        "a lock could not be taken: {}",
-                        e.what()
-                    ))),
+                    Class::Definite if e.db().is_some() => Stop::Unsure(e),
                     _ => Stop::of(e),
                 });
             }
@@ -200,11 +210,11 @@ impl<'a> Attempt<'a> {
              DELETE FROM pgwraith.dirty WHERE migration_id = {migration}; \
              INSERT INTO pgwraith.event (migration_id, what) VALUES ({migration}, 'swapped')"
         ));
-        for statement in &self.locker.rehearsed.validations {
+        for step in &self.locker.rehearsed.afterwards {
             sql.push_str(&format!(
                 ";\nINSERT INTO pgwraith.event (migration_id, what, detail) \
-                 VALUES ({migration}, 'to validate', {})",
-                quote_literal(statement)
+                 VALUES ({migration}, 'to do', {})",
+                quote_literal(&step.sql)
             ));
         }
         if let Some(view) = self.cutover.flow.captured.view() {
@@ -218,7 +228,19 @@ impl<'a> Attempt<'a> {
              * 1000)::pg_catalog.int8)::pg_catalog.text, true)",
             left.as_millis()
         ));
-        session.batch(&sql).await.map_err(Stop::of)
+        let wait = self.cutover.limits.lock_timeout / 3;
+        let (renamed, who) = watch(self.observer, session.pid(), wait, session.batch(&sql)).await;
+        renamed.map_err(|e| match classify(&e) {
+            Class::Late => Stop::Late(late(&e, who)),
+            Class::Definite if e.db().is_some() => Stop::Unsure(e),
+            _ => Stop::of(e),
+        })?;
+        if !self.locker.names_hold().await.map_err(Stop::of)? {
+            let what =
+                "something that is mentioned by what hangs on the table was renamed just now";
+            return Err(Stop::Stale(Obstacle::new(what)));
+        }
+        Ok(())
     }
 
     async fn commit(&self) -> Result<(), Stop> {
@@ -256,6 +278,8 @@ enum Stop {
     Late(Obstacle),
     /// Late, and what was worked out before the lock does not hold any more.
     Stale(Obstacle),
+    /// PostgreSQL refused a statement.
+    Unsure(Error),
     Definite(Error),
 }
 

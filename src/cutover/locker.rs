@@ -7,9 +7,11 @@ use tokio::time::sleep;
 
 use super::Cutover;
 use super::deadline::Deadline;
-use super::locks;
+use super::locks::{self, Locks};
 use super::look::{self, Obstacle};
-use crate::catalog::{self, Fingerprint, FingerprintReader, Stamp, StampReader, Table};
+use crate::catalog::{
+    self, Fingerprint, FingerprintReader, Mentions, MentionsReader, Stamp, StampReader, Table,
+};
 use crate::change::{self, Plan};
 use crate::error::{Error, Kind, Result};
 use crate::flow::differ::KeyComparison;
@@ -17,7 +19,7 @@ use crate::flow::sync::Statements;
 use crate::flow::write::Isolation;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_ident};
-use crate::shadow::{self, Swap};
+use crate::shadow::{self, Step, Swap};
 
 /// How long the first, harmless lock may take: autovacuum gives way after deadlock_timeout.
 const PATIENT_LOCK: Duration = Duration::from_secs(10);
@@ -36,23 +38,39 @@ pub(super) struct Locker {
     pub(super) xid: String,
     pub(super) deadlock_timeout: Duration,
     pub(super) rehearsed: Rehearsed,
+    readers: Readers,
+    broken: bool,
+}
+
+/// What is read under the lock, prepared.
+struct Readers {
     fingerprint: FingerprintReader,
     stamp: StampReader,
-    broken: bool,
+    mentions: MentionsReader,
+}
+
+impl Readers {
+    async fn prepare(session: &Session) -> Result<Readers> {
+        Ok(Readers {
+            fingerprint: FingerprintReader::prepare(session).await?,
+            stamp: StampReader::prepare(session).await?,
+            mentions: MentionsReader::prepare(session).await?,
+        })
+    }
 }
 
 /// What was worked out before the lock. The first one locks out DDL on the source, so that its shape
 /// stays true; whether the rest did is looked at again under the lock.
 pub(super) struct Rehearsed {
-    /// What takes the locks, in order.
-    pub(super) locks: Vec<String>,
+    pub(super) locks: Locks,
     /// The renames.
     pub(super) statements: Vec<String>,
-    /// What is to be proven after the swap.
-    pub(super) validations: Vec<String>,
+    /// What is left to do after the swap.
+    pub(super) afterwards: Vec<Step>,
     /// Source and shadow.
     tables: [u32; 2],
     stamp: Stamp,
+    mentions: Mentions,
 }
 
 /// What is looked at once more under the lock.
@@ -71,8 +89,7 @@ impl Locker {
         let session = cutover.connector.session(&role).await?;
         let statements = Statements::prepare(&session, &cutover.flow).await?;
         let comparison = KeyComparison::prepare(&session, &cutover.flow).await?;
-        let fingerprint = FingerprintReader::prepare(&session).await?;
-        let stamp = StampReader::prepare(&session).await?;
+        let readers = Readers::prepare(&session).await?;
         let sql = "SELECT pg_catalog.date_part('epoch', \
                    pg_catalog.current_setting('deadlock_timeout')::interval)";
         let deadlock_timeout = Duration::from_secs_f64(session.one(sql, &[]).await?.get(0));
@@ -83,10 +100,10 @@ impl Locker {
             return Ok(Err(obstacle));
         }
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
-        let now = fingerprint.read(&session, oid, publication).await?;
+        let now = readers.fingerprint.read(&session, oid, publication).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
         let rehearsed =
-            match Rehearsed::prepare(cutover, &session, &stamp, deadlock_timeout / 2).await {
+            match Rehearsed::prepare(cutover, &session, &readers, deadlock_timeout / 2).await {
                 Ok(rehearsed) => rehearsed,
                 // What hangs on the table is looked at too, and may be locked just now.
                 Err(e) if classify(&e) == Class::Late => return Ok(Err(late(&e, None))),
@@ -99,8 +116,7 @@ impl Locker {
             xid,
             deadlock_timeout,
             rehearsed,
-            fingerprint,
-            stamp,
+            readers,
             broken: false,
         }))
     }
@@ -118,8 +134,8 @@ impl Locker {
     pub(super) async fn look(&self, cutover: &Cutover<'_>) -> Result<Seen> {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let (fingerprint, now) = tokio::try_join!(
-            self.fingerprint.read(&self.session, oid, publication),
-            self.stamp.read(&self.session, &self.rehearsed.tables),
+            self.readers.fingerprint.read(&self.session, oid, publication),
+            self.readers.stamp.read(&self.session, &self.rehearsed.tables),
         )?;
         Ok(Seen { fingerprint, all_as_before: now == self.rehearsed.stamp })
     }
@@ -144,9 +160,14 @@ impl Locker {
         }
     }
 
-    /// What is to be proven now that the swap is done.
-    pub(super) fn into_validations(self) -> Vec<String> {
-        self.rehearsed.validations
+    /// What is left to do now that the swap is done.
+    pub(super) fn into_afterwards(self) -> Vec<Step> {
+        self.rehearsed.afterwards
+    }
+
+    /// Whether everything that was read again by name, under the lock, had the name that was written.
+    pub(super) async fn names_hold(&self) -> Result<bool> {
+        self.readers.mentions.as_before(&self.session, &self.rehearsed.mentions).await
     }
 
     /// What was worked out does not hold any more; the next attempt begins with another locker.
@@ -186,7 +207,7 @@ impl Rehearsed {
     async fn prepare(
         cutover: &Cutover<'_>,
         session: &Session,
-        stamp: &StampReader,
+        readers: &Readers,
         most: Duration,
     ) -> Result<Rehearsed> {
         let gone = || Error::failed("a table of the migration is gone");
@@ -203,18 +224,20 @@ impl Rehearsed {
         let tables = [oid, row.get::<_, Option<u32>>(0).ok_or_else(gone)?];
         let taken: HashSet<String> = row.get::<_, Vec<String>>(1).into_iter().collect();
         // First: what changes while the rest is read shows under the lock.
-        let stamp = stamp.read(session, &tables).await?;
+        let mentions = readers.mentions.read(session, &tables).await?;
+        let stamp = readers.stamp.read(session, &tables).await?;
         let source = catalog::read(session, oid).await?.ok_or_else(gone)?;
         let shadow = catalog::read(session, tables[1]).await?.ok_or_else(gone)?;
         let plan = rehearse(cutover, session, &source, most).await?;
         let (target, carried) = (&plan.target, &plan.carried[..]);
         let swap = Swap { names, source: &source, target, shadow: &shadow, carried, taken: &taken };
         Ok(Rehearsed {
-            locks: locks::statements(&names.shadow, &source, target, carried),
+            locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),
-            validations: shadow::validations(target),
+            afterwards: swap.afterwards(),
             tables,
             stamp,
+            mentions,
         })
     }
 }

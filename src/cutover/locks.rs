@@ -7,16 +7,28 @@
 
 use std::collections::HashSet;
 
-use crate::catalog::{Carried, Partner, Table};
+use crate::catalog::{Carried, Partner, Sequence, Table};
 use crate::pg::{QualifiedName, quote_ident};
 
-/// Statements that each take one lock in ACCESS EXCLUSIVE mode, in order.
-pub(super) fn statements(
+/// What an attempt locks in ACCESS EXCLUSIVE mode.
+pub(super) struct Locks {
+    /// Statements that each take one lock, in order.
+    pub(super) statements: Vec<String>,
+    /// The same for the sequences of identity columns, which the swap locks by renaming them. An INSERT
+    /// takes the table before its sequence, a transaction that calls nextval itself first the other way
+    /// round: every other attempt begins with them.
+    pub(super) sequences: Vec<String>,
+    /// The relations besides source and shadow.
+    pub(super) relations: Vec<u32>,
+}
+
+/// The locks of a swap.
+pub(super) fn locks(
     shadow: &QualifiedName,
     source: &Table,
     target: &Table,
     carried: &[Carried],
-) -> Vec<String> {
+) -> Locks {
     let keys = || source.foreign_keys.iter().chain(&target.foreign_keys);
     let hanging = carried.iter().filter_map(|c| c.relation.as_ref());
     let mut before: Vec<&Partner> = hanging.chain(keys().map(|k| &k.from)).collect();
@@ -32,7 +44,19 @@ pub(super) fn statements(
     out.extend(before.iter().map(|p| of(p)));
     out.push(lock(&source.qualified()));
     out.extend(after.iter().map(|p| of(p)));
-    out
+    let identities = source.sequences.iter().filter(|s| s.identity);
+    let relations = before.iter().chain(&after).map(|p| p.oid);
+    Locks {
+        statements: out,
+        relations: relations.chain(identities.clone().map(|s| s.oid)).collect(),
+        sequences: identities.map(|s| sequence(source, s)).collect(),
+    }
+}
+
+/// As for a view: there is no LOCK for a sequence.
+fn sequence(source: &Table, sequence: &Sequence) -> String {
+    let name = QualifiedName::new(&sequence.schema, &sequence.name);
+    format!("ALTER SEQUENCE {name} OWNER TO {}", quote_ident(&source.owner))
 }
 
 fn of(partner: &Partner) -> String {

@@ -51,38 +51,43 @@ pub(super) async fn backlog(tracker: &Tracker, fence: &Fence) -> Result<Option<O
     }
 }
 
-/// Transactions that have been holding a lock on the table for long: do not queue behind them.
-pub(super) async fn long_holders(observer: &Session, flow: &Flow) -> Result<Option<Obstacle>> {
+/// Transactions that have been holding a lock on the table, or on one of the `others` that are locked
+/// with it, for long: do not queue behind them.
+pub(super) async fn long_holders(
+    observer: &Session,
+    flow: &Flow,
+    others: &[u32],
+) -> Result<Option<Obstacle>> {
     let rows = observer
         .query(
             &format!(
                 "{WHO} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT l.pid \
                  FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted \
-                 AND l.relation = ANY(ARRAY[$1::pg_catalog.oid, pg_catalog.to_regclass($2)])) \
+                 AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
+                 AND (l.relation = ANY(ARRAY[$1::pg_catalog.oid, pg_catalog.to_regclass($2)]) OR l.relation = ANY ($3))) \
                  AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') \
                  AND a.backend_type <> 'autovacuum worker' \
                  AND a.xact_start < pg_catalog.clock_timestamp() - interval '{LONG}' \
                  ORDER BY a.xact_start LIMIT 3"
             ),
-            &[&flow.captured.oid, &flow.target.root.to_string()],
+            &[&flow.captured.oid, &flow.target.root.to_string(), &others],
         )
         .await?;
-    let text = names(&rows).map(|who| format!("a long transaction uses the table: {who}"));
+    let of = if others.is_empty() { "the table" } else { "the table or what hangs on it" };
+    let text = names(&rows).map(|who| format!("a long transaction uses {of}: {who}"));
     if text.is_some() {
         return Ok(text.map(Obstacle::new));
     }
     let prepared = observer
         .query(
             "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' \
-             AND l.pid IS NULL AND l.granted AND l.relation = $1",
-            &[&flow.captured.oid],
+             AND l.pid IS NULL AND l.granted AND (l.relation = $1 OR l.relation = ANY ($2))",
+            &[&flow.captured.oid, &others],
         )
         .await?;
     Ok(prepared.first().map(|r| {
         let number: &str = r.get(0);
-        Obstacle::new(format!(
-            "prepared transaction {number} holds the table (see pg_prepared_xacts)"
-        ))
+        Obstacle::new(format!("prepared transaction {number} holds {of} (see pg_prepared_xacts)"))
     }))
 }
 

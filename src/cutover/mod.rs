@@ -31,7 +31,7 @@ use crate::flow::key::Key;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::{Alone, Door, Writer};
 use crate::pg::{Connector, Session};
-use crate::shadow::Names;
+use crate::shadow::{Names, Step};
 use crate::telemetry::Meter;
 
 use attempt::{Attempt, Tried};
@@ -87,8 +87,8 @@ pub struct Steps {
 /// A swap that is done.
 pub struct Done {
     pub swapped: Swapped,
-    /// What proves the foreign keys that were bound NOT VALID, one statement each.
-    pub validations: Vec<String>,
+    /// What is left to do: prove the foreign keys that were bound NOT VALID, among others.
+    pub afterwards: Vec<Step>,
     /// Keeps every writer out until they have ended.
     pub shut: Alone,
 }
@@ -124,12 +124,13 @@ impl Cutover<'_> {
         let mut locker: Option<Locker> = None;
         let mut attempts = 0;
         let mut met: Vec<String> = Vec::new();
+        let mut refused: Option<String> = None;
         loop {
             let obstacle = match self.prepare(&observer, &syncer, &mut locker, started).await? {
                 Err(obstacle) => obstacle,
                 Ok(mut ready) => {
                     attempts += 1;
-                    let tried = Attempt::make(self, &observer, &mut ready, &open).await?;
+                    let tried = Attempt::make(self, &observer, &mut ready, &open, attempts).await?;
                     match tried {
                         Tried::Swapped { lock_held, stall, steps, shut } => {
                             let swapped = Swapped {
@@ -138,12 +139,19 @@ impl Cutover<'_> {
                                 stall_ms: stall.as_secs_f64() * 1000.0,
                                 steps,
                             };
-                            let validations = ready.into_validations();
-                            return Ok(Done { swapped, validations, shut });
+                            let afterwards = ready.into_afterwards();
+                            return Ok(Done { swapped, afterwards, shut });
                         }
                         Tried::Late(obstacle) => {
                             locker = Some(ready);
                             obstacle
+                        }
+                        Tried::Failed(e) if refused.as_deref() == Some(e.what()) => {
+                            return Err(e.context("the swap was refused twice"));
+                        }
+                        Tried::Failed(e) => {
+                            refused = Some(e.what().to_owned());
+                            Obstacle::new(format!("the swap was refused: {}", e.what()))
                         }
                     }
                 }
@@ -191,7 +199,7 @@ impl Cutover<'_> {
         {
             return Ok(Err(obstacle));
         }
-        if let Some(obstacle) = look::long_holders(observer, &self.flow).await? {
+        if let Some(obstacle) = look::long_holders(observer, &self.flow, &[]).await? {
             return Ok(Err(obstacle));
         }
         let ready = match locker.take().filter(|l| !l.is_broken()) {
@@ -201,6 +209,10 @@ impl Cutover<'_> {
                 Err(obstacle) => return Ok(Err(obstacle)),
             },
         };
+        let others = &ready.rehearsed.locks.relations;
+        if let Some(obstacle) = look::long_holders(observer, &self.flow, others).await? {
+            return Ok(Err(obstacle));
+        }
         Ok(Ok(ready))
     }
 

@@ -1,4 +1,5 @@
-//! After the swap: proves the foreign keys that were bound without a look at any row.
+//! After the swap: moves what could not be moved under the lock, and proves the foreign keys that were
+//! bound without a look at any row.
 //!
 //! VALIDATE blocks neither reads nor writes (SHARE UPDATE EXCLUSIVE on the referring table, ROW SHARE
 //! on the other). The slot is gone by then: a large table takes long, and WAL must not wait for it.
@@ -11,31 +12,39 @@ use super::store;
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Connector, Session};
-use crate::shadow::Names;
+use crate::shadow::{Names, Step};
 use crate::telemetry::Meter;
 
 /// Somebody's DDL or VACUUM may hold a table; whoever queues behind us waits no longer than this.
 const LOCK_TIMEOUT: &str = "1s";
+/// What the sessions are called.
+pub(super) const ROLE: &str = "after";
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Runs the statements in order, each again until it gets its locks. One that fails does not keep the
-/// others from being run.
-pub(super) async fn validate(
+/// Runs the steps in order, each again until it gets its locks. One that fails does not keep the others
+/// from being run.
+pub(super) async fn run(
     connector: &Connector,
     migration: i64,
     names: &Names,
-    validations: &[String],
+    steps: &[Step],
     patience: Duration,
     meter: &Meter,
 ) -> Result<()> {
-    let role = format!("{migration}/validate");
+    let session_role = format!("{migration}/{ROLE}");
     let (mut failed, mut left) = (None::<Error>, Vec::new());
-    for sql in validations {
+    for Step { role, sql } in steps {
         let done = async {
-            let session = connector.session(&role).await?;
+            let session = connector.session(&session_role).await?;
             session.set("lock_timeout", LOCK_TIMEOUT).await?;
+            // A tool that is gone does not go on in the server.
+            session.set("client_connection_check_interval", "1s").await?;
+            if let Some(role) = role {
+                session.set_role(role).await?;
+            }
             one(&session, sql, patience, meter).await?;
-            store::event(&session, migration, "validated", sql).await
+            session.batch("RESET ROLE").await?;
+            store::event(&session, migration, "done", sql).await
         };
         if let Err(e) = done.await {
             if failed.is_some() {
@@ -45,7 +54,7 @@ pub(super) async fn validate(
             left.push(sql.clone());
         }
     }
-    failed.map_or(Ok(()), |e| Err(unproven(e, names, &left)))
+    failed.map_or(Ok(()), |e| Err(unfinished(e, names, &left)))
 }
 
 async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) -> Result<()> {
@@ -66,18 +75,18 @@ async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) ->
     }
 }
 
-/// What is to be said where something is left to prove; also where the operator stops the run.
-pub(super) fn unproven(e: Error, names: &Names, left: &[String]) -> Error {
+/// What is to be said where something is left to do; also where the operator stops the run.
+pub(super) fn unfinished(e: Error, names: &Names, left: &[String]) -> Error {
     let kind = match classify(&e) {
         Class::RowsDoNotFit => Kind::DataDiffers,
         _ => e.kind(),
     };
     let state = format!(
-        "The names were swapped before that: {} has its new shape, the old table is {}. These foreign keys \
-         hold for every row written since, and are not proven for those before",
+        "The names were swapped before that: {} has its new shape, the old table is {}. A foreign key that \
+         is not validated holds for every row written since, and is not proven for those before",
         names.source, names.retired
     );
     e.with_kind(kind)
-        .context("proving foreign keys after the swap")
+        .context("after the swap")
         .and_then_state(state, format!("Run what is left: {}", left.join("; ")))
 }

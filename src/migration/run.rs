@@ -9,7 +9,7 @@ use super::context::Context;
 use super::copy::CopySettings;
 use super::index::IndexSettings;
 use super::supervisor::{Background, Supervisor};
-use super::{Phase, after, catch_up, copy, index, prepare, store, watch};
+use super::{Phase, after, catch_up, copy, index, prepare, store, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::{self, Request};
 use crate::cutover::{self, Cutover, Swapped};
@@ -23,7 +23,7 @@ use crate::flow::verify::{Findings, Verifier};
 use crate::flow::write::{Door, Writer};
 use crate::pg::{Connector, Session};
 use crate::preflight::{self, EventTriggers, Subject};
-use crate::shadow::Names;
+use crate::shadow::{Names, Step};
 use crate::telemetry::{Meter, Sample};
 
 /// Rows of the first verified range.
@@ -109,25 +109,32 @@ impl Run<'_> {
         let known = Known { source, target, names, migration };
         let flow = Arc::new(flow);
         let done = self.phases(&control, &known, Arc::clone(&flow)).await;
-        let (report, validations) = self.end(&known, &flow, done).await?;
-        self.validate(&known, &validations).await?;
+        let (report, afterwards) = self.end(&known, &flow, done).await?;
+        self.afterwards(&known, &afterwards).await?;
         Ok(report)
     }
 
-    async fn validate(&self, known: &Known, validations: &[String]) -> Result<()> {
-        if validations.is_empty() {
+    async fn afterwards(&self, known: &Known, steps: &[Step]) -> Result<()> {
+        if steps.is_empty() {
             return Ok(());
         }
         self.meter.tell(Sample::Phase("validate"));
         let patience = self.settings.cutover.patience;
         let (connector, names, meter) = (self.connector, &known.names, &self.meter);
         let migration = known.migration;
-        let work = after::validate(connector, migration, names, validations, patience, meter);
-        self.supervisor.guard(work).await.map_err(|e| match e.has_state() {
-            true => e,
-            // The operator stopped it, who cannot know how far it came: validating again is quick.
-            false => after::unproven(e, names, validations),
-        })
+        let work = after::run(connector, migration, names, steps, patience, meter);
+        match self.supervisor.guard(work).await {
+            Ok(()) => Ok(()),
+            Err(e) if e.has_state() => Err(e),
+            Err(e) => {
+                // What the operator stopped must not go on in the server, where it would be in the way
+                // of whoever does it by hand. How far it came is not known: to validate again is quick.
+                let session = self.connector.session("cleanup").await?;
+                teardown::end_sessions(&session, migration).await?;
+                let left: Vec<String> = steps.iter().map(|step| step.sql.clone()).collect();
+                Err(after::unfinished(e, names, &left))
+            }
+        }
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
@@ -150,7 +157,7 @@ impl Run<'_> {
         control: &Session,
         known: &Known,
         flow: Arc<Flow>,
-    ) -> Result<(Report, Vec<String>)> {
+    ) -> Result<(Report, Vec<Step>)> {
         let guard = &self.supervisor;
         prepare::create_rows_view(self.connector, &flow, &known.source, EPOCH).await?;
         prepare::create_publication(control, &flow, &known.source).await?;
@@ -231,7 +238,7 @@ impl Run<'_> {
         known: &Known,
         context: &Context,
         fingerprint: &Fingerprint,
-    ) -> Result<(Report, Vec<String>)> {
+    ) -> Result<(Report, Vec<Step>)> {
         let settings = self.settings;
         prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
         prepare::wait_for_writers(control, known.source.oid, &self.meter).await?;
@@ -268,7 +275,7 @@ impl Run<'_> {
             meter: &self.meter,
             limits: settings.cutover,
         };
-        let cutover::Done { swapped, validations, shut } = cutover.run(open).await?;
+        let cutover::Done { swapped, afterwards, shut } = cutover.run(open).await?;
         for task in syncs {
             task.finish().await;
         }
@@ -280,9 +287,12 @@ impl Run<'_> {
             keys_synced,
             cutover: swapped,
             verify,
-            foreign_keys: validations.len(),
+            foreign_keys: afterwards
+                .iter()
+                .filter(|s| s.sql.contains(" VALIDATE CONSTRAINT "))
+                .count(),
         };
-        Ok((report, validations))
+        Ok((report, afterwards))
     }
 
     async fn verify(

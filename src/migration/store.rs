@@ -212,9 +212,9 @@ pub(super) async fn is_swapped(session: &Session, migration: i64) -> Result<bool
 pub(super) async fn left_to_validate(session: &Session, migration: i64) -> Result<Vec<String>> {
     // Written as where they are made.
     let sql = "
-      SELECT e.detail FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'to validate'
+      SELECT e.detail FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'to do'
         AND NOT EXISTS (SELECT 1 FROM pgwraith.event d WHERE d.migration_id = $1
-          AND d.what = 'validated' AND d.detail = e.detail AND d.id > e.id)
+          AND d.what = 'done' AND d.detail = e.detail AND d.id > e.id)
         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k
           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -12,7 +12,6 @@ mod swap;
 mod tests;
 
 pub use create::{clone_statements, create_table};
-pub use foreign_keys::validations;
 pub use grants::{Privileges, grant_steps};
 pub use index::{IndexPlan, index_plans, key_index, replica_identity};
 pub use rows::create_rows_view;

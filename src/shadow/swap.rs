@@ -50,10 +50,17 @@ impl Swap<'_> {
         out.extend(self.retire(&mut pool));
         out.extend(self.promote());
         out.extend(self.own_defaults());
-        out.extend(self.serial_sequences());
         out.extend(foreign_keys::bind(self.target));
         out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.bind)));
         out.extend(self.privileges());
+        out
+    }
+
+    /// What is done after COMMIT, without the locks: a serial's sequence takes a lock that whoever called
+    /// it holds until his transaction ends, and he may be waiting for the table; to validate takes time.
+    pub fn afterwards(&self) -> Vec<Step> {
+        let mut out = self.serial_sequences();
+        out.extend(foreign_keys::validations(self.target));
         out
     }
 

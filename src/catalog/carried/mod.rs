@@ -114,7 +114,7 @@ fn kinds() -> [String; 9] {
 fn relation(oid: &str) -> String {
     format!(
         "(SELECT pg_catalog.jsonb_build_object('oid', pc.oid::int8, 'schema', pn.nspname, 'name', pc.relname, \
-           'owner', pr.rolname, 'kind', pc.relkind) FROM pg_catalog.pg_class pc \
+           'owner', pr.rolname, 'kind', pc.relkind, 'forces_row_security', pc.relrowsecurity AND pc.relforcerowsecurity) FROM pg_catalog.pg_class pc \
            JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace \
            JOIN pg_catalog.pg_roles pr ON pr.oid = pc.relowner WHERE pc.oid = {oid})"
     )
