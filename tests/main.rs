@@ -13,6 +13,7 @@ mod generator;
 mod harness;
 mod keys;
 mod lost_reply;
+mod meaning;
 mod objects;
 mod oracle;
 mod preflight;

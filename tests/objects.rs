@@ -154,7 +154,7 @@ const TWIN: &str = r#"
       g / 7.0, g % 2 = 0, CASE WHEN g % 5 > 0 THEN g END, 'gone' FROM generate_series(1, 1500) g;"#;
 
 /// The clauses of one ALTER TABLE each.
-const ALTERS: [&[&str]; 13] = [
+const ALTERS: [&[&str]; 14] = [
     &[
         "DROP CONSTRAINT b_small",
         r#"ALTER "B" TYPE text USING coalesce("B"::text || ' pieces', 'none')"#,
@@ -174,6 +174,7 @@ const ALTERS: [&[&str]; 13] = [
     &["ADD COLUMN twice int GENERATED ALWAYS AS (id * 2) STORED, ADD UNIQUE (twice) DEFERRABLE"],
     &["ALTER id TYPE bigint", "ALTER note TYPE text, ALTER note SET DEFAULT 'long'"],
     &["ALTER a TYPE varchar(5) COLLATE \"C\", ALTER note TYPE char(24)"],
+    &["ALTER id ADD GENERATED ALWAYS AS IDENTITY (START 7000 INCREMENT 3)"],
     &["DROP CONSTRAINT t_pkey, ADD CONSTRAINT new_key PRIMARY KEY (id)", "RENAME id TO ident"],
 ];
 

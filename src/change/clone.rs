@@ -1,6 +1,6 @@
 //! The empty clone that a change is tried on.
 
-use crate::catalog::{self, Table, meaning};
+use crate::catalog::{self, Grant, Table, meaning};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{QualifiedName, Session, quote_ident};
@@ -45,6 +45,7 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
     }
     set_role(session, Some(&source.owner)).await?;
     let clone = Clone { oid: now.oid, name };
+    same_privileges(session, source, &clone).await?;
     same_meaning(session, source, &clone).await?;
     Ok(clone)
 }
@@ -65,6 +66,29 @@ pub(super) fn position(source: &Table, column: &str) -> Option<i16> {
 pub(super) fn about_the_change(e: &Error) -> bool {
     e.db().is_some()
         && !matches!(classify(e), Class::Late | Class::Transient | Class::ConnectionLost)
+}
+
+/// PostgreSQL chooses in whose name a privilege is given, and may choose another than it did once.
+async fn same_privileges(session: &Session, source: &Table, clone: &Clone) -> Result<()> {
+    let now = read(session, &clone.name).await?;
+    let of_others = |table: &Table| -> Vec<Grant> {
+        let all = table.grants.iter().flatten();
+        all.filter(|g| g.grantee.as_deref() != Some(&table.owner)).cloned().collect()
+    };
+    let columns = source.columns.iter().zip(&now.columns);
+    let same = of_others(source) == of_others(&now)
+        && columns
+            .into_iter()
+            .all(|(was, is)| was.grants.iter().flatten().eq(is.grants.iter().flatten()));
+    if same {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Refused,
+        format!("privileges on {} would not be in the name of those who gave them", source.qualified()),
+    )
+    .state("Nothing was touched")
+    .next("REVOKE what was given by a role that is a superuser or a member of the owner by now, and GRANT it again"))
 }
 
 /// The clone was made from text, as the new table will be.

@@ -10,6 +10,7 @@ mod expression;
 mod follow;
 mod foreign_keys;
 mod key;
+mod probe;
 mod rehearse;
 mod retarget;
 mod stand_in;

@@ -8,9 +8,10 @@ use super::clone::{self, Clone, about_the_change};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request};
-use super::{follow, foreign_keys, key};
+use super::{follow, foreign_keys, key, probe};
 use crate::catalog::{self, Column, Table};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
 use crate::shadow;
 
@@ -58,11 +59,14 @@ async fn rehearse_in_transaction(
     let Clone { name: clone, oid: clone_oid } = &made;
     let mut stand_ins = StandIns::new(session, &source.qualified(), clone);
     foreign_keys::put_on(session, source, &mut stand_ins).await?;
+    let before = probe::set(session, source, &made).await?;
     for clauses in &request.alters {
         alter(session, clone, clauses, &stand_ins).await?;
     }
     let mut target = read_result(session, source, clone, *clone_oid).await?;
+    probe::check(session, source, &made, &before).await?;
     target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, &stand_ins);
+    foreign_keys::refuse_new(source, &target)?;
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &clone.schema, clone_oid: *clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
@@ -118,9 +122,9 @@ async fn read_result(
         ))
         .next("Leave it out, and add it with ALTER TABLE after the swap"));
     }
-    if target.row_security || target.force_row_security || target.persistence != source.persistence
-    {
-        return Err(Error::usage("--alter may not change row security or persistence"));
+    if target.persistence != source.persistence {
+        return Err(Error::usage("--alter may not change persistence")
+            .next("Run without it; SET LOGGED or UNLOGGED rewrites the table under lock"));
     }
     if target.replica_identity != source.replica_identity {
         return Err(Error::usage("--alter may not change the replica identity")
@@ -277,18 +281,47 @@ async fn check_assignment(
     let values: Vec<_> = filled.iter().map(|(_, e)| e.as_str()).collect();
     let rows = rows_of(session, source, clone).await?;
     let sql = format!(
-        "EXPLAIN INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s",
+        "INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s",
         columns.join(", "),
         values.join(", "),
         rows
     );
-    session.simple(&sql).await.map(drop).map_err(|e| match e.db() {
+    session.simple(&format!("EXPLAIN {sql}")).await.map(drop).map_err(|e| match e.db() {
+        Some(db) if db.code().code() == "42501" => Error::new(
+            Kind::Refused,
+            format!("the table's owner cannot copy its rows: {}", e.what()),
+        )
+        .state("Nothing was touched")
+        .next("Rows are read and written as the owner: GRANT him what he lacks"),
         Some(db) => {
             Error::usage(format!("the rows cannot be converted as asked: {}", db.message()))
                 .next("Nothing was changed. Say how: ALTER COLUMN … TYPE … USING, or --map")
         }
         None => e,
-    })
+    })?;
+    try_a_row(session, &sql).await
+}
+
+/// Functions in checks, indexes and generated columns run where a row is written, under our search path
+/// and as the owner: better to know now than after hours whether they can. What is wrong with the row
+/// itself is for the copy to say.
+async fn try_a_row(session: &Session, insert: &str) -> Result<()> {
+    session.batch("SAVEPOINT row").await?;
+    let tried = session.batch(&format!("{insert} LIMIT 1")).await;
+    session.batch("ROLLBACK TO SAVEPOINT row; RELEASE SAVEPOINT row").await?;
+    match tried {
+        Err(e) if e.db().is_some() && classify(&e) == Class::Definite => Err(Error::new(
+            Kind::Refused,
+            format!("a row of the table cannot be written to a table like it: {}", e.what()),
+        )
+        .state("Nothing was touched")
+        .next(
+            "A function in a check, index, default or generated column must name what it calls with its \
+             schema, or SET search_path, and the table's owner must be allowed to call it",
+        )),
+        Err(e) if e.db().is_none() => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// Where the rows will be read. For the owner, forced row security could fail even the planning.

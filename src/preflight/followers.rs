@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use tokio_postgres::types::ToSql;
+
 use super::privileges::membership;
 use super::{Finding, Result, Subject};
 use crate::catalog::{self, Carried, Grant, Table};
@@ -80,16 +82,30 @@ async fn missing_roles(subject: &Subject<'_>, owned: &Owned) -> Result<Vec<Findi
 }
 
 /// Replacing a view or function takes CREATE on its schema, of its owner or, failing that, of the tool;
-/// naming the table in a GRANT takes USAGE on the table's.
+/// naming the table, in a GRANT or a definition, takes USAGE on the table's; statistics are made by the
+/// table's owner and given to theirs.
 async fn missing_schemas(subject: &Subject<'_>, carried: &[Carried]) -> Result<Vec<Finding>> {
     let sql = "SELECT n.nspname::pg_catalog.text, SESSION_USER::pg_catalog.text, 'CREATE' FROM pg_catalog.pg_namespace n
         WHERE n.nspname = ANY ($1) AND NOT pg_catalog.has_schema_privilege(SESSION_USER::pg_catalog.text, n.oid, 'CREATE')
       UNION ALL SELECT n.nspname, r.rolname, 'USAGE' FROM pg_catalog.pg_namespace n, pg_catalog.pg_roles r
-        WHERE n.nspname = $2 AND r.rolname = ANY ($3) AND NOT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')";
+        WHERE n.nspname = $2 AND r.rolname = ANY ($3) AND NOT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
+      UNION SELECT n.nspname, r.rolname, p.privilege
+        FROM ROWS FROM (pg_catalog.unnest($4::pg_catalog.text[]), pg_catalog.unnest($5::pg_catalog.text[])) w (schema, role)
+        JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema JOIN pg_catalog.pg_roles r ON r.rolname = w.role,
+        (VALUES ('USAGE'), ('CREATE')) p (privilege)
+        WHERE NOT pg_catalog.has_schema_privilege(r.oid, n.oid, p.privilege)";
     let by_tool = carried.iter().filter(|c| c.role.is_none()).filter_map(|c| c.schema.as_deref());
     let schemas: Vec<&str> = by_tool.collect();
-    let grantors: Vec<&str> = grants(subject.table).map(|g| g.grantor.as_str()).collect();
-    let rows = subject.session.query(sql, &[&schemas, &subject.table.schema, &grantors]).await?;
+    let grantors = grants(subject.table).map(|g| g.grantor.as_str());
+    let acting: Vec<&str> =
+        grantors.chain(carried.iter().filter_map(|c| c.role.as_deref())).collect();
+    let statistics = subject.table.statistics.iter();
+    let (homes, makers): (Vec<&str>, Vec<&str>) = statistics
+        .flat_map(|s| [&s.owner, &subject.table.owner].map(|role| (&*s.schema, role.as_str())))
+        .unzip();
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&schemas, &subject.table.schema, &acting, &homes, &makers];
+    let rows = subject.session.query(sql, &parameters).await?;
     let finding = |row: &tokio_postgres::Row| {
         let (schema, role) = (quote_ident(row.get(0)), quote_ident(row.get(1)));
         let privilege: &str = row.get(2);

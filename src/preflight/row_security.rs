@@ -3,7 +3,8 @@
 //! read fewer rows than there are.
 
 use super::{Finding, Result, Subject};
-use crate::pg::quote_ident;
+use crate::catalog::Table;
+use crate::pg::{QualifiedName, quote_ident};
 
 const ROLE: &str = "
   SELECT r.rolname::pg_catalog.text, r.rolsuper OR r.rolbypassrls,
@@ -13,10 +14,10 @@ const ROLE: &str = "
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
-    if !table.forces_row_security() {
-        return Ok(vec![]);
-    }
     let row = subject.session.one(ROLE, &[]).await?;
+    if !table.forces_row_security() {
+        return Ok(if row.get(1) { vec![] } else { partners(table, row.get(0)) });
+    }
     let (name, role) = (table.qualified(), quote_ident(row.get(0)));
     let above = (!row.get::<_, bool>(1)).then(|| {
         Finding::refuse(
@@ -37,4 +38,24 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         )
     });
     Ok(above.into_iter().chain(creates).collect())
+}
+
+/// After the swap foreign keys are validated by a look at both tables.
+fn partners(table: &Table, role: &str) -> Vec<Finding> {
+    let role = quote_ident(role);
+    let ends = table.foreign_keys.iter().flat_map(|key| [&key.from, &key.to]);
+    let mut hidden: Vec<_> =
+        ends.filter(|e| e.forces_row_security).map(|e| e.qualified()).collect();
+    hidden.sort();
+    hidden.dedup();
+    let finding = |name: &QualifiedName| {
+        Finding::refuse(
+            format!(
+                "row security of {name}, at the other end of a foreign key, is forced on its owner, and {role} \
+                 does not bypass it: the key could not be validated"
+            ),
+            format!("ALTER ROLE {role} BYPASSRLS"),
+        )
+    };
+    hidden.iter().map(finding).collect()
 }

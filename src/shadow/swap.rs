@@ -45,6 +45,7 @@ impl Swap<'_> {
     pub fn steps(&self) -> Vec<Step> {
         let mut pool = self.taken.clone();
         let mut out = self.identity_sequences(&mut pool);
+        out.extend(self.new_identities(&mut pool));
         out.extend(foreign_keys::unbind(self.source));
         out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.unbind)));
         out.extend(self.retire(&mut pool));
@@ -100,6 +101,24 @@ impl Swap<'_> {
             }
         }
         out
+    }
+
+    /// The sequence of an identity column that the change makes is named as PostgreSQL names it, or as the
+    /// operator said.
+    fn new_identities(&self, pool: &mut HashSet<String>) -> Vec<Step> {
+        let known: Vec<u32> = self.identities().iter().map(|i| i.wanted.oid).collect();
+        let made = self.target.sequences.iter().filter(|s| s.identity && !known.contains(&s.oid));
+        made.filter_map(|wanted| {
+            let column = self.target.column(wanted.attnum)?;
+            let own = self.shadow.column_named(&column.name)?.attnum;
+            let new = self.shadow.sequences.iter().find(|s| s.identity && s.attnum == own)?;
+            let name = free_name(&wanted.name, "", |n| pool.contains(n));
+            pool.insert(name.clone());
+            let from = QualifiedName::new(&new.schema, &new.name);
+            let sql = format!("ALTER SEQUENCE {from} RENAME TO {}", quote_ident(&name));
+            (new.name != name).then(|| self.own(sql))
+        })
+        .collect()
     }
 
     fn identities(&self) -> Vec<Identity<'_>> {

@@ -56,17 +56,61 @@ async fn what_comes_and_goes_between_two_attempts_is_carried() {
 /// GRANT takes no lock: one whose transaction is open is met by the swap at the catalog's row.
 #[tokio::test]
 async fn a_grant_that_is_not_committed_yet_is_not_lost() {
-    for object in ["t", "seen"] {
+    for (what, object) in [("SELECT", "t"), ("SELECT", "seen"), ("SELECT (v)", "t")] {
         let shop = shop().await;
         shop.exec(TABLES).await;
         let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
         let theirs = shop.session().await;
-        exec(&theirs, &format!("BEGIN; GRANT SELECT ON {object} TO reader")).await;
+        exec(&theirs, &format!("BEGIN; GRANT {what} ON {object} TO reader")).await;
         held.release().await;
         held.run.wait_for_saying("the cutover waits: ").await;
         exec(&theirs, "COMMIT").await;
         swapped_whole(&shop, held).await;
-        let may = format!("SELECT has_table_privilege('reader', '{object}', 'select')");
-        assert!(shop.value::<bool>(&may).await, "{object}");
+        let may = format!("SELECT has_column_privilege('reader', '{object}', 'v', 'select')");
+        assert!(shop.value::<bool>(&may).await, "{what} on {object}");
     }
+}
+
+/// What a definition mentions is known by its name alone until it is read again.
+#[tokio::test]
+async fn what_a_view_mentions_is_what_it_was() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE other (a int, b int); INSERT INTO other VALUES (1, 2)").await;
+    shop.exec(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$",
+    )
+    .await;
+    shop.exec(TABLES).await;
+    shop.exec("CREATE VIEW both_of AS SELECT t.id, o.a FROM t, other o; CREATE TRIGGER tr BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f()").await;
+    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
+    let theirs = shop.session().await;
+    exec(&theirs, "BEGIN; LOCK TABLE parent IN ACCESS SHARE MODE").await;
+    held.release().await;
+    held.run.wait_for_saying("the cutover waits: ").await;
+    shop.exec("BEGIN; ALTER TABLE other RENAME TO elder; CREATE TABLE other (a int); ALTER TABLE elder RENAME a TO x; ALTER TABLE elder RENAME b TO a; COMMIT").await;
+    shop.exec("BEGIN; ALTER FUNCTION f() RENAME TO g; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$; COMMIT").await;
+    exec(&theirs, "COMMIT").await;
+    swapped_whole(&shop, held).await;
+    assert_eq!(shop.value::<i32>("SELECT a FROM both_of WHERE id = 1").await, 1);
+    let fires: String =
+        shop.value("SELECT tgfoid::regproc::text FROM pg_trigger WHERE tgname = 'tr'").await;
+    assert_eq!(fires, "g");
+}
+
+/// Whoever calls a sequence holds it until his transaction ends, and may want the table then.
+#[tokio::test]
+async fn whoever_called_the_sequence_before_is_not_in_the_way() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE t (id bigserial PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('v')")
+        .await;
+    let held = shop.held("cutover", "t", &["--rebuild"]).await;
+    let theirs = shop.session().await;
+    exec(&theirs, "BEGIN; SELECT nextval('t_id_seq')").await;
+    held.release().await;
+    let swapped = "SELECT outcome IS NOT DISTINCT FROM 'swapped' FROM pgwraith.migration";
+    crate::harness::wait_for_sql(&shop.client, "it is swapped", swapped).await;
+    exec(&theirs, "INSERT INTO t VALUES (2, 'theirs'); COMMIT").await;
+    held.run.finish(SOON).await.expect_code(0);
+    shop.exec("DROP TABLE t_old; INSERT INTO t (v) VALUES ('w')").await;
+    assert_eq!(shop.rows("t").await, ["(1,v)", "(2,theirs)", "(3,w)"]);
 }

@@ -1,0 +1,78 @@
+//! What an ALTER may do that the clone's shape does not show: things that follow by other ways, or that
+//! a clone does not have. They are put on the clone, looked at after the change, and taken off again.
+
+use super::clone::Clone;
+use crate::catalog::Table;
+use crate::error::{Error, Result};
+use crate::pg::{QualifiedName, Session};
+
+const TRIGGER: &str = "pgwraith_probe";
+
+/// How things stood before the change.
+pub(super) struct Probe {
+    /// Identity sequences, and where they stand.
+    positions: Vec<(u32, i64)>,
+}
+
+/// Puts the probes on the clone.
+pub(super) async fn set(session: &Session, source: &Table, clone: &Clone) -> Result<Probe> {
+    let name = &clone.name;
+    let enable = if source.row_security { "ENABLE" } else { "DISABLE" };
+    let force = if source.force_row_security { "FORCE" } else { "NO FORCE" };
+    session
+        .batch(&format!(
+            "ALTER TABLE {name} {enable} ROW LEVEL SECURITY, {force} ROW LEVEL SECURITY; \
+             CREATE TRIGGER {TRIGGER} BEFORE UPDATE ON {name} FOR EACH ROW \
+             EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()"
+        ))
+        .await?;
+    Ok(Probe { positions: positions(session, clone).await? })
+}
+
+/// Refuses what the change did to them and a run would not, and takes them off.
+pub(super) async fn check(
+    session: &Session,
+    source: &Table,
+    clone: &Clone,
+    before: &Probe,
+) -> Result<()> {
+    let sql = "SELECT c.relrowsecurity, c.relforcerowsecurity, (SELECT g.tgenabled = 'O' FROM pg_catalog.pg_trigger g \
+               WHERE g.tgrelid = c.oid AND g.tgname = $2) FROM pg_catalog.pg_class c WHERE c.oid = $1";
+    let Some(row) = session.maybe(sql, &[&clone.oid, &TRIGGER]).await? else { return Ok(()) };
+    let refuse = |what: &str| {
+        Err(Error::usage(format!("--alter may not change {what}"))
+            .next("Do that before or after, it takes PostgreSQL a millisecond"))
+    };
+    if (row.get(0), row.get(1)) != (source.row_security, source.force_row_security) {
+        return refuse("row security");
+    }
+    if row.get::<_, Option<bool>>(2) != Some(true) {
+        return refuse("whether triggers fire");
+    }
+    let now = positions(session, clone).await?;
+    let moved = |(oid, position): &(u32, i64)| now.iter().any(|(o, p)| o == oid && p != position);
+    if before.positions.iter().any(moved) {
+        return refuse("where a sequence stands (RESTART)");
+    }
+    let name = &clone.name;
+    session
+        .batch(&format!(
+            "DROP TRIGGER {TRIGGER} ON {name}; \
+             ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY"
+        ))
+        .await
+}
+
+async fn positions(session: &Session, clone: &Clone) -> Result<Vec<(u32, i64)>> {
+    let sql = "SELECT s.seqrelid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_depend d \
+               JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = d.objid \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 AND d.deptype = 'i'";
+    let mut out = Vec::new();
+    for row in session.query(sql, &[&clone.oid]).await? {
+        let name = QualifiedName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
+        let position = session.one(&format!("SELECT last_value FROM {name}"), &[]).await?;
+        out.push((row.get(0), position.get(0)));
+    }
+    Ok(out)
+}

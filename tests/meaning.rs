@@ -1,0 +1,107 @@
+//! A definition travels as text: what would mean something else when it is read again is refused by name,
+//! and so is what a clone cannot show.
+
+use crate::definition::{assert_same, database};
+use crate::scene::{Shop, shop};
+
+async fn refused(shop: &Shop, change: &[&str], code: i32, told: &str) {
+    let output = shop.run("t", change).await;
+    assert_eq!(output.code, Some(code), "{change:?}: {output}");
+    assert!(output.stderr.contains(told), "{change:?}: {told:?} is not told: {output}");
+    assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// They print no operator, and read again they mean that of text.
+#[tokio::test]
+async fn operators_that_are_not_printed_are_compared() {
+    let mut shop = shop().await;
+    let function =
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$";
+    for (n, (sql, told)) in [
+        ("CREATE TRIGGER g BEFORE UPDATE ON t FOR EACH ROW WHEN (OLD.e IS DISTINCT FROM NEW.e) EXECUTE FUNCTION f()", "trigger g: "),
+        ("ALTER TABLE t ADD CONSTRAINT c CHECK (e IS DISTINCT FROM 'never')", "constraint c of"),
+        ("CREATE INDEX i ON t (id) WHERE nullif(e, 'x') IS NOT NULL", "index i of"),
+        ("CREATE POLICY p ON t USING (CASE e WHEN 'a' THEN true END)", "policy p: "),
+        ("CREATE VIEW v AS SELECT a.id FROM t a JOIN (SELECT e FROM t) b USING (e)", "view public.v: "),
+        ("CREATE FUNCTION n() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t WHERE CASE e WHEN 'a' THEN true END; END", "function public.n(): "),
+    ]
+    .iter()
+    .enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        shop.exec(&format!("CREATE EXTENSION citext; {function}; CREATE TABLE t (id int PRIMARY KEY, e citext); {sql}")).await;
+        refused(&shop, &["--rebuild"], 3, told).await;
+    }
+}
+
+/// A column's name is another column's afterwards.
+#[tokio::test]
+async fn columns_that_exchange_names_are_not_taken_for_each_other() {
+    let mut shop = shop().await;
+    for (n, (sql, told)) in [
+        ("CREATE POLICY p ON t USING (a < 5)", "policy p uses column \"a\""),
+        ("CREATE PUBLICATION p FOR TABLE t (id, a)", "publication p uses column \"a\""),
+        ("CREATE FUNCTION f() RETURNS bigint BEGIN ATOMIC SELECT sum(a) FROM t; END", "function public.f() uses column \"a\""),
+        ("CREATE TRIGGER g BEFORE UPDATE OF a ON t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()", "trigger g uses column \"a\""),
+    ]
+    .iter()
+    .enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        shop.exec(&format!("CREATE TABLE t (id int PRIMARY KEY, a int, b int); {sql}")).await;
+        let change = ["--alter", "RENAME a TO c", "--alter", "RENAME b TO a", "--alter", "RENAME c TO b"];
+        refused(&shop, &change, 3, told).await;
+    }
+}
+
+#[tokio::test]
+async fn clauses_that_a_clone_does_not_show_are_refused() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p int, v text); ALTER TABLE t ENABLE ROW LEVEL SECURITY").await;
+    shop.exec("CREATE TABLE parent (id int PRIMARY KEY)").await;
+    for (clause, told) in [
+        ("DISABLE ROW LEVEL SECURITY", "row security"),
+        ("FORCE ROW LEVEL SECURITY", "row security"),
+        ("DISABLE TRIGGER ALL", "whether triggers fire"),
+        ("DISABLE TRIGGER USER", "whether triggers fire"),
+        ("ALTER id RESTART WITH 5000", "where a sequence stands"),
+        ("ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES parent", "foreign key \"fk\""),
+    ] {
+        refused(&shop, &["--alter", clause], 2, told).await;
+    }
+}
+
+#[tokio::test]
+async fn functions_that_could_not_be_called_are_found_before_the_copy() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'; \
+         CREATE FUNCTION outer_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN inner_one($1); END'; \
+         CREATE TABLE t (id int PRIMARY KEY, CHECK (outer_one(id) > 0)); INSERT INTO t VALUES (1)",
+    )
+    .await;
+    refused(&shop, &["--rebuild"], 3, "function inner_one(integer) does not exist").await;
+}
+
+/// Times are printed as the database's settings have them, and need not be read again as they were.
+#[tokio::test]
+async fn constants_do_not_move_with_the_databases_settings() {
+    let mut shop = shop().await;
+    shop.exec(
+        "ALTER DATABASE shop SET \"DateStyle\" = 'SQL, DMY'; ALTER DATABASE shop SET \"TimeZone\" = 'Asia/Kolkata'; \
+         ALTER DATABASE shop SET \"IntervalStyle\" = 'sql_standard'; ALTER DATABASE shop SET array_nulls = off",
+    )
+    .await;
+    shop.client = shop.session().await;
+    shop.exec(
+        "SET array_nulls = on; CREATE TABLE t (id int PRIMARY KEY, d timestamptz DEFAULT '2024-01-05 12:00+05:30', \
+           i interval DEFAULT '-1 day 02:03:04', l text[] DEFAULT '{a,NULL}'); \
+         CREATE INDEX x ON t (id) WHERE d > '2024-03-01 12:00+05:30'; INSERT INTO t VALUES (1); \
+         CREATE VIEW v AS SELECT id FROM t WHERE d = '2024-01-05 12:00+05:30'",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    assert_same(&database(&shop, &["public.t_old"]).await.lines(), &before.lines(), "rebuilt");
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM v").await, 1);
+}
