@@ -160,11 +160,21 @@ async fn an_attempt_that_was_given_up_takes_no_time_from_the_next() {
         ["--rebuild", "--max-lock-hold", "3s", "--lock-timeout", "3s", "--allow-event-triggers"];
     let held = shop.held("cutover", "orders", &change).await;
     let theirs = shop.session().await;
-    exec(&theirs, "BEGIN; LOCK TABLE orders_v2 IN ACCESS SHARE MODE").await;
     held.release().await;
     let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity \
         WHERE application_name LIKE 'pgwraith/%/cutover' AND wait_event_type = 'Lock')";
-    harness::wait_for_sql(&shop.client, "the attempt waits for its lock", waits).await;
+    // No attempt is made behind a transaction of more than a second: a younger one until one waits.
+    let waiting = async || {
+        exec(&theirs, "ROLLBACK; BEGIN; LOCK TABLE orders_v2 IN ACCESS SHARE MODE").await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(700) {
+            if shop.value::<bool>(waits).await {
+                return true;
+            }
+        }
+        false
+    };
+    harness::wait_until("the attempt waits for its lock", SOON, waiting).await;
     // Seen under the lock: no statement fails, the tool itself gives up.
     shop.exec("GRANT SELECT ON orders TO PUBLIC").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;

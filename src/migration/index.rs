@@ -44,6 +44,22 @@ pub(super) struct Plans {
     unique: Vec<IndexPlan>,
 }
 
+impl Plans {
+    /// How many of the unique indexes are built at a time: several on the same columns one by one.
+    fn unique_jobs(&self, jobs: usize) -> usize {
+        let columns = |plan: &IndexPlan| {
+            let mut columns = plan.expressions.clone();
+            columns.sort();
+            columns
+        };
+        let alike = |n: usize, plan: &IndexPlan| {
+            self.unique[..n].iter().any(|other| columns(other) == columns(plan))
+        };
+        let any = self.unique.iter().enumerate().any(|(n, plan)| alike(n, plan));
+        if any { 1 } else { jobs }
+    }
+}
+
 pub(super) fn plans(context: &Context, source: &Table, target: &Table) -> Result<Plans> {
     let names = TemporaryNames::of(target);
     let rename = |name: &str| names.until_swap(name);
@@ -53,10 +69,11 @@ pub(super) fn plans(context: &Context, source: &Table, target: &Table) -> Result
         .and_then(|key| all.iter().position(|p| p.name == key.name))
         .ok_or_else(|| Error::failed("the new table has no unique index on its key"))?;
     let key = all.remove(key);
-    let (mut unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.unique);
+    let (unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.unique);
     first.push(key);
+    // Of several unique indexes on the same columns a foreign key takes the oldest: they keep their
+    // order.
     largest_first(&mut first, source);
-    largest_first(&mut unique, source);
     Ok(Plans { first, unique })
 }
 
@@ -88,7 +105,8 @@ pub(super) async fn build_unique(
     plans: &Plans,
 ) -> Result<()> {
     let _alone = rest_at_equality(context).await?;
-    build_all(context, settings, &plans.unique).await?;
+    let one_by_one = IndexSettings { jobs: plans.unique_jobs(settings.jobs), ..settings.clone() };
+    build_all(context, &one_by_one, &plans.unique).await?;
     let root = &context.flow.target.root;
     let names = TemporaryNames::of(target);
     if let Some(sql) = shadow::replica_identity(target, root, |name| names.until_swap(name)) {

@@ -7,8 +7,6 @@ mod grammar;
 mod hung;
 mod shrink;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::definition::{database, positions};
 use crate::harness;
 use crate::scene::{Shop, shop};
@@ -45,9 +43,8 @@ fn from_environment(name: &str) -> Option<u64> {
 
 fn seeds() -> std::ops::Range<u64> {
     let cases = from_environment("PGWRAITH_GENERATED_CASES").unwrap_or(CASES);
-    let first = from_environment("PGWRAITH_GENERATED_SEED").unwrap_or_else(|| {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 1_000_000 * 1000
-    });
+    // The same ones unless told otherwise: a suite that gates changes fails for a reason.
+    let first = from_environment("PGWRAITH_GENERATED_SEED").unwrap_or(1000);
     println!("PGWRAITH_GENERATED_SEED={first} PGWRAITH_GENERATED_CASES={cases}");
     first..first + cases
 }
