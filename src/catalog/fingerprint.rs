@@ -115,7 +115,7 @@ fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
 
 /// Row versions tell that something changed, but nobody what.
 fn without_xmin(text: &str) -> &str {
-    text.split(" xmin ").next().unwrap_or(text)
+    text.split("xmin ").next().unwrap_or(text).trim_end()
 }
 
 // Of foreign keys and constraint triggers there is none here: they are carried as they are at the swap.
@@ -130,8 +130,8 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
       pg_catalog.format_type(a.atttypid, a.atttypmod), a.attcollation, a.attidentity, a.attgenerated,
       CASE WHEN a.attnotnull THEN 'not null' END, 'xmin', a.xmin))
       FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0),
-  'default of column', (SELECT pg_catalog.jsonb_object_agg(d.adnum, pg_catalog.concat_ws(' ',
-      pg_catalog.pg_get_expr(d.adbin, d.adrelid), 'xmin', d.xmin)) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1),
+  'default of column', (SELECT pg_catalog.jsonb_object_agg(d.adnum, 'xmin ' || d.xmin)
+      FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1),
   'constraint', (SELECT pg_catalog.jsonb_object_agg(k.conname, pg_catalog.concat_ws(' ', k.contype,
       k.oid, k.convalidated, k.condeferrable, 'xmin', k.xmin)) FROM pg_catalog.pg_constraint k
       WHERE k.conrelid = $1 AND k.contype NOT IN ('f', 't')),

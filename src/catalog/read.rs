@@ -125,6 +125,8 @@ const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
   WHERE c.oid = $1) x";
 
+// Only a generated column's expression names columns. For the others the relation is left out: naming
+// every column of a wide table for each of them takes minutes.
 const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.attnum) FROM (
   SELECT a.attnum, a.attname AS name, a.atttypid::int8 AS type_oid,
     pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_sql,
@@ -144,7 +146,7 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
         AND oc.opcintype = COALESCE(NULLIF(t.typbasetype, 0), t.oid)), 'pg_catalog') AS operator_schema,
     a.attnotnull AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k WHERE k.conrelid = a.attrelid
       AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated) AS not_null,
-    pg_catalog.pg_get_expr(d.adbin, d.adrelid) AS default,
+    pg_catalog.pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END) AS default,
     EXISTS (SELECT 1 FROM pg_catalog.pg_depend n WHERE n.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND n.objid = d.oid
       AND n.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND n.deptype = 'n' AND n.refobjsubid = 0
       AND (n.refobjid = a.attrelid OR n.refobjid IN (SELECT i.objid FROM pg_catalog.pg_depend i
