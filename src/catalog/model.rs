@@ -263,6 +263,17 @@ impl Table {
         self
     }
 
+    /// The number that its column `attnum` has in a clone: those are numbered by the order of the live
+    /// columns.
+    pub fn position(&self, attnum: i16) -> Option<i16> {
+        self.columns.iter().position(|c| c.attnum == attnum).map(|i| i as i16 + 1)
+    }
+
+    /// What becomes of its column `attnum` in `target`, which was read from an altered clone.
+    pub fn becomes<'t>(&self, attnum: i16, target: &'t Table) -> Option<&'t Column> {
+        target.column(self.position(attnum)?)
+    }
+
     /// What rows look like and which indexes they are in: what was copied and built.
     pub fn shape(&self) -> Vec<[&str; 3]> {
         let columns = self.columns.iter();
@@ -283,6 +294,11 @@ impl Table {
     /// The column called `name`.
     pub fn column_named(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name)
+    }
+
+    /// The sequence of an identity column of its.
+    pub fn identity_of(&self, column: &Column) -> Option<&Sequence> {
+        self.sequences.iter().find(|s| s.identity && s.attnum == column.attnum)
     }
 
     /// The constraint that `index` stands behind.

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 
 use super::model::Table;
 use crate::error::{Error, Result};
-use crate::pg::Session;
+use crate::pg::{QualifiedName, Session};
 
 /// The oid of the table that `name` (as typed, perhaps qualified and quoted) means to the
 /// operator, by the operator's own search path.
@@ -43,6 +43,15 @@ async fn not_found(session: &Session, name: &str) -> Result<Error> {
         Error::usage(format!("there is no table {name} on the search path"))
             .next(format!("Did you mean {elsewhere}? Say it with its schema"))
     })
+}
+
+/// Reads the table of this name, or None where there is none.
+pub async fn read_named(session: &Session, name: &QualifiedName) -> Result<Option<Table>> {
+    let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
+    match session.one(sql, &[&name.to_string()]).await?.get(0) {
+        Some(oid) => read(session, oid).await,
+        None => Ok(None),
+    }
 }
 
 /// Reads the table with this oid, or None where it is gone.

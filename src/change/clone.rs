@@ -19,7 +19,7 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
     let name = QualifiedName::new(format!("pgwraith_rehearsal_{}", session.pid()), &source.name);
     let schema = quote_ident(&name.schema);
     session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}")).await?;
-    session.batch(&format!("SET LOCAL ROLE {owner}")).await?;
+    set_role(session, Some(&source.owner)).await?;
     // Statistics have owners of their own, and others than the owner grant on; nobody else ever sees
     // this schema.
     session.batch(&format!("GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
@@ -55,11 +55,6 @@ impl Clone {
     pub(super) fn tried(&self, sql: &str) -> String {
         sql.replace(catalog::TRIAL, &self.name.schema)
     }
-}
-
-/// The clone's columns are numbered by the order of the source's live columns.
-pub(super) fn position(source: &Table, column: &str) -> Option<i16> {
-    source.columns.iter().position(|c| c.name == column).map(|i| i as i16 + 1)
 }
 
 /// Whether PostgreSQL says that something cannot be, rather than not now.
@@ -109,14 +104,11 @@ async fn same_meaning(session: &Session, source: &Table, clone: &Clone) -> Resul
 
 /// Acts as `role` from here on; None is the connecting one.
 pub(super) async fn set_role(session: &Session, role: Option<&str>) -> Result<()> {
-    let role = role.map_or("NONE".to_owned(), quote_ident);
-    session.batch(&format!("SET LOCAL ROLE {role}")).await
+    session.batch(&shadow::set_role(role)).await
 }
 
 async fn read(session: &Session, name: &QualifiedName) -> Result<Table> {
-    let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
-    let oid = session.one(sql, &[&name.to_string()]).await?.get(0);
-    let read = catalog::read(session, oid).await?;
+    let read = catalog::read_named(session, name).await?;
     read.ok_or_else(|| Error::failed("the clone of the table vanished"))
 }
 

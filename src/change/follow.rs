@@ -1,7 +1,7 @@
 //! Whether what hangs on the table can follow it: every statement of the swap is tried on the altered
 //! clone.
 
-use super::clone::{self, Clone, about_the_change, set_role};
+use super::clone::{Clone, about_the_change, set_role};
 use super::stand_in::StandIns;
 use crate::catalog::{Carried, Column, Table, meaning};
 use crate::error::{Error, Kind, Result};
@@ -83,32 +83,22 @@ async fn other_meaning(
     clone: &Clone,
     stand_ins: &mut StandIns<'_>,
 ) -> Result<Option<String>> {
-    let altered = |attnum: &i16| matches!(becomes(source, target, *attnum), Some((was, Some(is))) if retyped(was, is));
-    if thing.uses.iter().any(altered) {
+    let mut used =
+        thing.uses.iter().filter_map(|&n| Some((source.column(n)?, source.becomes(n, target)?)));
+    if used.any(|(was, is)| retyped(was, is)) {
         return Ok(None);
     }
+    // A function, which is part of no relation, is tried in the clone's schema.
     let on = match &thing.relation {
-        Some(relation) => stand_ins.of(relation).await?.0,
+        Some(relation) => stand_ins.of(relation).await?,
         None => clone.name.clone(),
     };
-    // A function is tried in the clone's schema.
-    let on = if thing.class == "pg_proc" { clone.name.clone() } else { on };
     // Names of relations are looked up, in schemas that the thing's owner may not even see.
     set_role(session, None).await?;
     let Some(copy) = meaning::copy_of(session, thing, &on).await? else { return Ok(None) };
     let was = meaning::of(session, &thing.class, thing.oid, stand_ins.moves()).await?;
     let is = meaning::of(session, &thing.class, copy, stand_ins.moves()).await?;
     Ok(meaning::lost(&was, &is))
-}
-
-/// A column of the source, and the target's column that it becomes.
-fn becomes<'a>(
-    source: &'a Table,
-    target: &'a Table,
-    attnum: i16,
-) -> Option<(&'a Column, Option<&'a Column>)> {
-    let was = source.column(attnum)?;
-    Some((was, target.column(clone::position(source, &was.name)?)))
 }
 
 fn retyped(was: &Column, is: &Column) -> bool {
@@ -119,7 +109,8 @@ fn retyped(was: &Column, is: &Column) -> bool {
 /// is more, has the columns that it was made with: PostgreSQL itself refuses to alter those below it.
 fn lost_column(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
     let of_view = thing.relation.is_some() && matches!(thing.kind.as_str(), "view" | "rule");
-    let mut used = thing.uses.iter().filter_map(|attnum| becomes(source, target, *attnum));
+    let mut used =
+        thing.uses.iter().filter_map(|&n| Some((source.column(n)?, source.becomes(n, target))));
     used.find_map(|(was, is)| {
         let name = &was.name;
         match is {
@@ -138,13 +129,10 @@ fn lost_column(source: &Table, target: &Table, thing: &Carried) -> Option<String
 
 /// Whoever calls a sequence cannot follow it where it does not go on.
 fn lost_identity(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
-    let survives = |attnum| {
-        let position = clone::position(source, &source.column(attnum)?.name)?;
-        let column = target.column(position)?;
-        (!column.identity.is_empty()).then_some(())
-    };
+    let survives =
+        |attnum| source.becomes(attnum, target).is_some_and(|column| !column.identity.is_empty());
     let mut identities = source.sequences.iter().filter(|s| s.identity);
-    let lost = identities.find(|s| survives(s.attnum).is_none())?;
+    let lost = identities.find(|s| !survives(s.attnum))?;
     thing.calls_identity.then(|| {
         format!(
             "may call the sequence {:?} of an identity column that the change takes away",

@@ -6,6 +6,7 @@ use super::stand_in::StandIns;
 use crate::catalog::{ForeignKey, Partner, Table};
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
+use crate::shadow;
 
 /// Puts every foreign key of the source on the clone.
 pub(super) async fn put_on(
@@ -15,8 +16,8 @@ pub(super) async fn put_on(
 ) -> Result<()> {
     let mut keyed: Vec<(u32, &str)> = Vec::new();
     for key in &source.foreign_keys {
-        let (from, _) = stand_ins.of(&key.from).await?;
-        let (to, _) = stand_ins.of(&key.to).await?;
+        let from = stand_ins.of(&key.from).await?;
+        let to = stand_ins.of(&key.to).await?;
         // The rights of two owners are needed.
         set_role(session, None).await?;
         if key.to.oid != source.oid && !keyed.contains(&(key.to.oid, &key.to_key)) {
@@ -27,10 +28,9 @@ pub(super) async fn put_on(
         let name = quote_ident(&key.name);
         let definition = stand_ins.staged(&key.definition);
         session.batch(&format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}")).await?;
-        if let Some(comment) = &key.comment {
-            let comment = crate::pg::quote_literal(comment);
-            let sql = format!("COMMENT ON CONSTRAINT {name} ON {from} IS {comment}");
-            session.batch(&sql).await?;
+        if key.comment.is_some() {
+            let on = format!("{name} ON {from}");
+            session.batch(&shadow::comment("CONSTRAINT", &on, &key.comment)).await?;
         }
     }
     set_role(session, Some(&source.owner)).await

@@ -1,6 +1,6 @@
 //! The key's columns: where each goes, and whether rows can be followed by it.
 
-use super::{KeyColumn, Projected, clone, expression};
+use super::{KeyColumn, Projected, expression};
 use crate::catalog::{Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::shadow;
@@ -30,7 +30,7 @@ pub(super) fn mapping(
             )
             .next("Give the table a replica identity on a unique index over other columns"));
         }
-        let position = clone::position(source, &column.name);
+        let position = source.position(column.attnum);
         let found = target.columns.iter().position(|c| Some(c.attnum) == position);
         let at = found.ok_or_else(|| {
             Error::usage(format!("the change drops key column {:?}", column.name)).next(

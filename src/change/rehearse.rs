@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::clauses::using_expressions;
-use super::clone::{self, Clone, about_the_change};
+use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request};
@@ -142,7 +142,9 @@ fn typed_expressions(
     let mut typed = HashMap::new();
     for using in request.alters.iter().flat_map(|a| using_expressions(a)) {
         // By its present name, or the name an earlier clause gave it.
-        let attnum = clone::position(source, &using.column)
+        let attnum = source
+            .column_named(&using.column)
+            .and_then(|c| source.position(c.attnum))
             .or_else(|| target.column_named(&using.column).map(|c| c.attnum));
         if let Some(attnum) = attnum
             && typed.insert(attnum, using.expression).is_some()
@@ -334,10 +336,9 @@ async fn rows_of(
         return Ok(source.qualified());
     }
     let (view, owner) = (clone.sibling("pgwraith_rows"), quote_ident(&source.owner));
-    session.batch("SET LOCAL ROLE NONE").await?;
+    set_role(session, None).await?;
     session.batch(&shadow::create_rows_view(&view, source)).await?;
-    session
-        .batch(&format!("GRANT SELECT ON TABLE {view} TO {owner}; SET LOCAL ROLE {owner}"))
-        .await?;
+    session.batch(&format!("GRANT SELECT ON TABLE {view} TO {owner}")).await?;
+    set_role(session, Some(&source.owner)).await?;
     Ok(view)
 }

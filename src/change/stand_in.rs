@@ -30,11 +30,11 @@ impl<'a> StandIns<'a> {
         }
     }
 
-    /// What stands for `real`, and whether it was made just now.
-    pub(super) async fn of(&mut self, real: &Partner) -> Result<(QualifiedName, bool)> {
+    /// What stands for `real`.
+    pub(super) async fn of(&mut self, real: &Partner) -> Result<QualifiedName> {
         let name = real.qualified();
         if let Some((_, stand_in)) = self.moves.iter().find(|(from, _)| *from == name) {
-            return Ok((stand_in.clone(), false));
+            return Ok(stand_in.clone());
         }
         let stand_in = QualifiedName::new(self.schema(&real.schema).await?, &real.name);
         set_role(self.session, Some(&real.owner)).await?;
@@ -44,7 +44,7 @@ impl<'a> StandIns<'a> {
         };
         self.session.batch(&make).await?;
         self.moves.push((name, stand_in.clone()));
-        Ok((stand_in, true))
+        Ok(stand_in)
     }
 
     async fn schema(&mut self, real: &str) -> Result<String> {

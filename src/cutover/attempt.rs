@@ -139,10 +139,8 @@ impl<'a> Attempt<'a> {
                 watch(self.observer, session.pid(), wait, session.batch(&sql)).await;
             if let Err(e) = locked {
                 return Err(match classify(&e) {
-                    Class::Late | Class::Transient => Stop::Late(late(&e, who)),
-                    // Something that hangs on the table was dropped, renamed or given away since.
-                    Class::Definite if e.db().is_some() => Stop::Unsure(e),
-                    _ => Stop::of(e),
+                    Class::Transient => Stop::Late(late(&e, who)),
+                    _ => Stop::waiting(e, who),
                 });
             }
             self.granted.get_or_insert_with(Instant::now);
@@ -230,11 +228,7 @@ impl<'a> Attempt<'a> {
         ));
         let wait = self.cutover.limits.lock_timeout / 3;
         let (renamed, who) = watch(self.observer, session.pid(), wait, session.batch(&sql)).await;
-        renamed.map_err(|e| match classify(&e) {
-            Class::Late => Stop::Late(late(&e, who)),
-            Class::Definite if e.db().is_some() => Stop::Unsure(e),
-            _ => Stop::of(e),
-        })?;
+        renamed.map_err(|e| Stop::waiting(e, who))?;
         if !self.locker.names_hold().await.map_err(Stop::of)? {
             let what =
                 "something that is mentioned by what hangs on the table was renamed just now";
@@ -286,6 +280,16 @@ enum Stop {
 impl Stop {
     fn late(text: &str) -> Stop {
         Stop::Late(Obstacle::new(text))
+    }
+
+    /// Of a statement that may wait for locks, for `who`, and is about things that somebody may have
+    /// dropped, renamed or given away since it was rendered.
+    fn waiting(e: Error, who: Option<String>) -> Stop {
+        match classify(&e) {
+            Class::Late => Stop::Late(late(&e, who)),
+            Class::Definite if e.db().is_some() => Stop::Unsure(e),
+            _ => Stop::of(e),
+        }
     }
 
     fn of(e: Error) -> Stop {

@@ -67,6 +67,8 @@ pub(super) struct Rehearsed {
     pub(super) statements: Vec<String>,
     /// What is left to do after the swap.
     pub(super) afterwards: Vec<Step>,
+    /// Those among it that are validated.
+    pub(super) foreign_keys: usize,
     /// Source and shadow.
     tables: [u32; 2],
     stamp: Stamp,
@@ -160,9 +162,9 @@ impl Locker {
         }
     }
 
-    /// What is left to do now that the swap is done.
-    pub(super) fn into_afterwards(self) -> Vec<Step> {
-        self.rehearsed.afterwards
+    /// What was worked out, now that the swap is done.
+    pub(super) fn into_rehearsed(self) -> Rehearsed {
+        self.rehearsed
     }
 
     /// Whether everything that was read again by name, under the lock, had the name that was written.
@@ -235,6 +237,7 @@ impl Rehearsed {
             locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),
             afterwards: swap.afterwards(),
+            foreign_keys: target.foreign_keys.iter().filter(|key| key.validated).count(),
             tables,
             stamp,
             mentions,
@@ -261,9 +264,9 @@ async fn rehearse(
         Err(e) => return stop(format!("the table was changed in mid-run: {}", e.what())),
     };
     if plan.target.shape() != cutover.target.shape() {
+        let name = &cutover.names.source;
         return stop(format!(
-            "the change makes another table of {source_name} now than it did when the run began",
-            source_name = cutover.names.source
+            "the change makes another table of {name} now than it did when the run began"
         ));
     }
     Ok(plan)

@@ -39,10 +39,9 @@ pub(super) fn locks(
     before.retain(|p| seen.insert(p.oid));
     after.sort_by_key(|p| p.oid);
     after.retain(|p| seen.insert(p.oid));
-    let lock = |name: &QualifiedName| format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE");
-    let mut out = vec![lock(shadow)];
+    let mut out = vec![table(shadow)];
     out.extend(before.iter().map(|p| of(p)));
-    out.push(lock(&source.qualified()));
+    out.push(table(&source.qualified()));
     out.extend(after.iter().map(|p| of(p)));
     let identities = source.sequences.iter().filter(|s| s.identity);
     let relations = before.iter().chain(&after).map(|p| p.oid);
@@ -53,22 +52,27 @@ pub(super) fn locks(
     }
 }
 
-/// As for a view: there is no LOCK for a sequence.
+fn table(name: &QualifiedName) -> String {
+    format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE")
+}
+
+/// There is no LOCK for a sequence, and for a view it would lock whatever is below the view too, in the
+/// view's order. Giving one to the owner it has locks it alone, and changes nothing.
+fn by_owner(kind: &str, name: &QualifiedName, owner: &str) -> String {
+    format!("ALTER {kind} {name} OWNER TO {}", quote_ident(owner))
+}
+
 fn sequence(source: &Table, sequence: &Sequence) -> String {
     let name = QualifiedName::new(&sequence.schema, &sequence.name);
-    format!("ALTER SEQUENCE {name} OWNER TO {}", quote_ident(&source.owner))
+    by_owner("SEQUENCE", &name, &source.owner)
 }
 
 fn of(partner: &Partner) -> String {
     let name = partner.qualified();
     match partner.kind {
-        // LOCK TABLE would lock whatever is below the view too, in the view's order. Giving a view to
-        // the owner it has locks it alone, and changes nothing.
-        'v' => {
-            let owner = quote_ident(&partner.owner);
-            format!("ALTER VIEW {name} OWNER TO {owner}")
-        }
+        'v' => by_owner("VIEW", &name, &partner.owner),
+        // With its partitions.
         'p' => format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"),
-        _ => format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"),
+        _ => table(&name),
     }
 }

@@ -35,7 +35,7 @@ use crate::shadow::{Names, Step};
 use crate::telemetry::Meter;
 
 use attempt::{Attempt, Tried};
-use locker::Locker;
+use locker::{Locker, Rehearsed};
 use look::Obstacle;
 
 /// The limits of the cutover.
@@ -89,6 +89,8 @@ pub struct Done {
     pub swapped: Swapped,
     /// What is left to do: prove the foreign keys that were bound NOT VALID, among others.
     pub afterwards: Vec<Step>,
+    /// How many foreign keys that proves.
+    pub foreign_keys: usize,
     /// Keeps every writer out until they have ended.
     pub shut: Alone,
 }
@@ -139,8 +141,8 @@ impl Cutover<'_> {
                                 stall_ms: stall.as_secs_f64() * 1000.0,
                                 steps,
                             };
-                            let afterwards = ready.into_afterwards();
-                            return Ok(Done { swapped, afterwards, shut });
+                            let Rehearsed { afterwards, foreign_keys, .. } = ready.into_rehearsed();
+                            return Ok(Done { swapped, afterwards, foreign_keys, shut });
                         }
                         Tried::Late(obstacle) => {
                             locker = Some(ready);

@@ -251,9 +251,7 @@ pub(super) async fn create_shadow(
 ) -> Result<()> {
     let shadow = &flow.target.root;
     session.batch("BEGIN").await?;
-    session.batch(&format!("SET LOCAL ROLE {}", quote_ident(&source.owner))).await?;
-    session.batch(&shadow::create_table(target, shadow)).await?;
-    session.batch("SET LOCAL ROLE NONE").await?;
+    run(session, &[Step::by(&source.owner, shadow::create_table(target, shadow))]).await?;
     // Vacuumed once, when the rows are in: until then autovacuum would only get in the way.
     let mut resting = target.clone();
     resting.options.retain(|option| !option.starts_with("autovacuum_enabled="));
@@ -294,9 +292,7 @@ pub(super) async fn shadow_settings(
     shadow: &QualifiedName,
     target: &Table,
 ) -> Result<Table> {
-    let sql = "SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid";
-    let oid: u32 = session.one(sql, &[&shadow.to_string()]).await?.get(0);
-    let now = catalog::read(session, oid)
+    let now = catalog::read_named(session, shadow)
         .await?
         .ok_or_else(|| Error::failed(format!("the shadow {shadow} is gone")))?;
     let names = TemporaryNames::of(target);

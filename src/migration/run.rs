@@ -275,7 +275,7 @@ impl Run<'_> {
             meter: &self.meter,
             limits: settings.cutover,
         };
-        let cutover::Done { swapped, afterwards, shut } = cutover.run(open).await?;
+        let cutover::Done { swapped, afterwards, foreign_keys, shut } = cutover.run(open).await?;
         for task in syncs {
             task.finish().await;
         }
@@ -287,10 +287,7 @@ impl Run<'_> {
             keys_synced,
             cutover: swapped,
             verify,
-            foreign_keys: afterwards
-                .iter()
-                .filter(|s| s.sql.contains(" VALIDATE CONSTRAINT "))
-                .count(),
+            foreign_keys,
         };
         Ok((report, afterwards))
     }

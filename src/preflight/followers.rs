@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::types::ToSql;
 
-use super::privileges::membership;
+use super::privileges::{membership, right_to_act};
 use super::{Finding, Result, Subject};
 use crate::catalog::{self, Carried, Grant, Table};
 use crate::pg::quote_ident;
@@ -56,8 +56,7 @@ fn grants(table: &Table) -> impl Iterator<Item = &Grant> {
 }
 
 async fn missing_roles(subject: &Subject<'_>, owned: &Owned) -> Result<Vec<Finding>> {
-    // The SET option came with 16; before, every member may SET ROLE.
-    let become_owner = if subject.session.version() >= 160_000 { "SET" } else { "MEMBER" };
+    let become_owner = right_to_act(subject.session.version());
     let sql = "SELECT o.rolname::pg_catalog.text, r.rolname::pg_catalog.text, r.rolinherit,
         pg_catalog.pg_has_role(r.oid, o.oid, 'MEMBER')
       FROM pg_catalog.pg_roles r, pg_catalog.pg_roles o

@@ -106,9 +106,13 @@ fn statistics(rights: &Rights) -> Option<Finding> {
     })
 }
 
+/// What `pg_has_role` calls the right to SET ROLE: the option came with 16, before every member may.
+pub(super) fn right_to_act(version: i32) -> &'static str {
+    if version >= 160_000 { "SET" } else { "MEMBER" }
+}
+
 async fn rights(subject: &Subject<'_>) -> Result<Rights> {
-    // The SET option came with 16; before, every member may SET ROLE.
-    let become_owner = if subject.session.version() >= 160_000 { "SET" } else { "MEMBER" };
+    let become_owner = right_to_act(subject.session.version());
     let table = subject.table;
     let row = subject.session.one(RIGHTS, &[&table.owner, &table.schema, &become_owner]).await?;
     Ok(Rights {

@@ -76,8 +76,7 @@ fn render_column(table: &Table, column: &Column, purpose: Purpose) -> String {
         let always = column.identity == "a" && purpose == Purpose::Clone;
         let kind = if always { "ALWAYS" } else { "BY DEFAULT" };
         sql.push_str(&format!(" GENERATED {kind} AS IDENTITY"));
-        let sequence = table.sequences.iter().find(|s| s.identity && s.attnum == column.attnum);
-        if let Some(sequence) = sequence {
+        if let Some(sequence) = table.identity_of(column) {
             sql.push_str(&format!(" ({})", sequence_options(sequence)));
         }
     } else if let Some(default) = &column.default {

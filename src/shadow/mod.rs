@@ -15,6 +15,6 @@ pub use create::{clone_statements, create_table};
 pub use grants::{Privileges, grant_steps};
 pub use index::{IndexPlan, index_plans, key_index, replica_identity};
 pub use rows::create_rows_view;
-pub use settings::settings;
-pub use step::{Step, statements};
+pub use settings::{comment, settings};
+pub use step::{Step, set_role, statements};
 pub use swap::{Names, Swap, TemporaryNames};

@@ -178,7 +178,7 @@ fn comments(table: &QualifiedName, now: &Table, wanted: &Table) -> Vec<String> {
 }
 
 /// COMMENT ON.
-pub(super) fn comment(kind: &str, name: &str, text: &Option<String>) -> String {
+pub fn comment(kind: &str, name: &str, text: &Option<String>) -> String {
     let text = text.as_deref().map_or("NULL".to_owned(), quote_literal);
     format!("COMMENT ON {kind} {name} IS {text}")
 }

@@ -39,7 +39,8 @@ pub fn statements(steps: &[Step]) -> Vec<String> {
     out
 }
 
-fn set_role(role: Option<&str>) -> String {
+/// Acts as `role` until the transaction ends; None is the tool's own.
+pub fn set_role(role: Option<&str>) -> String {
     format!("SET LOCAL ROLE {}", role.map_or("NONE".to_owned(), quote_ident))
 }
 

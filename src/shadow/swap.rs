@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::create::{added_later, not_valid_constraints, sequence_options};
 use super::settings::comment;
 use super::{Privileges, Step, foreign_keys, grant_steps, index_plans, settings};
-use crate::catalog::{Carried, Column, Constraint, Sequence, Statistics, Table};
+use crate::catalog::{Carried, Constraint, Sequence, Statistics, Table};
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident, quote_literal};
 
@@ -110,8 +110,7 @@ impl Swap<'_> {
         let made = self.target.sequences.iter().filter(|s| s.identity && !known.contains(&s.oid));
         made.filter_map(|wanted| {
             let column = self.target.column(wanted.attnum)?;
-            let own = self.shadow.column_named(&column.name)?.attnum;
-            let new = self.shadow.sequences.iter().find(|s| s.identity && s.attnum == own)?;
+            let new = self.shadow.identity_of(self.shadow.column_named(&column.name)?)?;
             let name = free_name(&wanted.name, "", |n| pool.contains(n));
             pool.insert(name.clone());
             let from = QualifiedName::new(&new.schema, &new.name);
@@ -122,25 +121,14 @@ impl Swap<'_> {
     }
 
     fn identities(&self) -> Vec<Identity<'_>> {
-        let of = |table: &'_ Table, attnum| {
-            let mut sequences = table.sequences.iter();
-            sequences.position(|s| s.identity && s.attnum == attnum)
-        };
         let old = self.source.sequences.iter().filter(|s| s.identity);
         old.filter_map(|old| {
-            let column = self.surviving(old.attnum)?;
-            let own = self.shadow.column_named(&column.name)?.attnum;
-            let new = &self.shadow.sequences[of(self.shadow, own)?];
-            let wanted = &self.target.sequences[of(self.target, column.attnum)?];
+            let column = self.source.becomes(old.attnum, self.target)?;
+            let new = self.shadow.identity_of(self.shadow.column_named(&column.name)?)?;
+            let wanted = self.target.identity_of(column)?;
             Some(Identity { old, new, wanted })
         })
         .collect()
-    }
-
-    /// The target's column that comes from the source's column `attnum`.
-    fn surviving(&self, attnum: i16) -> Option<&Column> {
-        let position = self.source.columns.iter().position(|c| c.attnum == attnum)? as i16 + 1;
-        self.target.columns.iter().find(|c| c.attnum == position)
     }
 
     fn retire(&self, pool: &mut HashSet<String>) -> Vec<Step> {
@@ -215,7 +203,7 @@ impl Swap<'_> {
     /// identity columns, meant the old ones.
     fn own_defaults(&self) -> Vec<Step> {
         let stale = self.source.columns.iter().filter(|c| c.default_names_table);
-        let stale = stale.filter_map(|c| self.surviving(c.attnum));
+        let stale = stale.filter_map(|c| self.source.becomes(c.attnum, self.target));
         let said = stale.filter_map(|column| {
             let (table, name) = (&self.names.source, quote_ident(&column.name));
             let default = column.default.as_ref().filter(|_| column.generated.is_empty())?;
@@ -228,7 +216,7 @@ impl Swap<'_> {
     fn serial_sequences(&self) -> Vec<Step> {
         let mut out = Vec::new();
         for sequence in self.source.sequences.iter().filter(|s| !s.identity) {
-            let Some(column) = self.surviving(sequence.attnum) else { continue };
+            let Some(column) = self.source.becomes(sequence.attnum, self.target) else { continue };
             let name = QualifiedName::new(&sequence.schema, &sequence.name);
             let owner = format!("{}.{}", self.names.source, quote_ident(&column.name));
             out.push(self.own(format!("ALTER SEQUENCE {name} OWNED BY {owner}")));

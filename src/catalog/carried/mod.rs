@@ -140,9 +140,7 @@ fn comment(kind: &str, name: &str, catalog: &str, oid: &str) -> String {
 /// The table's columns that an object of its own depends on.
 fn uses(catalog: &str, oid: &str) -> String {
     format!(
-        "COALESCE((SELECT pg_catalog.array_agg(DISTINCT u.refobjsubid) FROM pg_catalog.pg_depend u \
-         WHERE u.classid = 'pg_catalog.{catalog}'::pg_catalog.regclass AND u.objid = {oid} \
-         AND u.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND u.refobjid = t.toid \
-         AND u.refobjsubid > 0), '{{}}') AS uses"
+        "COALESCE((SELECT d.uses FROM d WHERE d.classid = 'pg_catalog.{catalog}'::pg_catalog.regclass \
+         AND d.objid = {oid}), '{{}}') AS uses"
     )
 }
