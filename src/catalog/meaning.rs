@@ -17,8 +17,7 @@ use crate::pg::{QualifiedName, Session};
 /// What an object depends on, as PostgreSQL describes it.
 pub type Meaning = Vec<String>;
 
-/// The meaning of every constraint, index, default and statistics object of the table `oid`, by kind and
-/// name. Each of `moves` is a relation that stands for another.
+/// The meaning of every constraint, index and default of the table `oid`, by kind and name. Each of `moves` is a relation that stands for another.
 pub async fn parts(
     session: &Session,
     oid: u32,
@@ -55,25 +54,27 @@ pub async fn copy_of(
     let on_relation = |relation: &str, name: &str| {
         format!(
             "SELECT o.oid FROM pg_catalog.{class} o JOIN pg_catalog.{class} r ON r.oid = $1 AND r.{name} = o.{name} \
-             WHERE o.{relation} = pg_catalog.to_regclass($2) AND $3::pg_catalog.text IS NOT NULL",
+             WHERE o.{relation} = pg_catalog.to_regclass($2)",
             class = thing.class
         )
     };
-    let sql = match thing.class.as_str() {
-        "pg_trigger" => on_relation("tgrelid", "tgname"),
-        "pg_policy" => on_relation("polrelid", "polname"),
-        "pg_rewrite" => on_relation("ev_class", "rulename"),
-        "pg_proc" => "SELECT o.oid FROM pg_catalog.pg_proc o JOIN pg_catalog.pg_proc r ON r.oid = $1 AND r.proname = o.proname \
-                      AND r.proargtypes = o.proargtypes WHERE o.pronamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($3)) \
-                      AND $2::pg_catalog.text IS NOT NULL"
-            .to_owned(),
-        // A default says everything that it means: there is no operator in it that is not printed but
-        // where its type was made with one, and its column is not the table's.
+    let relation = stand_in.to_string();
+    let (sql, place) = match thing.class.as_str() {
+        "pg_trigger" => (on_relation("tgrelid", "tgname"), &relation),
+        "pg_policy" => (on_relation("polrelid", "polname"), &relation),
+        "pg_rewrite" => (on_relation("ev_class", "rulename"), &relation),
+        "pg_proc" => (FUNCTION.to_owned(), &stand_in.schema),
+        // A default has no column to compare with; what row security is has no text.
         _ => return Ok(None),
     };
-    let row = session.maybe(&sql, &[&thing.oid, &stand_in.to_string(), &stand_in.schema]).await?;
+    let row = session.maybe(&sql, &[&thing.oid, place]).await?;
     Ok(row.map(|row| row.get(0)))
 }
+
+const FUNCTION: &str = "
+  SELECT o.oid FROM pg_catalog.pg_proc o
+  JOIN pg_catalog.pg_proc r ON r.oid = $1 AND r.proname = o.proname AND r.proargtypes = o.proargtypes
+  WHERE o.pronamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($2))";
 
 /// What of `was` is not in `is`, for a message; None where they are the same.
 pub fn lost(was: &Meaning, is: &Meaning) -> Option<String> {

@@ -18,5 +18,5 @@ pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{
     Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, Table,
 };
-pub use read::{find, read, read_named};
+pub use read::{find, name_of, read, read_named};
 pub use stamp::{Mentions, MentionsReader, Stamp, StampReader};

@@ -45,6 +45,14 @@ async fn not_found(session: &Session, name: &str) -> Result<Error> {
     })
 }
 
+/// The name that the table has now, whatever it had; None where it is gone.
+pub async fn name_of(session: &Session, oid: u32) -> Result<Option<QualifiedName>> {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
+    let row = session.maybe(sql, &[&oid]).await?;
+    Ok(row.map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))))
+}
+
 /// Reads the table of this name, or None where there is none.
 pub async fn read_named(session: &Session, name: &QualifiedName) -> Result<Option<Table>> {
     let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";

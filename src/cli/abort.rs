@@ -60,8 +60,8 @@ fn after_swap(after: &AfterSwap) -> String {
     );
     if !after.to_validate.is_empty() {
         out.push_str(
-            "these foreign keys hold for every row written since, and are not proven for those before; \
-             left to run:\n",
+            "left to run (a foreign key that is not validated holds for every row written since, and is \
+             not proven for those before):\n",
         );
     }
     for statement in &after.to_validate {

@@ -85,7 +85,7 @@ async fn clean_up(session: &Session, found: &Stored) -> Result<AfterSwap> {
     store::event(session, found.id, "finished", "cleaned up by an abort").await?;
     session.batch("COMMIT").await?;
     let table = match found.shadow_oid {
-        Some(oid) => present_name(session, oid).await?,
+        Some(oid) => catalog::name_of(session, oid).await?,
         None => None,
     };
     let is_there = table.is_some();
@@ -93,16 +93,9 @@ async fn clean_up(session: &Session, found: &Stored) -> Result<AfterSwap> {
     Ok(AfterSwap {
         table: table.unwrap_or_else(recorded).to_string(),
         is_there,
-        retired: present_name(session, found.source_oid).await?.map(|name| name.to_string()),
+        retired: catalog::name_of(session, found.source_oid).await?.map(|name| name.to_string()),
         to_validate: store::left_to_validate(session, found.id).await?,
     })
-}
-
-async fn present_name(session: &Session, oid: u32) -> Result<Option<QualifiedName>> {
-    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-    let row = session.maybe(sql, &[&oid]).await?;
-    Ok(row.map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))))
 }
 
 /// Only the very table that we made: somebody else's of the same name stays.

@@ -17,8 +17,6 @@ use crate::telemetry::Meter;
 
 /// Somebody's DDL or VACUUM may hold a table; whoever queues behind us waits no longer than this.
 const LOCK_TIMEOUT: &str = "1s";
-/// What the sessions are called.
-pub(super) const ROLE: &str = "after";
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs the steps in order, each again until it gets its locks. One that fails does not keep the others
@@ -31,7 +29,7 @@ pub(super) async fn run(
     patience: Duration,
     meter: &Meter,
 ) -> Result<()> {
-    let session_role = format!("{migration}/{ROLE}");
+    let session_role = format!("{migration}/after");
     let (mut failed, mut left) = (None::<Error>, Vec::new());
     for Step { role, sql } in steps {
         let done = async {

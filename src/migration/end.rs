@@ -3,6 +3,7 @@
 
 use super::run::{EPOCH, Known, Run};
 use super::{store, teardown};
+use crate::catalog;
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
 use crate::flow::write::superseded;
@@ -73,11 +74,7 @@ impl Run<'_> {
         };
         store::event(&session, known.migration, what, &detail).await?;
         // Under whatever name: somebody may have renamed it.
-        let there = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
-                     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
-        let there = session.maybe(there, &[&known.source.oid]).await?;
-        let there =
-            there.map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1)));
+        let there = catalog::name_of(&session, known.source.oid).await?;
         let became = match (store::is_swapped(&session, known.migration).await?, there) {
             (true, _) => Source::Swapped,
             (false, Some(name)) => Source::InUse(name),

@@ -49,8 +49,8 @@ pub(super) async fn unfinished(
     oid: Option<u32>,
     name: &str,
 ) -> Result<Option<Stored>> {
-    let of_table = "m.finished_at IS NULL AND (m.source_oid = $1";
-    Ok(find(session, of_table, oid, name).await?.into_iter().next())
+    let found = find(session, "m.finished_at IS NULL", "m.source_oid", oid, name).await?;
+    Ok(found.into_iter().next())
 }
 
 /// The migrations whose swap gave a table its shape, the last one first. By the shadow's oid: after the
@@ -60,13 +60,14 @@ pub(super) async fn swapped(
     oid: Option<u32>,
     name: &str,
 ) -> Result<Vec<Stored>> {
-    find(session, "m.outcome = 'swapped' AND (m.shadow_oid = $1", oid, name).await
+    find(session, "m.outcome = 'swapped'", "m.shadow_oid", oid, name).await
 }
 
-/// `of_table` is the beginning of a condition, up to where the table may be told by its name instead.
+/// Those in a state, whose table has this oid in `column`, or the recorded name where no oid is known.
 async fn find(
     session: &Session,
-    of_table: &str,
+    state: &str,
+    column: &str,
     oid: Option<u32>,
     name: &str,
 ) -> Result<Vec<Stored>> {
@@ -78,7 +79,7 @@ async fn find(
         "SELECT m.id, m.phase, m.source_schema, m.source_name, m.source_oid, m.shadow_name, \
          m.shadow_oid, f.publication, f.slot FROM pgwraith.migration m \
          LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1 \
-         WHERE {of_table} OR $1::pg_catalog.oid IS NULL \
+         WHERE {state} AND ({column} = $1 OR $1::pg_catalog.oid IS NULL \
          AND $2 IN (m.source_name, m.source_schema || '.' || m.source_name, \
            pg_catalog.format('%I.%I', m.source_schema, m.source_name))) ORDER BY m.id DESC"
     );
