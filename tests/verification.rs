@@ -103,8 +103,14 @@ async fn a_truncate_in_the_first_read_is_no_difference() {
     // The shadow cannot follow at once.
     let state = shop.session().await;
     exec(&state, "BEGIN; LOCK TABLE pgwraith.dirty IN SHARE MODE").await;
-    exec(&theirs, "TRUNCATE t; INSERT INTO t VALUES (7, 'new', 1, 1, NULL); COMMIT").await;
-    shop.exec("CREATE TABLE truncated AS SELECT clock_timestamp() AS at").await;
+    // The moment is taken before COMMIT: until then the verification waits and passes no fence, and
+    // right behind it the fence may be faster than whoever looks at the clock.
+    exec(
+        &theirs,
+        "TRUNCATE t; INSERT INTO t VALUES (7, 'new', 1, 1, NULL); \
+         CREATE TABLE truncated AS SELECT clock_timestamp() AS at; COMMIT",
+    )
+    .await;
     let fenced = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity, truncated WHERE query_start > at \
                   AND state = 'idle' AND application_name LIKE 'pgwraith/%/fence')";
     wait_for(&shop.client, &mut held.run, "a fence behind the TRUNCATE", fenced).await;
