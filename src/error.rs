@@ -130,6 +130,11 @@ impl Error {
         source.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.as_db_error())
     }
 
+    /// Its SQLSTATE.
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.db().map(|db| db.code().code())
+    }
+
     /// Whether the SQL connection underneath is gone.
     pub fn is_connection_lost(&self) -> bool {
         let Some(source) = self.0.source.as_deref() else { return false };

@@ -51,3 +51,67 @@ async fn each_owner_of_what_follows_is_named_with_the_membership_it_takes() {
     assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt by no superuser");
     assert_eq!(shop.held_back().await, [""; 0]);
 }
+
+/// Owners may have less than what is theirs would take: they do not need it for what follows.
+#[tokio::test]
+async fn rights_that_an_owner_lacks_on_his_own_are_no_obstacle() {
+    let mut shop = shop().await;
+    shop.exec(
+        "CREATE ROLE owner1; CREATE ROLE viewer; CREATE ROLE children; GRANT CREATE ON SCHEMA public TO owner1; \
+         CREATE SCHEMA h; CREATE TYPE h.grade AS ENUM ('a', 'b'); CREATE COLLATION h.coll (LOCALE = 'C'); \
+         CREATE TABLE t (id int PRIMARY KEY, v varchar(7)); ALTER TABLE t OWNER TO owner1; INSERT INTO t VALUES (1, 'a'); \
+         CREATE VIEW h.v AS SELECT id, v, v COLLATE h.coll AS w, 'a'::h.grade AS g, '1'::numeric(9, 2) AS n FROM t; \
+         CREATE TABLE h.child (id int PRIMARY KEY, t int REFERENCES t, g h.grade, w text COLLATE h.coll, n numeric(9, 2)); \
+         CREATE POLICY p ON h.child USING (g = 'a' AND w = 'x' AND EXISTS (SELECT 1 FROM t WHERE t.id = child.t)); \
+         ALTER VIEW h.v OWNER TO viewer; ALTER TABLE h.child OWNER TO children; GRANT SELECT ON t TO viewer, children; \
+         REVOKE ALL ON h.child FROM children; REVOKE USAGE ON TYPE h.grade FROM PUBLIC, children; \
+         CREATE ROLE tool LOGIN REPLICATION IN ROLE owner1, viewer, children, pg_read_all_stats; GRANT CREATE ON DATABASE shop TO tool; \
+         GRANT ALL ON SCHEMA h TO tool; GRANT USAGE ON TYPE h.grade TO tool; GRANT USAGE ON SCHEMA h TO owner1",
+    )
+    .await;
+    let as_superuser = shop.dsn.clone();
+    let as_tool = as_superuser.replace("postgres@", "tool@");
+    shop.dsn = as_tool.clone();
+    let output = shop.run("t", &["--rebuild"]).await.expect_code(3);
+    let mend = "GRANT UPDATE ON \"h\".\"child\" TO \"tool\"";
+    assert!(output.stderr.contains(mend), "{output}");
+    assert!(output.stderr.contains("found in the way: 1\n"), "{output}");
+    shop.exec("GRANT UPDATE ON h.child TO tool").await;
+    shop.dsn = as_superuser.clone();
+    let before = database(&shop, &[]).await;
+    shop.dsn = as_tool;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+
+    shop.exec("REVOKE USAGE ON TYPE h.grade FROM tool").await;
+    let output = shop.run("t", &["--rebuild"]).await.expect_code(3);
+    assert!(output.stderr.contains("permission denied for type h.grade"), "{output}");
+    shop.exec("GRANT USAGE ON TYPE h.grade TO tool; ALTER TABLE t ADD g h.grade").await;
+    let output = shop.run("t", &["--rebuild"]).await.expect_code(3);
+    let told = "as owner1: PostgreSQL says: permission denied for type h.grade";
+    assert!(output.stderr.contains(told), "{output}");
+    shop.exec("ALTER TABLE t DROP g").await;
+    shop.dsn = as_superuser;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+}
+
+/// Where a schema, its table and a column have one name, only the table is another by the swap.
+#[tokio::test]
+async fn one_name_for_a_schema_a_table_and_a_column_confuses_nobody() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE SCHEMA s; CREATE TABLE s.s (s int PRIMARY KEY, n int); INSERT INTO s.s VALUES (1, 2), (3, 4); \
+         CREATE VIEW s.v AS SELECT s.s, s.n, extract(epoch FROM make_interval(secs => s.s)) AS e FROM s.s WHERE s.s IS DISTINCT FROM s.n; \
+         CREATE VIEW s.w AS SELECT a.s, s.s AS t FROM s.s a JOIN s.s ON s.s = a.s, s.v; \
+         CREATE POLICY p ON s.s FOR DELETE USING (s.s > 1 AND s.s NOT IN (SELECT s.n FROM s.s)); \
+         CREATE RULE r AS ON DELETE TO s.s WHERE old.s = 7 DO ALSO UPDATE s.s SET n = s.s WHERE s.s = old.n; \
+         CREATE FUNCTION s.s(s int) RETURNS bigint BEGIN ATOMIC SELECT sum(s.n) FROM s.s WHERE s.s = s.s.s; END",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    let rows = (shop.rows("s.v").await, shop.rows("s.w").await);
+    shop.run("s.s", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE s.s_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    assert_eq!((shop.rows("s.v").await, shop.rows("s.w").await), rows);
+}

@@ -64,6 +64,8 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
         ("FORCE ROW LEVEL SECURITY", "row security"),
         ("DISABLE TRIGGER ALL", "whether triggers fire"),
         ("DISABLE TRIGGER USER", "whether triggers fire"),
+        ("ENABLE ALWAYS TRIGGER g", "whether triggers fire"),
+        ("DISABLE RULE r", "whether rules fire"),
         ("ALTER id RESTART WITH 5000", "where a sequence stands"),
         ("ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES parent", "foreign key \"fk\""),
     ] {

@@ -40,3 +40,24 @@ async fn a_subscriber_goes_on_over_the_swap_without_a_refresh() {
     exec(&subscriber, "ALTER SUBSCRIPTION s DISABLE").await;
     exec(&subscriber, "ALTER SUBSCRIPTION s SET (slot_name = NONE); DROP SUBSCRIPTION s").await;
 }
+
+/// After the swap its worker would skip every change of the table without a word.
+#[tokio::test]
+async fn a_subscription_that_begins_to_feed_the_table_in_mid_run_stops_it() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE orders (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE orders")
+        .await;
+    let held = shop.held("cutover", "orders", &["--rebuild"]).await;
+    let subscribe = format!(
+        "CREATE SUBSCRIPTION fed CONNECTION '{}' PUBLICATION p WITH (connect = false)",
+        shop.dsn
+    );
+    shop.exec(&subscribe).await;
+    shop.exec(
+        "INSERT INTO pg_subscription_rel SELECT oid, 'orders'::regclass, 'r' FROM pg_subscription",
+    )
+    .await;
+    let output = held.finish().await.expect_code(6);
+    assert!(output.stderr.contains("subscription \"fed\""), "{output}");
+    shop.exec("ALTER SUBSCRIPTION fed SET (slot_name = NONE); DROP SUBSCRIPTION fed").await;
+}

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::read::parse;
 use crate::error::{Error, Kind, Result};
-use crate::pg::Session;
+use crate::pg::{Session, quote_ident};
 
 /// One thing that would be lost or left behind.
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]
@@ -33,14 +33,26 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
 /// Voids a migration to whose source such a thing came in mid-run.
 pub async fn check_attachments(session: &Session, oid: u32) -> Result<()> {
     let came = attachments(session, oid).await?;
+    let came = came.iter().map(|a| format!("{} {}", a.kind, a.name));
+    let fed = subscriptions(session, oid).await?;
+    let fed = fed.iter().map(|name| format!("subscription {}", quote_ident(name)));
+    let came: Vec<String> = came.chain(fed).collect();
     if came.is_empty() {
         return Ok(());
     }
-    let came: Vec<String> = came.iter().map(|a| format!("{} {}", a.kind, a.name)).collect();
     let what =
         format!("this came to the table in mid-run and cannot follow it: {}", came.join(", "));
     Err(Error::new(Kind::NotResumable, what)
         .next("Drop it, and start again once what is left is removed"))
+}
+
+/// The subscriptions that feed the table `oid`: after a change of names their workers would skip every
+/// change without a word.
+pub async fn subscriptions(session: &Session, oid: u32) -> Result<Vec<String>> {
+    let sql = "SELECT s.subname::pg_catalog.text FROM pg_catalog.pg_subscription_rel r
+               JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid
+               WHERE r.srrelid = $1 ORDER BY s.subname";
+    Ok(session.query(sql, &[&oid]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 const KINDS: &[&str] = &[
@@ -59,6 +71,8 @@ const KINDS: &[&str] = &[
      FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
     "SELECT 'constraint of a kind this version does not know', k.conname FROM pg_catalog.pg_constraint k, t
      WHERE k.conrelid = toid AND k.contype NOT IN ('p', 'u', 'c', 'n', 'f', 'x', 't')",
+    "SELECT 'constraint trigger that names the table in its FROM', pg_catalog.format('%I on %s', g.tgname, g.tgrelid::pg_catalog.regclass)
+     FROM pg_catalog.pg_trigger g, t WHERE g.tgconstrrelid = toid AND g.tgrelid <> toid AND NOT g.tgisinternal",
     "SELECT 'invalid index', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
      WHERE i.indrelid = toid AND NOT (i.indisvalid AND i.indisready AND i.indislive)",
     "SELECT 'privilege of a kind this version does not know', a.privilege_type FROM t, pg_catalog.aclexplode(t.relacl) a
@@ -113,7 +127,7 @@ const KINDS: &[&str] = &[
            OR d.deptype IN ('a', 'i') AND d.objid IN (SELECT s.seqrelid FROM pg_catalog.pg_sequence s)
            OR d.objid IN (SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = toid)))
        AND NOT (d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
-         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid))
+         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE toid IN (g.tgrelid, g.tgconstrrelid)))
        AND NOT (FOLLOWS)
        AND d.classid NOT IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
          'pg_catalog.pg_publication_rel'::pg_catalog.regclass)",

@@ -9,14 +9,16 @@ mod carried;
 mod fingerprint;
 pub mod meaning;
 mod model;
+mod passing;
 mod read;
 mod stamp;
 
-pub use attachments::{Attachment, attachments, check_attachments};
+pub use attachments::{Attachment, attachments, check_attachments, subscriptions};
 pub use carried::{Carried, TRIAL, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{
     Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, Table,
 };
+pub use passing::passing;
 pub use read::{find, name_of, read, read_named};
 pub use stamp::{Mentions, MentionsReader, Stamp, StampReader};

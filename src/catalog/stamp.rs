@@ -145,6 +145,7 @@ version AS (
   UNION ALL SELECT 'x', x.oid, x.xmin::pg_catalog.text FROM pg_catalog.pg_statistic_ext x WHERE x.stxrelid = ANY ($1)
   UNION ALL SELECT 'm', r.oid, r.xmin || ' ' || p.xmin || ' ' || p.pubname FROM pg_catalog.pg_publication_rel r
     JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = ANY ($1)
+  UNION ALL SELECT 'b', r.srsubid, NULL FROM pg_catalog.pg_subscription_rel r WHERE r.srrelid = ANY ($1)
   UNION ALL SELECT 'o', o.objid, o.classid::pg_catalog.text FROM object o
   UNION ALL SELECT 'n', n.objoid, n.objsubid || ' ' || n.xmin FROM pg_catalog.pg_description n
     WHERE (n.classoid, n.objoid) IN (SELECT o.classid, o.objid FROM object o

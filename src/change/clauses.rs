@@ -14,6 +14,18 @@ pub(super) fn using_expressions(clauses: &str) -> Vec<Using> {
     split_clauses(&tokens(clauses)).into_iter().filter_map(|c| using_of(clauses, c)).collect()
 }
 
+/// What the clauses enable or disable that a clone has none of: triggers or rules.
+pub(super) fn fires(clauses: &str) -> Option<&'static str> {
+    let fires = |clause: &[Token<'_>]| {
+        let mut words = clause.iter();
+        words.next().filter(|t| t.is("enable") || t.is("disable"))?;
+        let what = words.find(|t| !t.is("always") && !t.is("replica"))?;
+        let known = [("trigger", "triggers"), ("rule", "rules")];
+        known.into_iter().find(|(word, _)| what.is(word)).map(|(_, many)| many)
+    };
+    split_clauses(&tokens(clauses)).into_iter().find_map(fires)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Word,
@@ -31,8 +43,13 @@ pub(super) struct Token<'a> {
 }
 
 impl Token<'_> {
-    fn is(&self, word: &str) -> bool {
+    pub(super) fn is(&self, word: &str) -> bool {
         self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
+    }
+
+    /// Where what follows it starts.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.text.len()
     }
 
     /// The identifier it stands for, folded as the server folds.
@@ -206,6 +223,19 @@ mod tests {
         assert_eq!(found("ALTER a SET NOT NULL"), []);
         assert_eq!(found("ADD CONSTRAINT u UNIQUE USING INDEX i"), []);
         assert_eq!(found("ALTER a TYPE bigint"), []);
+    }
+
+    #[test]
+    fn what_is_about_firing_is_found() {
+        for clauses in ["DISABLE TRIGGER x", "add c int, enable always trigger \"X\""] {
+            assert_eq!(fires(clauses), Some("triggers"), "{clauses}");
+        }
+        assert_eq!(fires("ENABLE REPLICA RULE r"), Some("rules"));
+        for clauses in
+            ["ENABLE ROW LEVEL SECURITY", "ADD disable int, ADD trigger int", "", "DISABLE"]
+        {
+            assert_eq!(fires(clauses), None, "{clauses}");
+        }
     }
 
     proptest! {

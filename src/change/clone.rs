@@ -24,7 +24,8 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
     // this schema.
     session.batch(&format!("GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
     for sql in shadow::clone_statements(source, &name) {
-        session.batch(&sql).await?;
+        let step = Step::by(&source.owner, sql);
+        session.batch(&step.sql).await.map_err(|e| cannot(e, &step, &name))?;
     }
     let now = read(session, &name).await?;
     let wanted = as_clone(source, &name);

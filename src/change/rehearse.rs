@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::clauses::using_expressions;
+use super::clauses::{fires, using_expressions};
 use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
@@ -95,6 +95,10 @@ async fn alter(
         }
         _ => e,
     };
+    if let Some(what) = fires(clauses) {
+        return Err(Error::usage(format!("--alter may not change whether {what} fire"))
+            .next("Do that before or after, it takes PostgreSQL a millisecond"));
+    }
     // The operator's own search path; the rollback brings the pinned one back.
     session.batch("RESET search_path").await?;
     session.execute(&format!("ALTER TABLE {clone} {clauses}\n"), &[]).await.map_err(refuse)?;
@@ -289,7 +293,7 @@ async fn check_assignment(
         rows
     );
     session.simple(&format!("EXPLAIN {sql}")).await.map(drop).map_err(|e| match e.db() {
-        Some(db) if db.code().code() == "42501" => Error::new(
+        Some(_) if e.sqlstate() == Some("42501") => Error::new(
             Kind::Refused,
             format!("the table's owner cannot copy its rows: {}", e.what()),
         )

@@ -1,11 +1,33 @@
 //! Empty relations that stand for others while a change is tried: nothing that is in use is touched,
 //! or locked against anybody.
 
-use super::clone::set_role;
+use super::clone::{about_the_change, set_role};
 use super::retarget::retarget;
 use crate::catalog::Partner;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
+
+/// The columns of the relation $1: of a table like it, and of a view.
+const COLUMNS: &str = "
+SELECT COALESCE(pg_catalog.string_agg(pg_catalog.format('%I %s%s', name, type, coll), ', ' ORDER BY n), ''),
+  COALESCE(pg_catalog.string_agg(pg_catalog.format('CAST(NULL AS %s)%s AS %I', type, coll, name), ', ' ORDER BY n), '')
+FROM (SELECT a.attnum AS n, a.attname AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
+    CASE WHEN c.oid <> y.typcollation THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) ELSE '' END AS coll
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+  LEFT JOIN (pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace) ON c.oid = a.attcollation
+  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped) x";
+
+fn cannot(e: Error, real: &QualifiedName) -> Error {
+    match about_the_change(&e) {
+        true => Error::new(
+            Kind::Refused,
+            format!("what follows cannot be tried on a copy of {real}: {}", e.what()),
+        )
+        .state("Nothing was touched")
+        .next("GRANT the connecting role what it lacks"),
+        false => e,
+    }
+}
 
 /// The stand-ins of one rehearsal, the clone first. Each has the name of what it stands for, since
 /// expressions say that without its schema too; schemas stand for schemas.
@@ -37,14 +59,27 @@ impl<'a> StandIns<'a> {
             return Ok(stand_in.clone());
         }
         let stand_in = QualifiedName::new(self.schema(&real.schema).await?, &real.name);
-        set_role(self.session, Some(&real.owner)).await?;
-        let make = match real.kind {
-            'v' => format!("CREATE VIEW {stand_in} AS SELECT * FROM {name}"),
-            _ => format!("CREATE TABLE {stand_in} (LIKE {name})"),
-        };
-        self.session.batch(&make).await?;
+        self.make(real, &stand_in).await.map_err(|e| cannot(e, &name))?;
         self.moves.push((name, stand_in.clone()));
         Ok(stand_in)
+    }
+
+    /// By the tool's role, for its owner: he may lack a right on what is his (that to see its schema, or
+    /// to use a column's type), which he does not need for what follows. So the columns' types are all
+    /// that is named.
+    async fn make(&self, real: &Partner, stand_in: &QualifiedName) -> Result<()> {
+        let row = self.session.one(COLUMNS, &[&real.oid]).await?;
+        let (kind, body) = match real.kind {
+            'v' => ("VIEW", format!("AS SELECT {}", row.get::<_, &str>(1))),
+            _ => ("TABLE", format!("({})", row.get::<_, &str>(0))),
+        };
+        let owner = quote_ident(&real.owner);
+        set_role(self.session, None).await?;
+        self.session
+            .batch(&format!(
+                "CREATE {kind} {stand_in} {body}; ALTER {kind} {stand_in} OWNER TO {owner}"
+            ))
+            .await
     }
 
     async fn schema(&mut self, real: &str) -> Result<String> {

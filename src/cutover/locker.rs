@@ -104,6 +104,11 @@ impl Locker {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let now = readers.fingerprint.read(&session, oid, publication).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
+        let passing = catalog::passing(&session, oid).await?;
+        if !passing.is_empty() {
+            let what = format!("{}, of a session that may still drop it", passing.join(", "));
+            return Ok(Err(Obstacle::new(what)));
+        }
         let rehearsed =
             match Rehearsed::prepare(cutover, &session, &readers, deadlock_timeout / 2).await {
                 Ok(rehearsed) => rehearsed,

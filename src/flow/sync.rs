@@ -383,7 +383,7 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
 
 /// Whether `ON CONFLICT DO NOTHING` was refused because of a deferrable constraint.
 fn has_deferrable_arbiter(error: &Error) -> bool {
-    error.db().is_some_and(|db| db.code().code() == "55000")
+    error.sqlstate() == Some("55000")
 }
 
 /// The data violates a unique index of the new table.

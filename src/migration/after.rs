@@ -30,29 +30,55 @@ pub(super) async fn run(
     meter: &Meter,
 ) -> Result<()> {
     let session_role = format!("{migration}/after");
+    let mut open: Option<Session> = None;
     let (mut failed, mut left) = (None::<Error>, Vec::new());
-    for Step { role, sql } in steps {
+    for step in steps {
         let done = async {
-            let session = connector.session(&session_role).await?;
-            session.set("lock_timeout", LOCK_TIMEOUT).await?;
-            // A tool that is gone does not go on in the server.
-            session.set("client_connection_check_interval", "1s").await?;
-            if let Some(role) = role {
-                session.set_role(role).await?;
-            }
-            one(&session, sql, patience, meter).await?;
-            session.batch("RESET ROLE").await?;
-            store::event(&session, migration, "done", sql).await
+            let session = match open.take().filter(|session| !session.is_closed()) {
+                Some(session) => session,
+                None => connect(connector, &session_role).await?,
+            };
+            let session = open.insert(session);
+            by_its_role(session, step, patience, meter).await?;
+            store::event(session, migration, "done", &step.sql).await
         };
         if let Err(e) = done.await {
             if failed.is_some() {
-                meter.note(format!("{sql}: {e}"));
+                meter.note(format!("{}: {e}", step.sql));
             }
             failed.get_or_insert(e);
-            left.push(sql.clone());
+            left.push(step.sql.clone());
         }
     }
     failed.map_or(Ok(()), |e| Err(unfinished(e, names, &left)))
+}
+
+async fn connect(connector: &Connector, role: &str) -> Result<Session> {
+    let session = connector.session(role).await?;
+    session.set("lock_timeout", LOCK_TIMEOUT).await?;
+    // A tool that is gone does not go on in the server.
+    session.set("client_connection_check_interval", "1s").await?;
+    Ok(session)
+}
+
+/// An owner who lacks a right to name what is his, in a schema he may not use, has it done by the tool.
+async fn by_its_role(
+    session: &Session,
+    step: &Step,
+    patience: Duration,
+    meter: &Meter,
+) -> Result<()> {
+    if let Some(role) = &step.role {
+        session.set_role(role).await?;
+    }
+    let done = one(session, &step.sql, patience, meter).await;
+    session.batch("RESET ROLE").await?;
+    match done {
+        Err(e) if step.role.is_some() && e.sqlstate() == Some("42501") => {
+            one(session, &step.sql, patience, meter).await
+        }
+        done => done,
+    }
 }
 
 async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) -> Result<()> {

@@ -127,8 +127,8 @@ pub(super) async fn begin(
             ],
         )
         .await
-        .map_err(|e| match e.db().map(|d| d.code().code() == "23505") {
-            Some(true) => {
+        .map_err(|e| match e.sqlstate() {
+            Some("23505") => {
                 Error::new(Kind::Refused, format!("{} has another migration already", names.source))
                     .next(format!(
                         "See it in pgwraith.migration; `pgwraith abort {}` ends it",

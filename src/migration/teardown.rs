@@ -80,9 +80,7 @@ pub(super) async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
                 match session.query(sql, &[&slot]).await {
                     Ok(_) => return Ok(()),
                     // In use for another moment, or gone meanwhile.
-                    Err(e)
-                        if e.db()
-                            .is_some_and(|d| ["55006", "42704"].contains(&d.code().code())) => {}
+                    Err(e) if matches!(e.sqlstate(), Some("55006" | "42704")) => {}
                     Err(e) => return Err(e.context(format!("dropping replication slot {slot}"))),
                 }
             }

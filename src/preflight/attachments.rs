@@ -12,6 +12,13 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let attachments = catalog::attachments(subject.session, subject.table.oid).await?;
     let mut findings: Vec<Finding> = attachments.iter().map(finding).collect();
     findings.extend(unreadable(subject));
+    let passing = catalog::passing(subject.session, subject.table.oid).await?;
+    findings.extend(passing.iter().map(|what| {
+        Finding::refuse(
+            format!("{what}, which is temporary, refers to the table"),
+            "Only the session that made it can change it: wait until it is dropped or that session ends",
+        )
+    }));
     Ok(findings)
 }
 
@@ -29,6 +36,7 @@ fn mend(attachment: &Attachment) -> String {
         "foreign key of a partitioned table" => "PostgreSQL binds none of those without looking at every row under lock: drop the constraint, and add it again afterwards".to_owned(),
         "foreign key whose triggers are not the usual ones" => "ALTER TABLE … ENABLE TRIGGER … for its RI_ConstraintTrigger triggers at both ends; now rows may go in unchecked".to_owned(),
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
+        "constraint trigger that names the table in its FROM" => format!("DROP TRIGGER {name} {again}"),
         "invalid index" => format!("DROP INDEX {name} or REINDEX INDEX CONCURRENTLY {name}"),
         _ => GENERIC.to_owned(),
     }

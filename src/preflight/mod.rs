@@ -16,6 +16,7 @@ mod event_triggers;
 mod finding;
 mod followers;
 mod isolation;
+mod locks;
 mod logical_decoding;
 mod long_transactions;
 mod names;
@@ -72,6 +73,7 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("row_security", row_security::check(s).await).await?;
     report.take("attachments", attachments::check(s).await).await?;
     report.take("followers", followers::check(s).await).await?;
+    report.take("locks", locks::check(s).await).await?;
     report.take("names", names::check(s).await).await?;
     // What else is going on.
     report.take("publications", publications::check(s).await).await?;

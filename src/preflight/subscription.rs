@@ -2,14 +2,12 @@
 //! without a word.
 
 use super::{Finding, Result, Subject};
+use crate::catalog;
 use crate::pg::quote_ident;
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    let sql = "SELECT s.subname::pg_catalog.text FROM pg_catalog.pg_subscription_rel r
-               JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid
-               WHERE r.srrelid = $1 ORDER BY s.subname";
-    let rows = subject.session.query(sql, &[&subject.table.oid]).await?;
-    Ok(rows.iter().map(|row| finding(subject, row.get(0))).collect())
+    let subscriptions = catalog::subscriptions(subject.session, subject.table.oid).await?;
+    Ok(subscriptions.iter().map(|name| finding(subject, name)).collect())
 }
 
 fn finding(subject: &Subject<'_>, subscription: &str) -> Finding {

@@ -4,7 +4,7 @@ use super::copies::copy;
 use crate::cases;
 use crate::definition::{assert_same, database};
 use crate::harness::{self, Output};
-use crate::scene::{Shop, shop};
+use crate::scene::{SOON, Shop, exec, shop};
 
 /// The run over `table` is refused for what is named so, with a mend, and touches nothing.
 async fn refused(shop: &Shop, table: &str, made_by: &str, named: &[&str]) -> Output {
@@ -115,6 +115,11 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         "t",
         &["extension", "btree_gist"],
     ),
+    (
+        "CREATE TABLE u (id int); CREATE CONSTRAINT TRIGGER ct AFTER INSERT ON u FROM t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "t",
+        &["DROP TRIGGER ct on public.u and create it again"],
+    ),
     // No provider is there: the label is put where providers put theirs.
     (
         "SET allow_system_table_mods = on; INSERT INTO pg_seclabel VALUES ('t'::regclass, 'pg_class'::regclass, 0, 'guard', 'secret')",
@@ -161,6 +166,23 @@ async fn a_temporary_table_is_refused() {
     shop.exec("CREATE TEMPORARY TABLE passing (id int PRIMARY KEY)").await;
     let name: String = shop.value("SELECT nspname || '.passing' FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relname = 'passing'").await;
     refused(&shop, &name, "a temporary table", &["temporary"]).await;
+}
+
+#[tokio::test]
+async fn what_a_session_made_for_itself_is_waited_for() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    let other = shop.session().await;
+    exec(&other, "CREATE TEMPORARY VIEW mine AS SELECT * FROM t").await;
+    let output = refused(&shop, "t", "a temporary view", &["mine, which is temporary"]).await;
+    assert!(output.stderr.contains("found in the way: 1\n"), "{output}");
+    exec(&other, "DROP VIEW mine").await;
+    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
+    exec(&other, "CREATE TEMPORARY VIEW mine AS SELECT * FROM t").await;
+    held.release().await;
+    held.run.wait_for_saying("the cutover waits: view pg_temp_").await;
+    exec(&other, "DROP VIEW mine").await;
+    held.run.finish(SOON).await.expect_code(0);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::model::Partner;
+use super::passing;
 use super::read::{definitions, parse};
 use crate::error::Result;
 use crate::pg::Session;
@@ -73,14 +74,16 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
     });
     let kinds = kinds.collect::<Vec<_>>().join(" UNION ALL ");
     let sql = format!(
-        "{REFERRING} SELECT COALESCE(pg_catalog.jsonb_agg(thing ORDER BY step, thing->>'name'), '[]') \
-         FROM ({kinds}) x"
+        "{} SELECT COALESCE(pg_catalog.jsonb_agg(thing ORDER BY step, thing->>'name'), '[]') \
+         FROM ({kinds}) x",
+        REFERRING.replace("PASSING", passing::OBJECTS)
     );
     parse(definitions(session, &sql, oid).await?.get::<_, Value>(0))
 }
 
 /// `t`, the one row of the table with `toid`, its qualified name `tname` and `owner`; and `d`, what
-/// refers to it or to the sequence of one of its identity columns, which the shadow has its own of.
+/// refers to it or to the sequence of one of its identity columns, which the shadow has its own of, and
+/// does not pass by itself.
 const REFERRING: &str = "
 WITH t AS (SELECT c.*, c.oid AS toid, pg_catalog.format('%I.%I', n.nspname, c.relname) AS tname,
     r.rolname::pg_catalog.text AS owner
@@ -93,7 +96,8 @@ own AS (SELECT toid AS oid FROM t UNION ALL
 d AS (SELECT d.classid, d.objid, pg_catalog.bool_or(d.refobjid <> toid) AS calls_identity,
     COALESCE(pg_catalog.array_agg(d.refobjsubid) FILTER (WHERE d.refobjid = toid AND d.refobjsubid > 0), '{}') AS uses
   FROM pg_catalog.pg_depend d JOIN own ON own.oid = d.refobjid, t
-  WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'n' GROUP BY d.classid, d.objid)";
+  WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'n'
+    AND (d.classid, d.objid) NOT IN (SELECT p.classid, p.objid FROM (PASSING) p) GROUP BY d.classid, d.objid)";
 
 /// In the order in which things are put on. Each query gives the fields of [`Carried`].
 fn kinds() -> [String; 9] {
@@ -117,6 +121,15 @@ fn relation(oid: &str) -> String {
            'owner', pr.rolname, 'kind', pc.relkind, 'forces_row_security', pc.relrowsecurity AND pc.relforcerowsecurity) FROM pg_catalog.pg_class pc \
            JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace \
            JOIN pg_catalog.pg_roles pr ON pr.oid = pc.relowner WHERE pc.oid = {oid})"
+    )
+}
+
+/// Whoever owns the relation, `r`, runs the statement; where he may not even name it, as he lacks USAGE on
+/// its schema, the tool, which has his rights.
+fn by_owner(relation: &str) -> String {
+    format!(
+        "r.rolname::pg_catalog.text AS owner, CASE WHEN pg_catalog.has_schema_privilege({relation}.relowner, \
+         {relation}.relnamespace, 'USAGE') THEN r.rolname::pg_catalog.text END AS role"
     )
 }
 

@@ -1,7 +1,7 @@
 //! Row security: whether it is on, and the policies with their comments; and the policies of other
 //! tables that mention the table.
 
-use super::{comment, relation, uses};
+use super::{by_owner, comment, relation, uses};
 
 /// ENABLE and FORCE. The old table keeps both, so that it shows nobody more than before.
 pub(super) const ENABLED: &str = "
@@ -37,7 +37,7 @@ FROM pg_catalog.pg_policy p, t WHERE p.polrelid = t.toid",
 pub(super) fn of_others() -> String {
     format!("
 SELECT 'policy' AS kind, 'pg_policy' AS class, p.oid::int8 AS oid, pg_catalog.format('%I on %s', p.polname, o.oid::pg_catalog.regclass) AS name,
-  r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
+  {}, '{{}}'::pg_catalog.text[] AS unbind,
   ARRAY[x.text] AS bind, {} AS relation, d.uses, d.calls_identity,
   ARRAY[pg_catalog.format('CREATE POLICY %I ON %I.%I FOR %s', p.polname, n.nspname, o.relname,
     CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
@@ -48,6 +48,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = o.relnamespace JOIN pg_catalog.pg_role
     || COALESCE(' USING (' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')', '')
     || COALESCE(' WITH CHECK (' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) || ')', '') AS text) x
 WHERE d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass AND p.polrelid <> t.toid",
+        by_owner("o"),
         relation("o.oid")
     )
 }

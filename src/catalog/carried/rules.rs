@@ -1,7 +1,7 @@
 //! Rules: those of the table, with their states and comments; and those of others that mention it. A
 //! view's query is a rule too, but has a statement of its own ([`super::views`]).
 
-use super::{comment, relation, state, uses};
+use super::{by_owner, comment, relation, state, uses};
 
 pub(super) fn own() -> String {
     format!(
@@ -19,13 +19,14 @@ pub(super) fn own() -> String {
 pub(super) fn of_others() -> String {
     format!(
         "SELECT 'rule' AS kind, 'pg_rewrite' AS class, w.oid::int8 AS oid, pg_catalog.format('%I on %s', w.rulename, v.oid::pg_catalog.regclass) AS name,
-           r.rolname::pg_catalog.text AS role, '{{}}'::pg_catalog.text[] AS unbind,
+           {}, '{{}}'::pg_catalog.text[] AS unbind,
            ARRAY['CREATE OR REPLACE RULE ' || pg_catalog.substr(pg_catalog.pg_get_ruledef(w.oid), \
              pg_catalog.length('CREATE RULE ') + 1)] AS bind,
            {} AS relation, d.uses, d.calls_identity
          FROM d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = w.ev_class
          JOIN pg_catalog.pg_roles r ON r.oid = v.relowner, t
          WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND v.oid <> t.toid AND w.ev_type <> '1'",
+        by_owner("v"),
         relation("v.oid")
     )
 }
