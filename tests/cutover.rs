@@ -87,10 +87,20 @@ async fn a_later_attempt_swaps_under_traffic_without_pause() {
     let mut held = shop.held("cutover", "orders", &["--rebuild"]).await;
     let mix = Mix { sessions: 6, ..Mix::default() };
     let traffic = Traffic::start(&shop.dsn, "public.orders", mix).await.unwrap();
-    let theirs = shop.session().await;
-    exec(&theirs, "BEGIN; SELECT note FROM orders WHERE id = 8").await;
+    // The table is always in use, by transactions too young not to be queued behind.
+    let (mut theirs, mut next) = (shop.session().await, shop.session().await);
+    let young = "BEGIN; SELECT note FROM orders WHERE id = 8";
+    exec(&theirs, young).await;
     held.release().await;
-    held.run.wait_for_saying("the table's lock is held by pid").await;
+    let began = Instant::now();
+    while !held.run.said().contains("the table's lock is held by pid") {
+        held.run.expect_running();
+        assert!(began.elapsed() < SOON, "{}", held.run.said());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        exec(&next, young).await;
+        exec(&theirs, "COMMIT").await;
+        std::mem::swap(&mut theirs, &mut next);
+    }
     exec(&theirs, "COMMIT").await;
     let free = Instant::now();
     let output = held.run.finish(SOON).await.expect_code(0);
