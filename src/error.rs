@@ -44,6 +44,7 @@ struct Inner {
     what: String,
     state: Option<String>,
     next: Option<String>,
+    code: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -53,12 +54,24 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`; `what` says what happened, without a final full stop.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, what: what.into(), state: None, next: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            what: what.into(),
+            state: None,
+            next: None,
+            code: None,
+            source: None,
+        }))
     }
 
     /// A failure of the run ([`Kind::Failed`]).
     pub fn failed(what: impl Into<String>) -> Self {
         Self::new(Kind::Failed, what)
+    }
+
+    /// A connection that is as good as gone: the server does not answer on it.
+    pub fn lost(what: impl Into<String>) -> Self {
+        Self::failed(what).source(std::io::Error::from(std::io::ErrorKind::TimedOut))
     }
 
     /// A wrong command line or change ([`Kind::Usage`]).
@@ -130,9 +143,15 @@ impl Error {
         source.downcast_ref::<tokio_postgres::Error>().and_then(|e| e.as_db_error())
     }
 
-    /// Its SQLSTATE.
+    /// The SQLSTATE, where the server said one, on whatever connection.
     pub fn sqlstate(&self) -> Option<&str> {
-        self.db().map(|db| db.code().code())
+        self.0.code.as_deref()
+    }
+
+    /// An error that the server gave this SQLSTATE.
+    pub fn coded(mut self, code: impl Into<String>) -> Self {
+        self.0.code = Some(code.into());
+        self
     }
 
     /// Whether the SQL connection underneath is gone.
@@ -189,7 +208,12 @@ impl From<tokio_postgres::Error> for Error {
                 }
             }
         };
-        Error::failed(what).source(e)
+        let code = e.code().map(|code| code.code().to_owned());
+        let error = Error::failed(what).source(e);
+        match code {
+            Some(code) => error.coded(code),
+            None => error,
+        }
     }
 }
 

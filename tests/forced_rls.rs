@@ -175,7 +175,7 @@ async fn nothing_is_left_of_a_run_that_fails_or_dies() {
     // A row that no policy shows does not fit.
     let output = shop.run(NAME, &["--map", "n = n * 1000000"]).await.expect_code(4);
     assert!(output.stderr.contains("key id = "), "{output}");
-    assert_eq!(views(&shop).await, [""; 0]);
+    assert_eq!(views(&shop).await.len(), 1, "the run may go on once the row is another");
     nothing_after_abort(&shop).await;
 
     let held = Held::start(&shop, "cutover", arguments(&shop, "postgres")).await;
@@ -185,7 +185,9 @@ async fn nothing_is_left_of_a_run_that_fails_or_dies() {
     assert_eq!(views(&shop).await.len(), 1, "a crash cleans nothing");
     let output = harness::run(arguments(&shop, "postgres")).await.expect_code(3);
     assert!(
-        output.stderr.contains("pgwraith abort") && !output.stderr.contains("DROP VIEW"),
+        output.stderr.contains("pgwraith abort")
+            && output.stderr.contains("pgwraith resume")
+            && !output.stderr.contains("DROP VIEW"),
         "{output}"
     );
     nothing_after_abort(&shop).await;

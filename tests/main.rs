@@ -18,6 +18,7 @@ mod objects;
 mod oracle;
 mod preflight;
 mod races;
+mod resume;
 mod sabotage;
 mod scene;
 mod settings;

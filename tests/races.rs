@@ -226,7 +226,7 @@ async fn a_commit_that_hangs_between_slot_and_copy_is_waited_for() {
     let writer = standby.hang(&dsn, CHANGES).await;
     point.open().await;
 
-    let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name = 'pgwraith/control' \
+    let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/control' \
                    AND query LIKE '%virtualtransaction = ANY%') \
                  OR EXISTS (SELECT 1 FROM pgwraith.migration WHERE phase <> 'prepare' AND finished_at IS NULL)";
     harness::wait_for_sql(&client, "the run waits or goes on", waits).await;

@@ -19,11 +19,36 @@ use crate::pg::Session;
 /// The table's file number.
 const FILE: &str = "file";
 
+/// Our publication.
+const PUBLICATION: &str = "publication";
+
 /// The catalogs' words on one source and its publication.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fingerprint(Value);
 
 impl Fingerprint {
+    /// One that was kept.
+    pub fn of_json(value: Value) -> Fingerprint {
+        Fingerprint(value)
+    }
+
+    /// To be kept.
+    pub fn as_json(&self) -> &Value {
+        &self.0
+    }
+
+    /// Whether the source is what it was, whatever became of our publication.
+    pub fn same_source(&self, now: &Fingerprint) -> bool {
+        let without = |fingerprint: &Fingerprint| {
+            let mut value = fingerprint.0.clone();
+            if let Some(all) = value.as_object_mut() {
+                all.remove(PUBLICATION);
+            }
+            Fingerprint(value)
+        };
+        without(self).differences(&without(now)).is_empty()
+    }
+
     /// What differs between two readings, in the catalogs' own terms; empty where nothing does.
     pub fn differences(&self, now: &Fingerprint) -> Vec<String> {
         let rewritten = self.0.get(FILE) != now.0.get(FILE);

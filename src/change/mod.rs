@@ -20,7 +20,8 @@ pub use rehearse::{rehearse, rehearse_within};
 use crate::catalog::{Carried, Table};
 
 /// The change as the operator typed it.
-#[derive(Debug, Clone, Default, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Request {
     /// What would follow `ALTER TABLE name`, one entry a flag.
     pub alters: Vec<String>,
@@ -42,7 +43,7 @@ pub struct Plan {
 }
 
 /// How one column of the target is filled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Projected {
     /// The target's column.
     pub column: String,
@@ -55,7 +56,7 @@ pub struct Projected {
 }
 
 /// One column of the key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct KeyColumn {
     /// The captured column.
     pub source: String,

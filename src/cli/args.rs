@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 /// Online schema change for PostgreSQL.
 #[derive(Debug, Parser)]
@@ -19,6 +20,8 @@ pub struct Arguments {
 pub enum Command {
     /// Migrate a table
     Run(RunArgs),
+    /// Go on with an unfinished migration, from any host
+    Resume(ResumeArgs),
     /// Undo an unfinished migration: slot, publication, shadow, state
     Abort(AbortArgs),
     /// A private PostgreSQL, a table, live traffic, a migration, a report
@@ -51,6 +54,9 @@ pub struct RunArgs {
     /// Start although event triggers fire on the statements of the run
     #[arg(long)]
     pub allow_event_triggers: bool,
+    /// Go on with the same change where it is unfinished: for schedulers
+    #[arg(long)]
+    pub or_resume: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Print one JSON object on standard output at the end
@@ -58,42 +64,67 @@ pub struct RunArgs {
     pub json: bool,
 }
 
-/// Limits, with the same names everywhere.
-#[derive(Debug, Args)]
+/// Limits, with the same names everywhere. What is not given is what the run before had, or the default.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
 pub struct LimitArgs {
-    /// Copy, sync and verification sessions
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub workers: u16,
-    /// What one chunk of the copy should take
-    #[arg(long, default_value = "500ms", value_parser = duration)]
-    pub chunk_time: Duration,
-    /// Rows of the first chunk, before their speed is known
-    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(i64).range(1..))]
-    pub chunk_rows: i64,
-    /// From the cutover's first lock request to its COMMIT
-    #[arg(long, default_value = "500ms", value_parser = duration)]
-    pub max_lock_hold: Duration,
-    /// How long the cutover waits for its lock, with the application queueing behind it
-    #[arg(long, default_value = "250ms", value_parser = duration)]
-    pub lock_timeout: Duration,
-    /// How long the cutover goes on trying
-    #[arg(long, default_value = "30min", value_parser = duration)]
-    pub cutover_patience: Duration,
-    /// No snapshot of pgwraith's lives longer
-    #[arg(long, default_value = "30s", value_parser = duration)]
-    pub max_snapshot_age: Duration,
-    /// Changed keys kept in memory; more are stored in the database
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(10..))]
-    pub max_keys_in_memory: u32,
+    /// Copy, sync and verification sessions [default: 2]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+    /// What one chunk of the copy should take [default: 500ms]
+    #[arg(long, value_parser = duration)]
+    pub chunk_time: Option<Duration>,
+    /// Rows of the first chunk, before their speed is known [default: 5000]
+    #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+    pub chunk_rows: Option<i64>,
+    /// From the cutover's first lock request to its COMMIT [default: 500ms]
+    #[arg(long, value_parser = duration)]
+    pub max_lock_hold: Option<Duration>,
+    /// How long the cutover waits for its lock, with the application queueing behind it [default: 250ms]
+    #[arg(long, value_parser = duration)]
+    pub lock_timeout: Option<Duration>,
+    /// How long the cutover goes on trying [default: 30min]
+    #[arg(long, value_parser = duration)]
+    pub cutover_patience: Option<Duration>,
+    /// No snapshot of pgwraith's lives longer [default: 30s]
+    #[arg(long, value_parser = duration)]
+    pub max_snapshot_age: Option<Duration>,
+    /// Changed keys kept in memory; more are stored in the database [default: 50000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..))]
+    pub max_keys_in_memory: Option<u32>,
     /// maintenance_work_mem for building indexes
     #[arg(long, value_name = "SIZE")]
     pub maintenance_work_mem: Option<String>,
-    /// Indexes built at a time
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub index_jobs: u16,
-    /// Parallel workers of one index build, for idle servers
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=64))]
-    pub index_workers: u32,
+    /// Indexes built at a time [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub index_jobs: Option<u16>,
+    /// Parallel workers of one index build, for idle servers [default: 0]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub index_workers: Option<u32>,
+    /// How long to go on trying while the server cannot be reached [default: 30min]
+    #[arg(long, value_parser = patience)]
+    pub retry_for: Option<Duration>,
+    /// Give the slot up when the run is stopped (`resume` then takes --recover); =false keeps it [default: false]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub drop_slot_on_stop: Option<bool>,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// The table; may be schema-qualified and quoted
+    pub table: String,
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Cut off a run of this migration that is alive elsewhere, or whose sessions the server still has
+    #[arg(long)]
+    pub take_over: bool,
+    /// Where the replication slot is lost: make a new one, compare every row, copy again what differs
+    #[arg(long)]
+    pub recover: bool,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Print one JSON object on standard output at the end
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +149,11 @@ pub struct DemoArgs {
     /// Writes per second of the whole traffic
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
+}
+
+/// Of patience there may be none.
+fn patience(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}, as in 0s or 10min"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -18,7 +18,7 @@ const CHANGES: [&str; 2] =
 
 pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     let supervisor = Supervisor::default();
-    signals::watch(&supervisor)?;
+    signals::watch(&supervisor, TABLE)?;
     let binaries = ServerBinaries::find()?;
     println!("starting a private PostgreSQL {}", binaries.major());
     // Real disk writes, as on a real server.
@@ -64,12 +64,12 @@ async fn migrate(dsn: &str, supervisor: &Supervisor) -> Result<String> {
     let run = Run {
         connector: &connector,
         table: TABLE,
-        request: &request,
         settings: &settings,
+        options: &serde_json::Value::Null,
         meter: telemetry.meter(),
         supervisor: supervisor.clone(),
     };
-    let done = run.migrate().await;
+    let done = run.migrate(&request).await;
     let summary = telemetry.finish();
     done.map(|report| run::as_text(&report, &summary))
 }

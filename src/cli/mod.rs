@@ -17,6 +17,7 @@ use crate::error::Result;
 pub async fn run(arguments: Arguments) -> ExitCode {
     let done: Result<()> = match arguments.command {
         Command::Run(command) => run::run(command).await,
+        Command::Resume(command) => run::resume(command).await,
         Command::Abort(command) => abort::abort(command).await,
         Command::Demo(command) => demo::demo(command).await,
     };

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::args::{Connection, RunArgs};
+use serde_json::{Map, Value};
+
+use super::args::{Connection, LimitArgs, RunArgs};
 use crate::change::Request;
 use crate::conninfo::ConnInfo;
 use crate::cutover;
@@ -58,38 +60,70 @@ fn closing_quote(text: &str) -> Option<usize> {
     None
 }
 
+/// What is given, and for the rest what the run before was given.
+pub(super) fn over(given: &LimitArgs, before: &Value) -> Result<LimitArgs> {
+    let unreadable = |e| Error::failed(format!("the stored limits cannot be read: {e}"));
+    let mut all = match before {
+        Value::Object(before) => before.clone(),
+        _ => Map::new(),
+    };
+    if let Value::Object(given) = serde_json::to_value(given).map_err(unreadable)? {
+        all.extend(given.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    serde_json::from_value(Value::Object(all)).map_err(unreadable)
+}
+
+/// As they are kept for whoever resumes.
+pub(super) fn kept(limits: &LimitArgs) -> Result<Value> {
+    serde_json::to_value(limits)
+        .map_err(|e| Error::failed(format!("the limits cannot be stored: {e}")))
+}
+
 /// Limits for the phases, and what the operator takes upon himself.
-pub(super) fn settings(args: &RunArgs) -> Settings {
-    let limits = &args.limits;
-    let keys = limits.max_keys_in_memory as usize;
+pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Settings {
+    let standard = Settings::default();
+    let (copy, cutover) = (standard.copy, standard.cutover);
+    let keys = limits.max_keys_in_memory.map_or(standard.keeper.spill_keys, |keys| keys as usize);
+    let max_lock_hold = limits.max_lock_hold.unwrap_or(cutover.max_lock_hold);
+    let patience = limits.cutover_patience.unwrap_or(cutover.patience);
     Settings {
         copy: CopySettings {
-            workers: usize::from(limits.workers),
-            chunk_time: limits.chunk_time,
-            first_chunk: limits.chunk_rows,
+            workers: limits.workers.map_or(copy.workers, usize::from),
+            chunk_time: limits.chunk_time.unwrap_or(copy.chunk_time),
+            first_chunk: limits.chunk_rows.unwrap_or(copy.first_chunk),
         },
         index: IndexSettings {
             memory: limits.maintenance_work_mem.clone(),
-            jobs: usize::from(limits.index_jobs),
-            parallel_workers: limits.index_workers,
+            jobs: limits.index_jobs.map_or(standard.index.jobs, usize::from),
+            parallel_workers: limits.index_workers.unwrap_or(standard.index.parallel_workers),
         },
-        keeper: Limits { spill_keys: keys, most_keys: keys * 2, ..Limits::default() },
+        keeper: Limits { spill_keys: keys, most_keys: keys * 2, ..standard.keeper },
         cutover: cutover::Limits {
-            max_lock_hold: limits.max_lock_hold,
-            lock_timeout: limits.lock_timeout.min(limits.max_lock_hold),
-            patience: limits.cutover_patience.max(Duration::from_secs(1)),
+            max_lock_hold,
+            lock_timeout: limits.lock_timeout.unwrap_or(cutover.lock_timeout).min(max_lock_hold),
+            patience: patience.max(Duration::from_secs(1)),
         },
-        max_snapshot_age: limits.max_snapshot_age,
-        event_triggers: match args.allow_event_triggers {
-            true => EventTriggers::Allow,
-            false => EventTriggers::Refuse,
-        },
+        max_snapshot_age: limits.max_snapshot_age.unwrap_or(standard.max_snapshot_age),
+        event_triggers,
+        retry_for: limits.retry_for.unwrap_or(standard.retry_for),
+        drop_slot_on_stop: limits.drop_slot_on_stop.unwrap_or(standard.drop_slot_on_stop),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_given_is_as_it_was_before() {
+        let before = LimitArgs { workers: Some(7), index_jobs: Some(3), ..LimitArgs::default() };
+        let given = LimitArgs { workers: Some(1), ..LimitArgs::default() };
+        let all = over(&given, &kept(&before).unwrap()).unwrap();
+        assert_eq!((all.workers, all.index_jobs, all.chunk_rows), (Some(1), Some(3), None));
+        assert_eq!(over(&given, &Value::Null).unwrap().index_jobs, None);
+        let settings = settings(&all, EventTriggers::Refuse);
+        assert_eq!((settings.copy.workers, settings.index.jobs), (1, 3));
+    }
 
     #[test]
     fn maps_name_a_column_and_an_expression() {

@@ -1,48 +1,112 @@
-//! `pgwraith run`.
+//! `pgwraith run` and `pgwraith resume`.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::args::RunArgs;
+use super::args::{LimitArgs, ResumeArgs, RunArgs};
 use super::{resolve, signals};
 use crate::change::Request;
-use crate::error::{Error, Result};
-use crate::migration::{Report, Run, Supervisor};
-use crate::pg::Connector;
+use crate::error::{Error, Kind, Result};
+use crate::migration::{self, How, Report, Run, Supervisor, Unfinished};
+use crate::pg::{Connector, shell_word};
+use crate::preflight::EventTriggers;
 use crate::telemetry::{Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
-    let prepared = prepare(&args);
-    if let (true, Err(e)) = (args.json, &prepared) {
-        println!("{}", failure(&args.table, e));
-    }
-    let (request, connector, supervisor) = prepared?;
-    let settings = resolve::settings(&args);
-    let telemetry = Telemetry::start(&args.table, Show::Progress);
+    let prepared = async {
+        let request = resolve::request(&args)?;
+        let connector = resolve::connector(&args.connection)?;
+        let before = match args.or_resume {
+            true => migration::unfinished(&connector, &args.table).await?,
+            false => None,
+        };
+        let event_triggers = match args.allow_event_triggers {
+            true => EventTriggers::Allow,
+            false => EventTriggers::Refuse,
+        };
+        let (work, options) = match before {
+            None => (Work::Begin(request), Value::Null),
+            Some(Unfinished { request: begun, options }) if begun == request => {
+                (Work::Resume(How::default()), options)
+            }
+            Some(Unfinished { request: begun, .. }) => {
+                return Err(another_change(&args.table, &begun));
+            }
+        };
+        let limits = resolve::over(&args.limits, &options)?;
+        Ok((connector, work, limits, event_triggers))
+    };
+    let prepared = prepared.await;
+    carry_out(&args.table, args.json, prepared).await
+}
+
+pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
+    let prepared = async {
+        let connector = resolve::connector(&args.connection)?;
+        let before = migration::unfinished(&connector, &args.table).await?;
+        let options = before.map_or(Value::Null, |before| before.options);
+        let limits = resolve::over(&args.limits, &options)?;
+        let how = How { take_over: args.take_over, recover: args.recover };
+        Ok((connector, Work::Resume(how), limits, EventTriggers::Allow))
+    };
+    let prepared = prepared.await;
+    carry_out(&args.table, args.json, prepared).await
+}
+
+/// What is to be done with the table.
+enum Work {
+    Begin(Request),
+    Resume(How),
+}
+
+type Prepared = (Connector, Work, LimitArgs, EventTriggers);
+
+async fn carry_out(table: &str, as_object: bool, prepared: Result<Prepared>) -> Result<()> {
+    let told = |e: Error| {
+        if as_object {
+            println!("{}", failure(table, &e));
+        }
+        e
+    };
+    let (connector, work, limits, event_triggers) = prepared.map_err(told)?;
+    let options = resolve::kept(&limits)?;
+    let settings = resolve::settings(&limits, event_triggers);
+    let supervisor = Supervisor::default();
+    signals::watch(&supervisor, table).map_err(told)?;
+    let telemetry = Telemetry::start(table, Show::Progress);
     let run = Run {
         connector: &connector,
-        table: &args.table,
-        request: &request,
+        table,
         settings: &settings,
+        options: &options,
         meter: telemetry.meter(),
         supervisor,
     };
-    let done = run.migrate().await;
+    let done = match work {
+        Work::Begin(request) => run.migrate(&request).await,
+        Work::Resume(how) => run.resume(how).await,
+    };
     let summary = telemetry.finish();
-    if args.json {
-        println!("{}", as_json(&args.table, &done, &summary));
+    if as_object {
+        println!("{}", as_json(table, &done, &summary));
     } else if let Ok(report) = &done {
         print!("{}", as_text(report, &summary));
     }
     done.map(drop)
 }
 
-/// What can be wrong before anything is asked of a server.
-fn prepare(args: &RunArgs) -> Result<(Request, Connector, Supervisor)> {
-    let request = resolve::request(args)?;
-    let connector = resolve::connector(&args.connection)?;
-    let supervisor = Supervisor::default();
-    signals::watch(&supervisor)?;
-    Ok((request, connector, supervisor))
+fn another_change(table: &str, begun: &Request) -> Error {
+    let alters = begun.alters.iter().map(|clauses| format!(" --alter {clauses:?}"));
+    let maps =
+        begun.maps.iter().map(|(column, map)| format!(" --map {:?}", format!("{column} = {map}")));
+    let word = shell_word(table);
+    let flags: String = alters.chain(maps).collect();
+    let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
+    Error::new(
+        Kind::Refused,
+        format!("{table} has an unfinished migration to another change:{flags}"),
+    )
+    .state("Nothing was touched")
+    .next(format!("`pgwraith resume {word}` goes on with that, `pgwraith abort {word}` undoes it"))
 }
 
 /// The machine-readable word on an error.
@@ -66,7 +130,7 @@ fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json:
             "chunks": summary.chunks, "chunk_p50_ms": summary.chunk_p50_ms,
             "chunk_p99_ms": summary.chunk_p99_ms,
             "phases": phases, "cutover": report.cutover, "verify": report.verify,
-            "foreign_keys": report.foreign_keys,
+            "foreign_keys": report.foreign_keys, "recovered": report.recovered,
         }),
         Err(e) => {
             let mut object = failure(table, e);
@@ -100,15 +164,23 @@ pub(super) fn as_text(report: &Report, summary: &Summary) -> String {
         "  verified  {} rows in {} ranges, {} differed and were repaired\n",
         report.verify.rows, report.verify.ranges, report.verify.mismatches
     ));
-    out.push_str(&format!(
-        "  cutover   attempt {}, lock held {:.1} ms, application stalled at most {:.1} ms\n",
-        report.cutover.attempts, report.cutover.lock_held_ms, report.cutover.stall_ms
-    ));
-    let steps = &report.cutover.steps;
-    out.push_str(&format!(
-        "            locks {:.1}, fence and look {:.1}, final sync {:.1}, names {:.1}, commit {:.1} ms\n",
-        steps.lock_ms, steps.look_ms, steps.sync_ms, steps.rename_ms, steps.commit_ms
-    ));
+    if let Some(found) = &report.recovered {
+        out.push_str(&format!(
+            "  recovered {} of {} ranges differed, {} rows in them were copied again\n",
+            found.differing_ranges, found.ranges, found.mismatches
+        ));
+    }
+    if let Some(cutover) = &report.cutover {
+        out.push_str(&format!(
+            "  cutover   attempt {}, lock held {:.1} ms, application stalled at most {:.1} ms\n",
+            cutover.attempts, cutover.lock_held_ms, cutover.stall_ms
+        ));
+        let steps = &cutover.steps;
+        out.push_str(&format!(
+            "            locks {:.1}, fence and look {:.1}, final sync {:.1}, names {:.1}, commit {:.1} ms\n",
+            steps.lock_ms, steps.look_ms, steps.sync_ms, steps.rename_ms, steps.commit_ms
+        ));
+    }
     if report.foreign_keys > 0 {
         out.push_str(&format!("  validated {} foreign keys\n", report.foreign_keys));
     }

@@ -7,10 +7,10 @@ use crate::migration::Supervisor;
 
 /// Stops `supervisor` at the first signal; ends the process at the second, which is as safe as a
 /// crash.
-pub(super) fn watch(supervisor: &Supervisor) -> Result<()> {
+pub(super) fn watch(supervisor: &Supervisor, table: &str) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let supervisor = supervisor.clone();
+    let (supervisor, table) = (supervisor.clone(), crate::pg::shell_word(table));
     tokio::spawn(async move {
         for stopped in [false, true] {
             let name = tokio::select! {
@@ -18,7 +18,9 @@ pub(super) fn watch(supervisor: &Supervisor) -> Result<()> {
                 _ = terminate.recv() => "SIGTERM",
             };
             if stopped {
-                eprintln!("pgwraith: leaving at once; `pgwraith abort` removes what is left.");
+                eprintln!(
+                    "pgwraith: leaving at once; `pgwraith resume {table}` goes on, `pgwraith abort {table}` undoes it."
+                );
                 std::process::exit(i32::from(Kind::Stopped.exit_code()));
             }
             supervisor.stop(name);

@@ -210,9 +210,10 @@ impl<'a> Attempt<'a> {
         ));
         for step in &self.locker.rehearsed.afterwards {
             sql.push_str(&format!(
-                ";\nINSERT INTO pgwraith.event (migration_id, what, detail) \
-                 VALUES ({migration}, 'to do', {})",
-                quote_literal(&step.sql)
+                ";\nINSERT INTO pgwraith.event (migration_id, what, detail, role) \
+                 VALUES ({migration}, 'to do', {}, {})",
+                quote_literal(&step.sql),
+                step.role.as_deref().map_or("NULL".to_owned(), quote_literal)
             ));
         }
         if let Some(view) = self.cutover.flow.captured.view() {

@@ -67,8 +67,6 @@ pub(super) struct Rehearsed {
     pub(super) statements: Vec<String>,
     /// What is left to do after the swap.
     pub(super) afterwards: Vec<Step>,
-    /// Those among it that are validated.
-    pub(super) foreign_keys: usize,
     /// Source and shadow.
     tables: [u32; 2],
     stamp: Stamp,
@@ -167,11 +165,6 @@ impl Locker {
         }
     }
 
-    /// What was worked out, now that the swap is done.
-    pub(super) fn into_rehearsed(self) -> Rehearsed {
-        self.rehearsed
-    }
-
     /// Whether everything that was read again by name, under the lock, had the name that was written.
     pub(super) async fn names_hold(&self) -> Result<bool> {
         self.readers.mentions.as_before(&self.session, &self.rehearsed.mentions).await
@@ -242,7 +235,6 @@ impl Rehearsed {
             locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),
             afterwards: swap.afterwards(),
-            foreign_keys: target.foreign_keys.iter().filter(|key| key.validated).count(),
             tables,
             stamp,
             mentions,

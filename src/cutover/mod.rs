@@ -31,11 +31,11 @@ use crate::flow::key::Key;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::{Alone, Door, Writer};
 use crate::pg::{Connector, Session};
-use crate::shadow::{Names, Step};
+use crate::shadow::Names;
 use crate::telemetry::Meter;
 
 use attempt::{Attempt, Tried};
-use locker::{Locker, Rehearsed};
+use locker::Locker;
 use look::Obstacle;
 
 /// The limits of the cutover.
@@ -84,13 +84,10 @@ pub struct Steps {
     pub commit_ms: f64,
 }
 
-/// A swap that is done.
+/// A swap that is done. What is left to do, prove the foreign keys that were bound NOT VALID among others,
+/// is in `pgwraith.event`, in the transaction of the swap.
 pub struct Done {
     pub swapped: Swapped,
-    /// What is left to do: prove the foreign keys that were bound NOT VALID, among others.
-    pub afterwards: Vec<Step>,
-    /// How many foreign keys that proves.
-    pub foreign_keys: usize,
     /// Keeps every writer out until they have ended.
     pub shut: Alone,
 }
@@ -141,8 +138,7 @@ impl Cutover<'_> {
                                 stall_ms: stall.as_secs_f64() * 1000.0,
                                 steps,
                             };
-                            let Rehearsed { afterwards, foreign_keys, .. } = ready.into_rehearsed();
-                            return Ok(Done { swapped, afterwards, foreign_keys, shut });
+                            return Ok(Done { swapped, shut });
                         }
                         Tried::Late(obstacle) => {
                             locker = Some(ready);

@@ -204,14 +204,14 @@ pub async fn capture(
                 let ask = heard.elapsed() > SILENCE_LIMIT / 4;
                 stream.status_update(received, confirmed, confirmed, ask).await?;
                 if heard.elapsed() > SILENCE_LIMIT && !full {
-                    return Err(Error::failed("the server stopped answering on the replication connection"));
+                    return Err(Error::lost("the server stopped answering on the replication connection"));
                 }
             }
             _ = tracker.freed.notified(), if full => {}
             frame = stream.next(), if !full => {
                 heard = Instant::now();
                 let Some(frame) = frame? else {
-                    return Err(Error::failed("the server is shutting down and ended the stream"));
+                    return Err(Error::lost("the server is shutting down and ended the stream"));
                 };
                 if reader.take(frame)? {
                     let confirmed = tracker.confirmed();

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::Flow;
+use super::key::Key;
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
@@ -106,6 +108,8 @@ pub struct Planner {
     lower: Option<Vec<Raw>>,
     number: i64,
     complete: bool,
+    /// Ranges that an earlier run handed out and did not settle.
+    again: Vec<Range>,
     find: [Option<Statement>; 2],
 }
 
@@ -135,12 +139,50 @@ impl Planner {
             lower: None,
             number: 0,
             complete: false,
+            again: Vec::new(),
             find,
         })
     }
 
+    /// Goes on where an earlier run stopped: with the ranges that are not done, then behind the last
+    /// one. What became of a range whose COMMIT got no answer is in its row by now (**Invariant 9**: the
+    /// epoch was raised since, which waited for that transaction). Returns the rows that are done.
+    pub async fn go_on(&mut self) -> Result<i64> {
+        let sql = "SELECT c.number, c.lower_key, c.upper_key, c.done FROM pgwraith.chunk c \
+                   WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 AND (NOT c.done OR c.number = \
+                     (SELECT pg_catalog.max(l.number) FROM pgwraith.chunk l \
+                      WHERE l.migration_id = $1 AND l.flow = $2 AND l.kind = $3)) ORDER BY c.number";
+        let (migration, flow, kind) = (self.flow.migration, self.flow.number, self.kind.as_str());
+        for row in self.session.query(sql, &[&migration, &flow, &kind]).await? {
+            let range =
+                Range { number: row.get(0), lower: bound(row.get(1)), upper: bound(row.get(2)) };
+            self.number = range.number + 1;
+            self.complete = range.upper.is_none();
+            self.lower.clone_from(&range.upper);
+            if !row.get::<_, bool>(3) {
+                self.again.push(range);
+            }
+        }
+        self.again.reverse();
+        let done = "SELECT COALESCE(pg_catalog.sum(c.rows), 0)::pg_catalog.int8 FROM pgwraith.chunk c \
+                    WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 AND c.done";
+        Ok(self.session.one(done, &[&migration, &flow, &kind]).await?.get(0))
+    }
+
+    /// Begins anew: what an earlier run found out does not count.
+    pub async fn start_over(&mut self) -> Result<()> {
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        let sql = "DELETE FROM pgwraith.chunk WHERE migration_id = $1 AND flow = $2 AND kind = $3";
+        let (flow, kind) = (&self.flow, self.kind.as_str());
+        self.session.execute(sql, &[&flow.migration, &flow.number, &kind]).await?;
+        self.session.batch("COMMIT").await
+    }
+
     /// The next range, recorded in the state; None when the key space is covered.
     pub async fn next(&mut self) -> Result<Option<Range>> {
+        if let Some(range) = self.again.pop() {
+            return Ok(Some(range));
+        }
         if self.complete {
             return Ok(None);
         }
@@ -159,9 +201,9 @@ impl Planner {
         &self.session
     }
 
-    /// Whether the last range was handed out.
+    /// Whether the last range was handed out, and every one before it.
     pub fn is_complete(&self) -> bool {
-        self.complete
+        self.complete && self.again.is_empty()
     }
 
     async fn find_end(&mut self) -> Result<Option<Vec<Raw>>> {
@@ -194,12 +236,22 @@ impl Planner {
         let lower = self.text(range.lower.as_deref()).await?;
         let upper = self.text(range.upper.as_deref()).await?;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
-        let sql = "INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, lower, upper) \
-                   VALUES ($1, $2, $3, $4, $5, $6)";
+        let sql = "INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, lower, upper, lower_key, upper_key) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
         let flow = &self.flow;
         let kind = self.kind.as_str();
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&flow.migration, &flow.number, &kind, &range.number, &lower, &upper];
+        // As text to be read by people, as bytes to be used again.
+        let (lower_key, upper_key) = (packed(&range.lower), packed(&range.upper));
+        let parameters: [&(dyn ToSql + Sync); 8] = [
+            &flow.migration,
+            &flow.number,
+            &kind,
+            &range.number,
+            &lower,
+            &upper,
+            &lower_key,
+            &upper_key,
+        ];
         self.session.execute(sql, &parameters).await?;
         self.session.batch("COMMIT").await
     }
@@ -211,6 +263,16 @@ impl Planner {
             bound.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
         Ok(Some(self.session.one(&self.flow.bound_text(), &parameters).await?.get(0)))
     }
+}
+
+fn packed(bound: &Option<Vec<Raw>>) -> Option<Vec<u8>> {
+    let bound = bound.as_ref()?;
+    Some(Key::pack(bound.iter().map(|raw| &raw.0[..])).as_bytes().to_vec())
+}
+
+fn bound(packed: Option<&[u8]>) -> Option<Vec<Raw>> {
+    let key = Key::from_bytes(packed?);
+    Some(key.columns().map(|column| Raw(Bytes::copy_from_slice(column))).collect())
 }
 
 #[cfg(test)]

@@ -189,6 +189,13 @@ impl DirtySet {
         }
     }
 
+    /// Takes up what an earlier run stored: so many keys, and the TRUNCATE by this transaction that the
+    /// shadow has yet to follow.
+    pub fn restore(&mut self, on_disk: u64, truncate: Option<u64>) {
+        self.on_disk = on_disk;
+        self.barrier = truncate.map(|xid| Barrier { xid, lsn: Lsn::default(), stored: true });
+    }
+
     /// Everything before `position` has been taken in.
     pub fn advance(&mut self, position: Lsn) {
         self.received = self.received.max(position);

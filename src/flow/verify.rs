@@ -42,6 +42,8 @@ pub struct Findings {
     pub ranges: u64,
     /// Rows in them.
     pub rows: u64,
+    /// Ranges that differed at first.
+    pub differing_ranges: u64,
     /// Rows that differed and were repaired.
     pub mismatches: u64,
 }
@@ -54,6 +56,8 @@ pub struct Verifier {
     pub planner: Mutex<Planner>,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
+    /// So many differing rows are named.
+    pub named: u64,
 }
 
 /// A range that differs, its rows that do, and whether it was compared before.
@@ -344,8 +348,13 @@ impl Verifier {
         let ranges =
             suspects.into_iter().map(|(range, found, second)| (Some(range), found, second));
         for (range, differences, second) in named.into_iter().chain(ranges) {
-            for d in &differences {
-                tracing::warn!("source and shadow differ: {}", d.text);
+            if range.is_some() && !second {
+                progress.findings.differing_ranges += 1;
+            }
+            for (n, d) in differences.iter().enumerate() {
+                if progress.findings.mismatches + (n as u64) < self.named {
+                    tracing::warn!("source and shadow differ: {}", d.text);
+                }
                 // One comparison does not name all rows of a bad range: what a second one names may
                 // be new. A row that was repaired before is not.
                 if !progress.repaired.insert(d.key.clone()) {

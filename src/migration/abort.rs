@@ -5,10 +5,10 @@
 //! which holds WAL back: such things go, the tables and the state stay.
 
 use super::store::Stored;
-use super::{store, teardown};
+use super::{store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::pg::{Connector, QualifiedName, Session};
+use crate::pg::{Connector, Session};
 
 /// What an abort came to.
 #[derive(Debug)]
@@ -43,10 +43,8 @@ pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
                 .next("Nothing was changed. See pgwraith.migration for finished ones")
         })?,
     };
-    teardown::end_sessions(&session, found.id).await?;
-    // Whoever of the old run comes back now finds another epoch and writes nothing.
-    store::raise_epoch(&session, found.id).await?;
-    teardown::end_sessions(&session, found.id).await?;
+    store::ensure(&session).await?;
+    takeover::cut_off(&session, found.id).await?;
     if let Some(slot) = &found.slot {
         teardown::drop_slot(&session, slot).await?;
     }
@@ -54,14 +52,9 @@ pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
     if store::is_swapped(&session, found.id).await? {
         return Ok(Aborted::Swapped(clean_up(&session, &found).await?));
     }
-    if let Some(publication) = &found.publication {
-        teardown::drop_publication(&session, publication).await?;
-    }
-    teardown::drop_rows_view(&session, found.id).await?;
-    drop_shadow(&session, &found).await?;
+    teardown::undo(&session, &found).await?;
     store::forget(&session, found.id).await?;
-    let table = QualifiedName::new(found.source_schema, found.source_name);
-    Ok(Aborted::Undone { table: table.to_string(), phase: found.phase })
+    Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase })
 }
 
 /// The last migration that swapped the table's name and was not cleaned up after.
@@ -89,25 +82,10 @@ async fn clean_up(session: &Session, found: &Stored) -> Result<AfterSwap> {
         None => None,
     };
     let is_there = table.is_some();
-    let recorded = || QualifiedName::new(&found.source_schema, &found.source_name);
     Ok(AfterSwap {
-        table: table.unwrap_or_else(recorded).to_string(),
+        table: table.unwrap_or_else(|| found.names.source.clone()).to_string(),
         is_there,
         retired: catalog::name_of(session, found.source_oid).await?.map(|name| name.to_string()),
         to_validate: store::left_to_validate(session, found.id).await?,
     })
-}
-
-/// Only the very table that we made: somebody else's of the same name stays.
-async fn drop_shadow(session: &Session, found: &Stored) -> Result<()> {
-    let Some(oid) = found.shadow_oid else { return Ok(()) };
-    let shadow = QualifiedName::new(&found.source_schema, &found.shadow_name);
-    let sql = "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
-               ON n.oid = c.relnamespace WHERE c.oid = $1 AND c.oid <> $4 \
-               AND n.nspname = $2 AND c.relname = $3";
-    let ours = session.maybe(sql, &[&oid, &shadow.schema, &shadow.name, &found.source_oid]).await?;
-    if ours.is_some() {
-        session.batch(&format!("DROP TABLE {shadow}")).await?;
-    }
-    Ok(())
 }

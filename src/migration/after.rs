@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::store;
+use super::store::{self, ToDo};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Connector, Session};
@@ -24,15 +24,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn run(
     connector: &Connector,
     migration: i64,
-    names: &Names,
-    steps: &[Step],
+    steps: &[ToDo],
     patience: Duration,
     meter: &Meter,
 ) -> Result<()> {
     let session_role = format!("{migration}/after");
     let mut open: Option<Session> = None;
-    let (mut failed, mut left) = (None::<Error>, Vec::new());
-    for step in steps {
+    let mut failed = None::<Error>;
+    for ToDo { step, .. } in steps {
         let done = async {
             let session = match open.take().filter(|session| !session.is_closed()) {
                 Some(session) => session,
@@ -47,10 +46,9 @@ pub(super) async fn run(
                 meter.note(format!("{}: {e}", step.sql));
             }
             failed.get_or_insert(e);
-            left.push(step.sql.clone());
         }
     }
-    failed.map_or(Ok(()), |e| Err(unfinished(e, names, &left)))
+    failed.map_or(Ok(()), Err)
 }
 
 async fn connect(connector: &Connector, role: &str) -> Result<Session> {
@@ -100,7 +98,7 @@ async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) ->
 }
 
 /// What is to be said where something is left to do; also where the operator stops the run.
-pub(super) fn unfinished(e: Error, names: &Names, left: &[String]) -> Error {
+pub(super) fn unfinished(e: Error, names: &Names, left: &[String], table: &str) -> Error {
     let kind = match classify(&e) {
         Class::RowsDoNotFit => Kind::DataDiffers,
         _ => e.kind(),
@@ -110,7 +108,11 @@ pub(super) fn unfinished(e: Error, names: &Names, left: &[String]) -> Error {
          is not validated holds for every row written since, and is not proven for those before",
         names.source, names.retired
     );
-    e.with_kind(kind)
-        .context("after the swap")
-        .and_then_state(state, format!("Run what is left: {}", left.join("; ")))
+    let next = match left {
+        [] => "Nothing is left to run".to_owned(),
+        _ => {
+            format!("Run what is left, or let `pgwraith resume {table}` do it: {}", left.join("; "))
+        }
+    };
+    e.with_kind(kind).context("after the swap").and_then_state(state, next)
 }

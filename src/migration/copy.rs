@@ -39,7 +39,7 @@ impl Default for CopySettings {
 
 /// Copies every range. Returning is the proof that the last one was reached (**Invariant 2**).
 pub(super) async fn copy(context: &Context, settings: CopySettings) -> Result<()> {
-    let planner = Planner::new(
+    let mut planner = Planner::new(
         context.session("plan").await?,
         Arc::clone(&context.flow),
         context.writer.clone(),
@@ -47,6 +47,8 @@ pub(super) async fn copy(context: &Context, settings: CopySettings) -> Result<()
         Pace::new(settings.first_chunk, settings.chunk_time, CHUNK_WAL),
     )
     .await?;
+    let before = planner.go_on().await?;
+    context.meter.tell(Sample::CopiedBefore(before.max(0) as u64));
     let copier = Copier {
         flow: Arc::clone(&context.flow),
         writer: context.writer.clone(),

@@ -1,95 +1,214 @@
-//! The end of a run, whatever it is: what holds the server back goes, and the operator is told what
-//! became of the table.
+//! The end of a run that did not come to its end: what is kept to go on from, what goes, and what the
+//! operator is told.
 
-use super::run::{EPOCH, Known, Run};
-use super::{store, teardown};
+use super::run::{Report, Run};
+use super::store::{self, Stored};
+use super::{Phase, teardown};
 use crate::catalog;
 use crate::error::{Error, Kind, Result};
-use crate::flow::Flow;
 use crate::flow::write::superseded;
-use crate::pg::QualifiedName;
+use crate::pg::sqlstate::classify;
+use crate::pg::{Lsn, QualifiedName, Session, shell_word};
 
 impl Run<'_> {
-    /// Whatever happened: the slot and the publication go, since without a tool to read it the slot
-    /// would only hold back WAL.
-    pub(super) async fn end<T>(&self, known: &Known, flow: &Flow, done: Result<T>) -> Result<T> {
-        let cleaned = self.clean(known, flow, done.as_ref().err()).await;
-        // Whatever went wrong here is the echo of being superseded, and nothing here is ours.
-        if let (Err(error), Err(superseded)) = (&done, &cleaned)
-            && superseded.kind() == Kind::NotResumable
-        {
-            tracing::debug!("superseded: {error}");
-            return cleaned.and(done);
+    /// The error, with the state that things are in and the ways on.
+    ///
+    /// The slot stays where somebody may go on: it holds log back, and says so. It goes where nobody can
+    /// (the source was changed), or where nothing was copied yet that it would be kept for.
+    pub(super) async fn end(
+        &self,
+        migration: i64,
+        epoch: i64,
+        error: Error,
+        report: Option<Report>,
+    ) -> Result<Report> {
+        if report.is_some() && error.kind() != Kind::NotResumable {
+            return Err(self.after_swap(migration, error).await);
         }
-        let error = match (done, &cleaned) {
-            (Ok(report), Ok(_)) => return Ok(report),
-            (Ok(report), Err(e)) => {
-                self.meter.note(format!("the swap is done, but cleaning up failed: {e}"));
-                return Ok(report);
+        let told = match self.settle(migration, epoch, &error).await {
+            Ok(told) => told,
+            // Whatever went wrong here is the echo of being superseded, and nothing here is ours.
+            Err(e) if e.kind() == Kind::NotResumable => {
+                tracing::debug!("superseded: {error}");
+                return Err(e);
             }
-            (Err(error), _) => error,
+            Err(e) => Told {
+                state: format!(
+                    "{} is in use; what became of the run's slot could not be asked ({}): it may hold WAL back",
+                    self.table,
+                    e.what()
+                ),
+                next: self.ways_on(),
+            },
         };
-        let (source, shadow) = (&known.names.source, &known.names.shadow);
-        let left = match cleaned {
-            Ok(Source::Swapped) => {
-                let state =
-                    format!("The names were swapped before that: {source} has its new shape");
-                return Err(error
-                    .and_then_state(state, format!("the old table is {}", known.names.retired)));
-            }
-            Ok(Source::Gone) => {
-                format!("slot and publication are dropped; the unfinished shadow {shadow} is left")
-            }
-            Ok(Source::InUse(name)) => format!(
-                "{name} is untouched and in use; slot and publication are dropped; the unfinished \
-                 shadow {shadow} is left"
-            ),
-            Err(e) => format!(
-                "{source} is in use; the slot {} may still hold WAL back ({})",
-                flow.slot,
-                e.what()
-            ),
+        let error = match classify(&error).advice() {
+            Some(advice) if error.kind() == Kind::Failed => error.next(advice),
+            _ => error,
         };
-        let next = format!("`pgwraith abort {source}` removes what is left");
-        Err(error.and_then_state(left, next))
+        Err(error.and_then_state(told.state, told.next))
     }
 
-    /// Takes away what holds the server back, unless somebody else runs the migration now
-    /// (`NotResumable`); says what became of the source.
-    async fn clean(&self, known: &Known, flow: &Flow, error: Option<&Error>) -> Result<Source> {
-        let session = self.connector.session("cleanup").await?;
-        if !store::hold_epoch(&session, known.migration, EPOCH).await? {
+    fn ways_on(&self) -> String {
+        let table = shell_word(self.table);
+        format!("`pgwraith resume {table}` goes on, `pgwraith abort {table}` undoes it")
+    }
+
+    async fn settle(&self, migration: i64, epoch: i64, error: &Error) -> Result<Told> {
+        // One session keeps successors out, another does the work: what fails in it must not let them in.
+        let holder = self.connector.session("end").await?;
+        if !store::hold_epoch(&holder, migration, epoch).await? {
             return Err(superseded());
         }
-        teardown::end_sessions(&session, known.migration).await?;
-        teardown::drop_slot(&session, &flow.slot).await?;
-        teardown::drop_publication(&session, &flow.publication).await?;
-        if flow.captured.view().is_some() {
-            teardown::drop_rows_view(&session, known.migration).await?;
+        let session = self.connector.session("end").await?;
+        let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
+        teardown::end_sessions(&session, migration).await?;
+        let what = if error.kind() == Kind::Stopped { "stopped" } else { "failed" };
+        store::event(&session, migration, what, &error.to_string()).await?;
+        if stored.swapped {
+            return Ok(swapped(&stored));
         }
-        let (what, detail) = match error {
-            None => ("finished", String::new()),
-            Some(e) if e.kind() == Kind::Stopped => ("stopped", e.to_string()),
-            Some(e) => ("failed", e.to_string()),
+        let keeps = self.keeps(&stored, error.kind());
+        let there = catalog::name_of(&session, stored.source_oid).await?;
+        let told = match keeps {
+            true => self.kept(&session, &stored, there).await?,
+            false => self.given_up(&session, &stored, there, error.kind()).await?,
         };
-        store::event(&session, known.migration, what, &detail).await?;
-        // Under whatever name: somebody may have renamed it.
-        let there = catalog::name_of(&session, known.source.oid).await?;
-        let became = match (store::is_swapped(&session, known.migration).await?, there) {
-            (true, _) => Source::Swapped,
-            (false, Some(name)) => Source::InUse(name),
-            (false, None) => Source::Gone,
+        holder.rollback().await;
+        Ok(told)
+    }
+
+    fn keeps(&self, stored: &Stored, kind: Kind) -> bool {
+        let may_go_on = match kind {
+            Kind::Stopped => !self.settings.drop_slot_on_stop,
+            Kind::Failed | Kind::DataDiffers | Kind::Refused => true,
+            Kind::Usage | Kind::NotResumable => false,
         };
-        session.batch("COMMIT").await?;
-        Ok(became)
+        may_go_on && stored.phase().is_none_or(|phase| phase > Phase::Prepare)
+    }
+
+    async fn kept(
+        &self,
+        session: &Session,
+        stored: &Stored,
+        there: Option<QualifiedName>,
+    ) -> Result<Told> {
+        let name = there.map_or_else(|| stored.names.source.to_string(), |name| name.to_string());
+        let slot = match &stored.slot {
+            Some(slot) => slot_holds(session, slot).await?,
+            None => String::new(),
+        };
+        Ok(Told {
+            state: format!(
+                "{name} is untouched and in use; the copy so far is kept in {}{slot}",
+                stored.names.shadow
+            ),
+            next: self.ways_on(),
+        })
+    }
+
+    async fn given_up(
+        &self,
+        session: &Session,
+        stored: &Stored,
+        there: Option<QualifiedName>,
+        kind: Kind,
+    ) -> Result<Told> {
+        if let Some(slot) = &stored.slot {
+            teardown::drop_slot(session, slot).await?;
+        }
+        let for_good = matches!(kind, Kind::Usage | Kind::NotResumable)
+            || stored.phase() == Some(Phase::Prepare);
+        if for_good {
+            // What a run that goes on needs of the source's side: nobody will.
+            if let Some(publication) = &stored.publication {
+                teardown::drop_publication(session, publication).await?;
+            }
+            teardown::drop_rows_view(session, stored.id).await?;
+        }
+        let shadow = &stored.names.shadow;
+        let source =
+            there.map(|name| format!("{name} is untouched and in use; ")).unwrap_or_default();
+        let table = shell_word(self.table);
+        let (state, next) = match (kind, stored.phase()) {
+            (Kind::Usage | Kind::NotResumable, _) => (
+                format!(
+                    "{source}slot and publication are dropped; the unfinished shadow {shadow} is left"
+                ),
+                format!("`pgwraith abort {table}` removes what is left"),
+            ),
+            (_, Some(Phase::Prepare)) => (
+                format!("{source}nothing was copied yet; slot and publication are dropped"),
+                self.ways_on(),
+            ),
+            _ => (
+                format!("{source}the slot is dropped; the copy so far is kept in {shadow}"),
+                format!(
+                    "`pgwraith resume {table} --recover` makes a new slot and compares every row, \
+                     `pgwraith abort {table}` undoes it"
+                ),
+            ),
+        };
+        Ok(Told { state, next })
+    }
+
+    /// The names are swapped; something behind that is left to do.
+    async fn after_swap(&self, migration: i64, error: Error) -> Error {
+        let told = async {
+            let session = self.connector.session("end").await?;
+            teardown::end_sessions(&session, migration).await?;
+            let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
+            let left = store::left_to_validate(&session, migration).await?;
+            Ok::<_, Error>((stored.names, left))
+        };
+        match told.await {
+            Ok((names, left)) => {
+                super::after::unfinished(error, &names, &left, &shell_word(self.table))
+            }
+            Err(e) => error.and_then_state(
+                format!(
+                    "The names were swapped before that (what is left could not be asked: {})",
+                    e.what()
+                ),
+                format!("`pgwraith resume {}` does the rest", shell_word(self.table)),
+            ),
+        }
     }
 }
 
-/// What became of the source in the end.
-enum Source {
-    Swapped,
-    /// By this name.
-    InUse(QualifiedName),
-    /// Somebody dropped it.
-    Gone,
+/// What the operator is told.
+struct Told {
+    state: String,
+    next: String,
+}
+
+fn swapped(stored: &Stored) -> Told {
+    let (source, retired) = (&stored.names.source, &stored.names.retired);
+    let table = shell_word(&source.to_string());
+    Told {
+        state: format!("The names were swapped before that: {source} has its new shape"),
+        next: format!("The old table is {retired}. `pgwraith resume {table}` does what is left"),
+    }
+}
+
+/// How much log a slot holds back, and what becomes of that.
+async fn slot_holds(session: &Session, slot: &str) -> Result<String> {
+    let sql = "SELECT pg_catalog.pg_current_wal_lsn(), s.restart_lsn, s.safe_wal_size, \
+               pg_catalog.current_setting('max_slot_wal_keep_size') \
+               FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
+    let Some(row) = session.maybe(sql, &[&slot]).await? else {
+        return Ok(format!("; its slot {slot} is gone"));
+    };
+    let (now, from): (Lsn, Option<Lsn>) = (row.get(0), row.get(1));
+    let held = now.bytes_since(from.unwrap_or(now)) >> 20;
+    let until = match row.get::<_, Option<i64>>(2) {
+        Some(safe) => format!(
+            "until another {} MB are written, when the server gives it up (max_slot_wal_keep_size = {})",
+            safe.max(0) >> 20,
+            row.get::<_, &str>(3)
+        ),
+        None => "without limit (max_slot_wal_keep_size = -1)".to_owned(),
+    };
+    Ok(format!(
+        "; the slot {slot} holds back {held} MB of WAL now, and all that is written from here on, {until}"
+    ))
 }

@@ -2,26 +2,34 @@
 
 mod abort;
 mod after;
+mod begun;
 mod catch_up;
 mod context;
 mod copy;
 mod end;
 mod index;
 mod prepare;
+mod resume;
+mod retry;
 mod run;
+mod slot;
 mod store;
+mod stretch;
 mod supervisor;
+mod takeover;
 mod teardown;
+mod verify;
 mod watch;
 
 pub use abort::{Aborted, AfterSwap, abort};
 pub use copy::CopySettings;
 pub use index::IndexSettings;
-pub use run::{Report, Run, Settings};
+pub use resume::{Unfinished, unfinished};
+pub use run::{How, Report, Run, Settings};
 pub use supervisor::Supervisor;
 
 /// Where a migration stands; the `phase` of its row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     Prepare,
@@ -45,5 +53,12 @@ impl Phase {
             Phase::Cutover => "cutover",
             Phase::Done => "done",
         }
+    }
+
+    /// The phase stored so.
+    fn parse(stored: &str) -> Option<Phase> {
+        use Phase::{CatchUp, Copy, Cutover, Done, Index, Prepare, Verify};
+        let all = [Prepare, Copy, Index, CatchUp, Verify, Cutover, Done];
+        all.into_iter().find(|phase| phase.as_str() == stored)
     }
 }

@@ -31,28 +31,33 @@ pub(super) async fn describe_flow(
     plan: Plan,
     names: &Names,
 ) -> Result<Flow> {
-    let database: u32 = session
-        .one(
-            "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
-            &[],
-        )
-        .await?
-        .get(0);
-    let rows = match source.forces_row_security() {
-        true => teardown::rows_view(migration),
-        false => names.source.clone(),
-    };
     Ok(Flow {
         migration,
         number: 1,
-        captured: Captured { oid: source.oid, name: names.source.clone(), rows },
+        captured: captured(migration, source),
         target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
         projection: plan.projection,
         key: plan.key,
         publication: format!("pgwraith_{migration}"),
-        // Slots are named across all databases of the server.
-        slot: format!("pgwraith_{database}_{migration}"),
+        slot: slot_name(session, migration).await?,
     })
+}
+
+/// The relation that is captured, and where its rows are read.
+pub(super) fn captured(migration: i64, source: &Table) -> Captured {
+    let name = source.qualified();
+    let rows = match source.forces_row_security() {
+        true => teardown::rows_view(migration),
+        false => name.clone(),
+    };
+    Captured { oid: source.oid, name, rows }
+}
+
+/// The slot's name in this database: slots are named across all databases of the server.
+pub(super) async fn slot_name(session: &Session, migration: i64) -> Result<String> {
+    let sql = "SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
+    let database: u32 = session.one(sql, &[]).await?.get(0);
+    Ok(format!("pgwraith_{database}_{migration}"))
 }
 
 /// The view that the rows are read through, where they are: for the table's owner and nobody else,
@@ -109,21 +114,18 @@ pub(super) async fn create_publication(
         .await
 }
 
-/// The slot and its stream. The slot waits for every open write transaction of the server; the
-/// meter is told for whom.
-pub(super) async fn open_stream(
+/// The slot, made now, and its stream. The slot waits for every open write transaction of the server;
+/// the meter is told for whom.
+pub(super) async fn create_slot(
     connector: &Connector,
     session: &Session,
     flow: &Flow,
     meter: &Meter,
 ) -> Result<(ReplicationStream, Lsn)> {
-    let role = format!("{}/stream", flow.migration);
-    let mut connection = ReplicationConn::open(connector, &role, session.encoding()).await?;
-    let major = session.version() / 10_000;
-    pin_walsender(&mut connection, major).await?;
+    let mut connection = connect(connector, session, flow).await?;
     let system = connection.identify_system().await?;
     let created = {
-        let create = connection.create_slot(&flow.slot);
+        let create = connection.create_slot(&flow.slot, session.version());
         tokio::pin!(create);
         let mut told = (Vec::new(), Instant::now());
         loop {
@@ -136,18 +138,41 @@ pub(super) async fn open_stream(
     let start = created.map_err(|e| e.context("creating the replication slot"))?;
     let system = (system.system_identifier.as_str(), system.timeline);
     store::record_slot(session, flow, system, start).await?;
-    let stream = connection
-        .start(StreamOptions {
-            slot: &flow.slot,
-            start,
-            publications: &[&flow.publication],
-            binary: true,
-            // Rows written under another replication origin are the application's too: 'none'
-            // would hide them. (Ours are skipped by the publication.)
-            origin: (major >= 16).then_some(OriginFilter::Any),
-        })
-        .await?;
+    let stream = connection.start(options(flow, start, session)).await?;
     Ok((stream, start))
+}
+
+/// The stream of a slot that is there: from where the slot stands. What was told behind that comes once
+/// more, and makes keys dirty that may be synced already (**Invariant 5**).
+pub(super) async fn reopen_stream(
+    connector: &Connector,
+    session: &Session,
+    flow: &Flow,
+) -> Result<(ReplicationStream, Lsn)> {
+    let sql = "SELECT s.confirmed_flush_lsn FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
+    let start: Lsn = session.one(sql, &[&flow.slot]).await?.get(0);
+    let connection = connect(connector, session, flow).await?;
+    let stream = connection.start(options(flow, start, session)).await?;
+    Ok((stream, start))
+}
+
+async fn connect(connector: &Connector, session: &Session, flow: &Flow) -> Result<ReplicationConn> {
+    let role = format!("{}/stream", flow.migration);
+    let mut connection = ReplicationConn::open(connector, &role, session.encoding()).await?;
+    pin_walsender(&mut connection, session.version() / 10_000).await?;
+    Ok(connection)
+}
+
+fn options<'a>(flow: &'a Flow, start: Lsn, session: &Session) -> StreamOptions<'a> {
+    StreamOptions {
+        slot: &flow.slot,
+        start,
+        publication: &flow.publication,
+        binary: true,
+        // Rows written under another replication origin are the application's too: 'none'
+        // would hide them. (Ours are skipped by the publication.)
+        origin: (session.version() >= 160_000).then_some(OriginFilter::Any),
+    }
 }
 
 /// Role and database defaults reach the walsender too; a transaction_timeout would end it in one

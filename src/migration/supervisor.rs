@@ -1,35 +1,75 @@
 //! Every task's end reaches one place: the first error stops the run, and so does the operator.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Kind, Result};
 
+/// So long a task may take to end. What it has open is rolled back by the server then, or, where it
+/// cannot know, finds another epoch (**Invariant 9**).
+const LIMIT: Duration = Duration::from_secs(10);
+
 /// Watches over the tasks of one run. Cloning shares it.
 #[derive(Clone, Default)]
 pub struct Supervisor {
-    /// Something failed, or the operator said stop.
-    failed: CancellationToken,
-    error: Arc<Mutex<Option<Error>>>,
+    /// The operator said stop, and how: for good.
+    stopped: First<String>,
+    /// Something failed.
+    failed: First<Error>,
+}
+
+/// The first of several words, and that it was said.
+struct First<T> {
+    said: CancellationToken,
+    word: Arc<Mutex<Option<T>>>,
+}
+
+impl<T> First<T> {
+    fn say(&self, word: T) {
+        let mut first = self.lock();
+        if first.is_none() && !self.said.is_cancelled() {
+            *first = Some(word);
+        }
+        drop(first);
+        self.said.cancel();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<T>> {
+        self.word.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for First<T> {
+    fn default() -> Self {
+        First { said: CancellationToken::default(), word: Arc::default() }
+    }
+}
+
+impl<T> Clone for First<T> {
+    fn clone(&self) -> Self {
+        First { said: self.said.clone(), word: Arc::clone(&self.word) }
+    }
 }
 
 impl Supervisor {
     /// Stops the run for the operator.
     pub fn stop(&self, how: &str) {
-        self.fail(Error::new(Kind::Stopped, format!("stopped by the operator ({how})")));
+        self.stopped.say(how.to_owned());
     }
 
-    /// Stops the run because of `error`; only the first counts.
+    /// Watches over another stretch of the same run: what failed before is over, a stop is not.
+    pub fn next_stretch(&self) -> Supervisor {
+        Supervisor { stopped: self.stopped.clone(), failed: First::default() }
+    }
+
+    /// Stops this stretch because of `error`; only the first counts.
     pub fn fail(&self, error: Error) {
-        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() && !self.failed.is_cancelled() {
-            *first = Some(error);
-        }
-        drop(first);
-        self.failed.cancel();
+        self.failed.say(error);
     }
 
     /// Runs a task beside the phases; its failure stops the run. The task gets a token that asks it
@@ -54,10 +94,11 @@ impl Supervisor {
     pub async fn guard<T>(&self, phase: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            _ = self.failed.cancelled() => Err(self.take()),
+            _ = self.stopped.said.cancelled() => Err(self.take()),
+            _ = self.failed.said.cancelled() => Err(self.take()),
             done = phase => match done {
                 // What broke the phase may be the echo of another task's error: that came first.
-                Err(e) if self.failed.is_cancelled() => {
+                Err(e) if self.failed.said.is_cancelled() || self.stopped.said.is_cancelled() => {
                     tracing::debug!("follows from an earlier error: {e}");
                     Err(self.take())
                 }
@@ -67,8 +108,11 @@ impl Supervisor {
     }
 
     fn take(&self) -> Error {
-        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        first.take().unwrap_or_else(|| Error::failed("the run was stopped"))
+        if self.stopped.said.is_cancelled() {
+            let how = self.stopped.lock().clone().unwrap_or_default();
+            return Error::new(Kind::Stopped, format!("stopped by the operator ({how})"));
+        }
+        self.failed.lock().take().unwrap_or_else(|| Error::failed("the run was stopped"))
     }
 }
 
@@ -79,13 +123,14 @@ pub struct Background {
 }
 
 impl Background {
-    /// Asks the task to end and waits for it.
-    pub async fn finish(self) {
+    /// Asks the task to end and waits for it; where it waits for a server that does not answer, no
+    /// longer than [`LIMIT`].
+    pub async fn finish(mut self) {
         self.end.cancel();
-        if let Err(e) = self.handle.await
-            && e.is_panic()
-        {
-            tracing::error!("a task panicked: {e}");
+        match timeout(LIMIT, &mut self.handle).await {
+            Ok(Err(e)) if e.is_panic() => tracing::error!("a task panicked: {e}"),
+            Ok(_) => {}
+            Err(_) => self.handle.abort(),
         }
     }
 }

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::store::Stored;
+use super::store::{self, Stored};
 use crate::error::{Error, Result};
+use crate::flow::write::superseded;
 use crate::pg::{QualifiedName, Session, quote_ident};
 
 /// How long our own backends may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// What the names of all sessions of a migration are like.
-fn session_names(migration: i64) -> String {
+pub(super) fn session_names(migration: i64) -> String {
     format!("{}%", crate::pg::session::application_name(&format!("{migration}/")))
 }
 
@@ -60,13 +61,15 @@ pub(super) async fn end_sessions(session: &Session, migration: i64) -> Result<()
     }
 }
 
-/// Drops the slot, ending whoever streams from it. Nothing happens where it is gone.
+/// Drops the slot, ending whoever streams from it. Nothing happens where it is gone, or is another
+/// database's: this one may be a copy of that, state and all.
 pub(super) async fn drop_slot(session: &Session, slot: &str) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let found = session
             .maybe(
-                "SELECT s.active_pid FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1",
+                "SELECT s.active_pid FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1 \
+                 AND s.database = pg_catalog.current_database()",
                 &[&slot],
             )
             .await?;
@@ -106,4 +109,49 @@ pub(super) fn rows_view(migration: i64) -> QualifiedName {
 /// Drops that view where it is there.
 pub(super) async fn drop_rows_view(session: &Session, migration: i64) -> Result<()> {
     session.batch(&format!("DROP VIEW IF EXISTS {}", rows_view(migration))).await
+}
+
+/// Takes away what a run needed on the source's side, once the names are swapped. Whoever takes the
+/// migration over meanwhile does the same.
+pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) -> Result<()> {
+    if !store::hold_epoch(session, migration, epoch).await? {
+        return Err(superseded());
+    }
+    session.rollback().await;
+    let stored = store::load(session, migration).await?.ok_or_else(superseded)?;
+    end_sessions(session, migration).await?;
+    if let Some(slot) = &stored.slot {
+        drop_slot(session, slot).await?;
+    }
+    if let Some(publication) = &stored.publication {
+        drop_publication(session, publication).await?;
+    }
+    drop_rows_view(session, migration).await
+}
+
+/// Takes everything away that a preparation makes, as far as it came.
+pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<()> {
+    if let Some(slot) = &stored.slot {
+        drop_slot(session, slot).await?;
+    }
+    if let Some(publication) = &stored.publication {
+        drop_publication(session, publication).await?;
+    }
+    drop_rows_view(session, stored.id).await?;
+    drop_shadow(session, stored).await
+}
+
+/// Drops the shadow: only the very table that we made, somebody else's of the same name stays.
+pub(super) async fn drop_shadow(session: &Session, stored: &Stored) -> Result<()> {
+    let Some(oid) = stored.shadow_oid else { return Ok(()) };
+    let shadow = &stored.names.shadow;
+    let sql = "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
+               ON n.oid = c.relnamespace WHERE c.oid = $1 AND c.oid <> $4 \
+               AND n.nspname = $2 AND c.relname = $3";
+    let ours =
+        session.maybe(sql, &[&oid, &shadow.schema, &shadow.name, &stored.source_oid]).await?;
+    if ours.is_some() {
+        session.batch(&format!("DROP TABLE {shadow}")).await?;
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ pub mod sqlstate;
 
 pub use connector::Connector;
 pub use lsn::Lsn;
-pub use name::{QualifiedName, quote_ident, quote_literal};
+pub use name::{QualifiedName, quote_ident, quote_literal, shell_word};
 pub use raw::{Lossy, Raw, RawArray};
 pub use session::Session;
 pub use snapshot::Snapshot;

@@ -21,6 +21,15 @@ pub fn quote_literal(value: &str) -> String {
     }
 }
 
+/// A table's name as one word of a shell's command line.
+pub fn shell_word(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    match name.chars().all(plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", name.replace('\'', "'\\''")),
+    }
+}
+
 /// `base` with `suffix`, cut at a character boundary so that the whole fits into 63 bytes.
 pub fn derived_name(base: &str, suffix: &str) -> String {
     let mut end = base.len().min(MAX_NAME_BYTES.saturating_sub(suffix.len()));
@@ -87,5 +96,11 @@ mod tests {
         assert!(name.len() <= MAX_NAME_BYTES && name.ends_with("ü_old"), "{name}");
         assert_eq!(derived_name("orders", "_v2"), "orders_v2");
         assert_eq!(free_name("t", "_old", |n| n == "t_old" || n == "t_old1"), "t_old2");
+    }
+
+    #[test]
+    fn a_shell_takes_a_name_as_it_stands() {
+        assert_eq!(shell_word("public.orders"), "public.orders");
+        assert_eq!(shell_word("\"Bob's\""), "'\"Bob'\\''s\"'");
     }
 }

@@ -1,7 +1,7 @@
 //! No other migration of this table is under way, and the state schema is ours to use.
 
 use super::{Finding, Result, Subject};
-use crate::pg::quote_ident;
+use crate::pg::{quote_ident, shell_word};
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let Some(state) = state_schema(subject).await? else { return Ok(vec![]) };
@@ -67,9 +67,10 @@ async fn unfinished(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let finding = |row: &tokio_postgres::Row| {
         let (id, phase): (&str, &str) = (row.get(0), row.get(1));
         let name = table.qualified();
+        let word = shell_word(&name.to_string());
         Finding::refuse(
             format!("migration {id} of {name} is not finished (phase {phase})"),
-            format!("Let it go on if it is running, or undo it: pgwraith abort '{name}'"),
+            format!("pgwraith resume {word} goes on with it, pgwraith abort {word} undoes it"),
         )
     };
     Ok(rows.iter().map(finding).collect())

@@ -47,7 +47,11 @@ impl Line {
 
     pub(super) fn draw(&mut self, state: &Collected) {
         let Some((phase, since)) = state.current else { return };
-        let done = if phase == "verify" { state.rows_compared } else { state.summary.rows_copied };
+        let done = if phase == "verify" {
+            state.rows_compared
+        } else {
+            state.summary.rows_copied + state.rows_before
+        };
         self.rate.update(done);
         let text = self.text(state, phase, since.elapsed(), done);
         if let Some(bar) = &self.bar {

@@ -21,6 +21,8 @@ pub enum Sample {
     Phase(&'static str),
     /// The table has about so many rows.
     Rows(u64),
+    /// So many rows were copied by runs before.
+    CopiedBefore(u64),
     /// A range of so many rows was copied, in so long.
     Copied(u64, Duration),
     /// So many rows were compared.
@@ -103,6 +105,7 @@ struct Collected {
     chunk_micros: Option<Histogram<u64>>,
     current: Option<(&'static str, Instant)>,
     rows_expected: u64,
+    rows_before: u64,
     rows_compared: u64,
     dirty: (u64, u64),
 }
@@ -113,6 +116,7 @@ fn collect(samples: &Receiver<Sample>, mut line: Line) -> Summary {
         chunk_micros: Histogram::new_with_bounds(1, 3_600_000_000, 3).ok(),
         current: None,
         rows_expected: 0,
+        rows_before: 0,
         rows_compared: 0,
         dirty: (0, 0),
     };
@@ -146,6 +150,9 @@ impl Collected {
                 self.current = Some((name, Instant::now()));
             }
             Sample::Rows(rows) => self.rows_expected = rows,
+            Sample::CopiedBefore(rows) => {
+                self.rows_before = rows - self.summary.rows_copied.min(rows)
+            }
             Sample::Copied(rows, took) => {
                 self.summary.rows_copied += rows;
                 self.summary.chunks += 1;

@@ -63,7 +63,8 @@ impl std::error::Error for ServerError {}
 
 impl From<ServerError> for Error {
     fn from(e: ServerError) -> Self {
-        Error::failed(format!("PostgreSQL says: {e}")).source(e)
+        let code = e.code.clone();
+        Error::failed(format!("PostgreSQL says: {e}")).source(e).coded(code)
     }
 }
 

@@ -35,7 +35,7 @@ pub struct StreamOptions<'a> {
     /// Transactions committed before it are left out; the slot's own position counts where it is
     /// later.
     pub start: Lsn,
-    pub publications: &'a [&'a str],
+    pub publication: &'a str,
     /// Values in the types' binary form instead of text.
     pub binary: bool,
     /// PostgreSQL 16 and newer; 15 must be left with `None`.
@@ -56,8 +56,10 @@ impl ReplicationConn {
 
     /// Creates a lasting pgoutput slot and returns the position it is consistent from. Waits for
     /// every write transaction of the whole server that is open now.
-    pub async fn create_slot(&mut self, name: &str) -> Result<Lsn> {
-        let row = one_row(self.simple_query(&create_slot_sql(name)).await?)?;
+    ///
+    /// From 17 on (`version`, as in `server_version_num`) standbys may synchronize it.
+    pub async fn create_slot(&mut self, name: &str, version: i32) -> Result<Lsn> {
+        let row = one_row(self.simple_query(&create_slot_sql(name, version)).await?)?;
         parsed(&row, 1)
     }
 
@@ -73,9 +75,10 @@ impl ReplicationConn {
 }
 
 /// No snapshot is exported: our snapshots are taken later, after Invariant 1's wait.
-fn create_slot_sql(name: &str) -> String {
+fn create_slot_sql(name: &str, version: i32) -> String {
     let name = quote_ident(name);
-    format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'nothing')")
+    let failover = if version >= 170_000 { ", FAILOVER true" } else { "" };
+    format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'nothing'{failover})")
 }
 
 fn drop_slot_sql(name: &str) -> String {
@@ -88,7 +91,8 @@ fn start_sql(options: StreamOptions<'_>) -> String {
          messages 'true', binary '{}'",
         quote_ident(options.slot),
         options.start,
-        publication_names(options.publications),
+        // A list of identifiers inside a string: quoted twice.
+        command_literal(&quote_ident(options.publication)),
         options.binary,
     );
     if let Some(origin) = options.origin {
@@ -100,12 +104,6 @@ fn start_sql(options: StreamOptions<'_>) -> String {
     }
     sql.push(')');
     sql
-}
-
-/// A list of identifiers inside a string: quoted twice.
-fn publication_names(names: &[&str]) -> String {
-    let names: Vec<String> = names.iter().map(|name| quote_ident(name)).collect();
-    command_literal(&names.join(","))
 }
 
 /// The replication grammar has strings of its own: no `E''`, and a backslash is a backslash.
@@ -143,19 +141,23 @@ mod tests {
     #[test]
     fn commands_are_quoted_for_the_replication_grammar() {
         assert_eq!(
-            create_slot_sql("s_1"),
+            create_slot_sql("s_1", 160_004),
             "CREATE_REPLICATION_SLOT \"s_1\" LOGICAL pgoutput (SNAPSHOT 'nothing')"
+        );
+        assert_eq!(
+            create_slot_sql("s_1", 170_000),
+            "CREATE_REPLICATION_SLOT \"s_1\" LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"
         );
         assert_eq!(drop_slot_sql("s"), "DROP_REPLICATION_SLOT \"s\" WAIT");
         let mut options = StreamOptions {
             slot: "s",
             start: Lsn(0x1_0000_00ff),
-            publications: &["it's", "a\"b\\c, d"],
+            publication: "it's, a\"b\\c",
             binary: true,
             origin: None,
         };
         let common = "START_REPLICATION SLOT \"s\" LOGICAL 1/FF (proto_version '1', \
-                      publication_names '\"it''s\",\"a\"\"b\\c, d\"', messages 'true', binary ";
+                      publication_names '\"it''s, a\"\"b\\c\"', messages 'true', binary ";
         assert_eq!(start_sql(options), format!("{common}'true')"));
         options.binary = false;
         options.origin = Some(OriginFilter::None);

@@ -1,0 +1,201 @@
+//! What a stretch begins with: a flow, and the stream that says what changes. Made anew as long as
+//! nothing was copied; later on, what is kept of it must still be true.
+
+use serde_json::Value;
+
+use super::store::{self, Kept, Stored};
+use super::{Phase, prepare, slot, teardown};
+use crate::catalog::{self, Fingerprint, Table};
+use crate::change::{self, Plan, Request};
+use crate::error::{Error, Kind, Result};
+use crate::flow::{Flow, Target};
+use crate::pg::{Connector, Lsn, Session};
+use crate::shadow::Names;
+use crate::telemetry::Meter;
+use crate::wal::ReplicationStream;
+
+/// What is known before rows are moved.
+pub(super) struct Known {
+    pub(super) source: Table,
+    pub(super) target: Table,
+    pub(super) request: Request,
+    pub(super) names: Names,
+}
+
+/// What a stretch begins with.
+pub(super) struct Begun {
+    pub(super) known: Known,
+    pub(super) flow: Flow,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) stream: ReplicationStream,
+    pub(super) start: Lsn,
+    /// How far the migration had come.
+    pub(super) at: Phase,
+    /// The slot is new: whoever wrote before must end before anything is read (**Invariant 1**).
+    pub(super) new_slot: bool,
+    /// Rows that are there must be compared before anything relies on them.
+    pub(super) unproven: bool,
+}
+
+/// Makes it.
+pub(super) struct Making<'a> {
+    pub(super) connector: &'a Connector,
+    pub(super) control: &'a Session,
+    pub(super) stored: &'a Stored,
+    pub(super) epoch: i64,
+    pub(super) meter: &'a Meter,
+}
+
+impl Making<'_> {
+    /// Publication, slot and flow, whatever an earlier attempt at them has left. `fresh` is what preflight
+    /// looked at just now.
+    pub(super) async fn anew(&self, fresh: Option<(Table, Plan)>) -> Result<Begun> {
+        let (control, stored) = (self.control, self.stored);
+        let (source, plan) = match fresh {
+            Some(fresh) => fresh,
+            None => {
+                teardown::undo(control, stored).await?;
+                let source = self.source().await?;
+                let plan = change::rehearse(control, &source, &stored.request).await?;
+                (source, plan)
+            }
+        };
+        let target = plan.target.clone();
+        let names = stored.names.clone();
+        let flow = prepare::describe_flow(control, stored.id, &source, plan, &names).await?;
+        store::record_flow(control, &flow, &target).await?;
+        prepare::create_rows_view(self.connector, &flow, &source, self.epoch).await?;
+        prepare::create_publication(control, &flow, &source).await?;
+        let fingerprint =
+            catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
+        store::keep_fingerprint(control, &flow, &fingerprint).await?;
+        let (stream, start) =
+            prepare::create_slot(self.connector, control, &flow, self.meter).await?;
+        let known = Known { source, target, request: stored.request.clone(), names };
+        Ok(Begun {
+            known,
+            flow,
+            fingerprint,
+            stream,
+            start,
+            at: Phase::Prepare,
+            new_slot: true,
+            unproven: false,
+        })
+    }
+
+    /// What an earlier stretch or run began, if it still holds. A slot that is lost is made anew where
+    /// `recover` says so.
+    pub(super) async fn again(&self, recover: bool) -> Result<Begun> {
+        let (control, stored) = (self.control, self.stored);
+        let kept = store::kept(control, stored.id).await?.ok_or_else(|| {
+            Error::new(Kind::NotResumable, "an older version of pgwraith began this migration")
+        })?;
+        let was = kept.fingerprint.clone().ok_or_else(|| {
+            Error::new(Kind::NotResumable, "the state does not say what the table was")
+        })?;
+        let source = self.source().await?;
+        let flow = self.kept_flow(&kept, &source).await?;
+        let now = catalog::fingerprint(control, source.oid, &flow.publication).await?;
+        if !was.same_source(&now) {
+            was.check(&now, &stored.names.source.to_string())?;
+        }
+        let target = self.same_target(&source, &kept).await?;
+        self.shadow_is_there().await?;
+        let known =
+            Known { source, target, request: stored.request.clone(), names: stored.names.clone() };
+        let lost = slot::lost(self.connector, control, stored, &kept, &flow, (&was, &now)).await?;
+        let (lost, at) = (lost, stored.phase().unwrap_or(Phase::Copy));
+        let Some(why) = lost else {
+            let (stream, start) = prepare::reopen_stream(self.connector, control, &flow).await?;
+            let unproven = kept.unproven;
+            return Ok(Begun {
+                known,
+                flow,
+                fingerprint: was,
+                stream,
+                start,
+                at,
+                new_slot: false,
+                unproven,
+            });
+        };
+        if !recover {
+            return Err(slot::cannot_go_on(&why, &stored.names));
+        }
+        self.meter.note(format!("{why}: a new slot is made, and every row is compared"));
+        // First: whatever happens from here on, what the old slot would have told is unknown.
+        store::mark_unproven(control, &flow, true).await?;
+        teardown::drop_slot(control, &flow.slot).await?;
+        teardown::drop_publication(control, &flow.publication).await?;
+        prepare::create_publication(control, &flow, &known.source).await?;
+        let fingerprint =
+            catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
+        store::keep_fingerprint(control, &flow, &fingerprint).await?;
+        store::event(control, stored.id, "recovered", &why).await?;
+        let (stream, start) =
+            prepare::create_slot(self.connector, control, &flow, self.meter).await?;
+        Ok(Begun { known, flow, fingerprint, stream, start, at, new_slot: true, unproven: true })
+    }
+
+    async fn source(&self) -> Result<Table> {
+        let (control, stored) = (self.control, self.stored);
+        let name = &stored.names.source;
+        let gone = |what: String| Error::new(Kind::NotResumable, what);
+        let source = catalog::read(control, stored.source_oid)
+            .await?
+            .ok_or_else(|| gone(format!("{name} was dropped")))?;
+        if source.qualified() != *name {
+            return Err(gone(format!("{name} is called {} now", source.qualified())));
+        }
+        catalog::check_attachments(control, source.oid).await?;
+        Ok(source)
+    }
+
+    async fn kept_flow(&self, kept: &Kept, source: &Table) -> Result<Flow> {
+        let (names, migration) = (&self.stored.names, self.stored.id);
+        let lost = || Error::new(Kind::NotResumable, "the state does not name its publication");
+        let publication = self.stored.publication.clone().ok_or_else(lost)?;
+        Ok(Flow {
+            migration,
+            number: 1,
+            captured: prepare::captured(migration, source),
+            target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
+            projection: kept.projection.clone(),
+            key: kept.key.clone(),
+            publication,
+            // Its name says the database, and this one may be a copy.
+            slot: prepare::slot_name(self.control, migration).await?,
+        })
+    }
+
+    /// What the change makes of the source must be what is being filled.
+    async fn same_target(&self, source: &Table, kept: &Kept) -> Result<Table> {
+        let stored = self.stored;
+        let plan = change::rehearse(self.control, source, &stored.request).await?;
+        let shape = serde_json::to_value(plan.target.shape()).unwrap_or(Value::Null);
+        if shape != kept.shape || plan.key != kept.key {
+            return Err(Error::new(
+                Kind::NotResumable,
+                format!(
+                    "the change makes another table of {} now than it did when the migration began",
+                    stored.names.source
+                ),
+            ));
+        }
+        Ok(plan.target)
+    }
+
+    async fn shadow_is_there(&self) -> Result<()> {
+        let (stored, shadow) = (self.stored, &self.stored.names.shadow);
+        let there = match stored.shadow_oid {
+            Some(oid) => catalog::name_of(self.control, oid).await?,
+            None => None,
+        };
+        if there.as_ref() == Some(shadow) {
+            return Ok(());
+        }
+        let became = there.map_or("is gone".to_owned(), |name| format!("is called {name} now"));
+        Err(Error::new(Kind::NotResumable, format!("the unfinished shadow {shadow} {became}")))
+    }
+}

@@ -1,0 +1,28 @@
+//! The state in the database: schema `pgwraith`, keyed by migration id and flow.
+
+mod after;
+mod epoch;
+mod flow;
+mod record;
+mod schema;
+
+pub(super) use after::{ToDo, left_to_do, left_to_validate};
+pub(super) use epoch::{hold_epoch, raise_epoch};
+pub(super) use flow::{
+    Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
+};
+pub(super) use record::{
+    Stored, begin, enter, forget, is_swapped, keep_options, load, record_shadow, swapped,
+    unfinished,
+};
+pub(super) use schema::ensure;
+
+use crate::error::Result;
+use crate::pg::Session;
+
+/// Who asked for what, or what happened, when.
+pub(super) async fn event(session: &Session, id: i64, what: &str, detail: &str) -> Result<()> {
+    let sql = "INSERT INTO pgwraith.event (migration_id, what, detail) VALUES ($1, $2, $3)";
+    session.execute(sql, &[&id, &what, &detail]).await?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! The row of a migration: what was asked for, and where it stands.
+
+use serde_json::Value;
+
+use super::epoch::host;
+use super::{event, schema};
+use crate::change::Request;
+use crate::error::{Error, Kind, Result};
+use crate::migration::Phase;
+use crate::pg::{QualifiedName, Session, shell_word};
+use crate::shadow::Names;
+
+/// One migration as stored.
+pub(in crate::migration) struct Stored {
+    pub id: i64,
+    pub phase: String,
+    pub names: Names,
+    pub source_oid: u32,
+    pub shadow_oid: Option<u32>,
+    pub publication: Option<String>,
+    pub slot: Option<String>,
+    pub epoch: i64,
+    pub request: Request,
+    /// The flags of its last run; null where an older program began it.
+    pub options: Value,
+    /// The cluster and its timeline.
+    pub system: Option<(String, i32)>,
+    pub swapped: bool,
+    /// Where its last run is or was: host and process.
+    pub run_by: Option<(String, i64)>,
+}
+
+impl Stored {
+    /// Where it stands, as far as this program knows the phase.
+    pub(in crate::migration) fn phase(&self) -> Option<Phase> {
+        Phase::parse(&self.phase)
+    }
+}
+
+/// The unfinished migration of a table, by its oid or, where the table is gone, by its name.
+pub(in crate::migration) async fn unfinished(
+    session: &Session,
+    oid: Option<u32>,
+    name: &str,
+) -> Result<Option<Stored>> {
+    let found = find_of(session, "m.finished_at IS NULL", "m.source_oid", oid, name).await?;
+    Ok(found.into_iter().next())
+}
+
+/// The migrations whose swap gave a table its shape, the last one first. By the shadow's oid: after the
+/// swap that is the table which has the name.
+pub(in crate::migration) async fn swapped(
+    session: &Session,
+    oid: Option<u32>,
+    name: &str,
+) -> Result<Vec<Stored>> {
+    find_of(session, "m.outcome = 'swapped'", "m.shadow_oid", oid, name).await
+}
+
+/// Those in a state, whose table has this oid in `column`, or the recorded name where no oid is known.
+async fn find_of(
+    session: &Session,
+    state: &str,
+    column: &str,
+    oid: Option<u32>,
+    name: &str,
+) -> Result<Vec<Stored>> {
+    let condition = format!(
+        "{state} AND ({column} = $1 OR $1::pg_catalog.oid IS NULL \
+         AND $2 IN (m.source_name, m.source_schema || '.' || m.source_name, \
+           pg_catalog.format('%I.%I', m.source_schema, m.source_name))) ORDER BY m.id DESC"
+    );
+    read(session, &condition, &[&oid, &name]).await
+}
+
+/// The migration with this id.
+pub(in crate::migration) async fn load(
+    session: &Session,
+    migration: i64,
+) -> Result<Option<Stored>> {
+    Ok(read(session, "m.id = $1", &[&migration]).await?.into_iter().next())
+}
+
+async fn read(
+    session: &Session,
+    condition: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<Stored>> {
+    if schema::version(session).await?.is_none() {
+        return Ok(vec![]);
+    }
+    // Columns that came later are read as JSON: the state may be of an older version.
+    let sql = format!(
+        "SELECT m.id, m.phase, m.source_schema, m.source_name, m.source_oid, m.shadow_name, \
+         m.shadow_oid, f.publication, f.slot, m.retired_name, m.epoch, m.change, pg_catalog.to_jsonb(m), \
+         m.system_identifier, m.timeline, COALESCE(m.outcome = 'swapped', false) \
+         FROM pgwraith.migration m LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1 \
+         WHERE {condition}"
+    );
+    let rows = session.query(&sql, parameters).await?;
+    rows.iter().map(stored).collect()
+}
+
+fn stored(row: &tokio_postgres::Row) -> Result<Stored> {
+    let name = |column| QualifiedName::new(row.get::<_, &str>(2), row.get::<_, &str>(column));
+    let unreadable = |e| Error::failed(format!("a stored change cannot be read: {e}"));
+    let all: Value = row.get(12);
+    let host = all["host"].as_str().map(str::to_owned);
+    Ok(Stored {
+        id: row.get(0),
+        phase: row.get(1),
+        names: Names { source: name(3), shadow: name(5), retired: name(9) },
+        source_oid: row.get(4),
+        shadow_oid: row.get(6),
+        publication: row.get(7),
+        slot: row.get(8),
+        epoch: row.get(10),
+        request: serde_json::from_value(row.get(11)).map_err(unreadable)?,
+        options: all["options"].clone(),
+        system: row.get::<_, Option<String>>(13).zip(row.get(14)),
+        swapped: row.get(15),
+        run_by: host.zip(all["process"].as_i64()),
+    })
+}
+
+/// Begins a migration: its row, epoch 1. Refused where the table has one already.
+///
+/// Its id is the transaction's, so that no later migration ever has the same, although an abort
+/// drops the state and with it any counter: slot, publication and sessions are named by the id, and
+/// a run that wakes up after its abort must not mistake its successor's for its own
+/// (**Invariant 9**).
+pub(in crate::migration) async fn begin(
+    session: &Session,
+    source_oid: u32,
+    names: &Names,
+    request: &Request,
+    options: &Value,
+) -> Result<i64> {
+    let change = serde_json::to_value(request)
+        .map_err(|e| Error::failed(format!("the change cannot be stored: {e}")))?;
+    let (host, process) = (host(), i64::from(std::process::id()));
+    let row = session
+        .one(
+            "INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
+             retired_name, change, tool_version, options, host, process, run_started_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp()) RETURNING id",
+            &[
+                &names.source.schema,
+                &names.source.name,
+                &source_oid,
+                &names.shadow.name,
+                &names.retired.name,
+                &change,
+                &env!("CARGO_PKG_VERSION"),
+                options,
+                &host,
+                &process,
+            ],
+        )
+        .await
+        .map_err(|e| match e.sqlstate() {
+            Some("23505") => {
+                let source = &names.source;
+                let word = shell_word(&source.to_string());
+                Error::new(Kind::Refused, format!("{source} has another migration already"))
+                    .next(format!("`pgwraith resume {word}` goes on with it, `pgwraith abort {word}` undoes it"))
+            }
+            _ => e,
+        })?;
+    Ok(row.get(0))
+}
+
+/// Records the shadow's oid and the settings that the projection runs under.
+pub(in crate::migration) async fn record_shadow(
+    session: &Session,
+    migration: i64,
+    oid: u32,
+    settings: &serde_json::Value,
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.migration SET shadow_oid = $2, settings = $3 WHERE id = $1";
+    session.execute(sql, &[&migration, &oid, &settings]).await?;
+    Ok(())
+}
+
+/// Enters a phase; `at` is how far the migration had come before, which stays where that is further.
+/// Called only while no writer has a transaction open: under repeatable read they would fail to lock the
+/// row.
+pub(in crate::migration) async fn enter(
+    session: &Session,
+    migration: i64,
+    phase: Phase,
+    at: Phase,
+) -> Result<()> {
+    let furthest = phase.max(at);
+    let sql = "UPDATE pgwraith.migration SET phase = $2 WHERE id = $1 AND phase <> $2";
+    session.execute(sql, &[&migration, &furthest.as_str()]).await?;
+    event(session, migration, "phase", phase.as_str()).await
+}
+
+/// Keeps the flags that a run was resumed with.
+pub(in crate::migration) async fn keep_options(
+    session: &Session,
+    migration: i64,
+    options: &Value,
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.migration SET options = $2 WHERE id = $1";
+    session.execute(sql, &[&migration, options]).await?;
+    Ok(())
+}
+
+/// Whether the migration's names were swapped.
+pub(in crate::migration) async fn is_swapped(session: &Session, migration: i64) -> Result<bool> {
+    let sql = "SELECT outcome IS NOT DISTINCT FROM 'swapped' FROM pgwraith.migration WHERE id = $1";
+    Ok(session.maybe(sql, &[&migration]).await?.is_some_and(|row| row.get(0)))
+}
+
+/// Removes a migration's state, and the schema with the last one.
+pub(in crate::migration) async fn forget(session: &Session, migration: i64) -> Result<()> {
+    session.batch("BEGIN").await?;
+    for table in ["dirty", "chunk", "flow", "event"] {
+        let sql = format!("DELETE FROM pgwraith.{table} WHERE migration_id = $1");
+        session.execute(&sql, &[&migration]).await?;
+    }
+    session.execute("DELETE FROM pgwraith.migration WHERE id = $1", &[&migration]).await?;
+    let last: bool =
+        session.one("SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration)", &[]).await?.get(0);
+    if last {
+        session.batch("DROP SCHEMA pgwraith CASCADE").await?;
+    }
+    session.batch("COMMIT").await
+}

@@ -1,0 +1,129 @@
+//! The state's tables, and how those of an older version become those of this one.
+
+use crate::error::{Error, Kind, Result};
+use crate::pg::Session;
+
+/// What each version added to the one before. One that this program does not know is refused.
+const VERSIONS: [&str; 2] = [CREATE, RESUME];
+
+/// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
+/// of a newer version.
+pub(in crate::migration) async fn ensure(session: &Session) -> Result<()> {
+    let known = VERSIONS.len() as i32;
+    let mut found = version(session).await?;
+    if found.is_some_and(|found| found < known) {
+        // Another run may be at it.
+        session.batch("BEGIN; LOCK TABLE pgwraith.schema_version IN EXCLUSIVE MODE").await?;
+        let from = version(session).await?.unwrap_or(known).clamp(0, known);
+        for step in &VERSIONS[from as usize..] {
+            session.batch(step).await?;
+        }
+        let sql = "UPDATE pgwraith.schema_version SET version = $1";
+        session.execute(sql, &[&known]).await?;
+        session.batch("COMMIT").await?;
+        found = Some(known);
+    }
+    if found.is_none() && !exists(session).await? {
+        match create(session).await {
+            // Another run was faster.
+            Err(e) if matches!(e.sqlstate(), Some("42P06" | "23505")) => session.rollback().await,
+            made => made?,
+        }
+        found = version(session).await?;
+    }
+    match found {
+        Some(found) if found == known => Ok(()),
+        found => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "the state in schema pgwraith has version {}, this program knows version {known}",
+                found.map_or("none".to_owned(), |v| v.to_string())
+            ),
+        )
+        .next("Use the version of pgwraith that made it")),
+    }
+}
+
+async fn create(session: &Session) -> Result<()> {
+    let steps = VERSIONS.join("\n");
+    let known = VERSIONS.len();
+    let sql =
+        format!("BEGIN; {steps} UPDATE pgwraith.schema_version SET version = {known}; COMMIT");
+    session.batch(&sql).await
+}
+
+async fn exists(session: &Session) -> Result<bool> {
+    let sql = "SELECT pg_catalog.to_regnamespace('pgwraith') IS NOT NULL";
+    Ok(session.one(sql, &[]).await?.get(0))
+}
+
+/// The version that is there; None where there is no state.
+pub(super) async fn version(session: &Session) -> Result<Option<i32>> {
+    let there = "SELECT pg_catalog.to_regclass('pgwraith.schema_version') IS NOT NULL";
+    if !session.one(there, &[]).await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let row = session.maybe("SELECT version FROM pgwraith.schema_version", &[]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+const CREATE: &str = "
+CREATE SCHEMA pgwraith;
+COMMENT ON SCHEMA pgwraith IS 'State of pgwraith, online schema change. To undo an unfinished migration by hand: \
+SELECT slot, publication FROM pgwraith.flow; then SELECT pg_drop_replication_slot(slot); DROP PUBLICATION publication; \
+DROP VIEW pgwraith.rows_<id of the migration> if there is one; DROP TABLE the shadow (pgwraith.migration.shadow_name). The source table is untouched until the swap.';
+GRANT USAGE ON SCHEMA pgwraith TO PUBLIC;
+CREATE TABLE pgwraith.schema_version (version int4 NOT NULL);
+INSERT INTO pgwraith.schema_version VALUES (1);
+CREATE TABLE pgwraith.migration (
+  id int8 PRIMARY KEY DEFAULT pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8,
+  source_schema text NOT NULL, source_name text NOT NULL, source_oid oid NOT NULL,
+  shadow_name text NOT NULL, shadow_oid oid, retired_name text NOT NULL,
+  change jsonb NOT NULL, settings jsonb, tool_version text NOT NULL,
+  phase text NOT NULL DEFAULT 'prepare', epoch int8 NOT NULL DEFAULT 1,
+  system_identifier text, timeline int4,
+  started_by text NOT NULL DEFAULT session_user,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished_at timestamptz, outcome text);
+CREATE UNIQUE INDEX one_migration_per_table ON pgwraith.migration (source_oid) WHERE finished_at IS NULL;
+CREATE TABLE pgwraith.flow (
+  migration_id int8 NOT NULL, flow int4 NOT NULL, source_oid oid NOT NULL, target text NOT NULL,
+  publication text NOT NULL, slot text NOT NULL, key_columns text[] NOT NULL, stored_lsn pg_lsn,
+  PRIMARY KEY (migration_id, flow));
+CREATE TABLE pgwraith.chunk (
+  migration_id int8 NOT NULL, flow int4 NOT NULL, kind text NOT NULL, number int8 NOT NULL,
+  lower text[], upper text[], done bool NOT NULL DEFAULT false, rows int8, checksum numeric,
+  snapshot_xmax xid8, finished_at timestamptz,
+  PRIMARY KEY (migration_id, flow, kind, number));
+CREATE TABLE pgwraith.dirty (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  migration_id int8 NOT NULL, flow int4 NOT NULL, kind text NOT NULL, key bytea NOT NULL, xid xid8 NOT NULL);
+-- A key may be longer than what an ordered index takes.
+CREATE INDEX dirty_key ON pgwraith.dirty USING hash (key);
+CREATE TABLE pgwraith.event (
+  id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  migration_id int8 NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  who text NOT NULL DEFAULT session_user, client inet DEFAULT inet_client_addr(),
+  what text NOT NULL, detail text);
+CREATE FUNCTION pgwraith.refuse_write() RETURNS trigger LANGUAGE plpgsql AS $body$
+BEGIN
+  RAISE EXCEPTION '%.% was retired by an online schema change and takes no writes', TG_TABLE_SCHEMA, TG_TABLE_NAME
+    USING ERRCODE = 'object_not_in_prerequisite_state',
+      HINT = 'Write to the table that took its name; drop this one when nothing needs it any more.';
+END $body$;
+";
+
+// What a run needs to go on where another one stopped.
+const RESUME: &str = "
+COMMENT ON SCHEMA pgwraith IS 'State of pgwraith, online schema change. `pgwraith resume TABLE` goes on with an unfinished \
+migration, `pgwraith abort TABLE` undoes it, `pgwraith cleanup` finds whatever is left. To undo one by hand, when the tool is gone: \
+SELECT slot, publication FROM pgwraith.flow; then SELECT pg_drop_replication_slot(slot); DROP PUBLICATION publication; \
+DROP VIEW pgwraith.rows_<id of the migration> if there is one; DROP TABLE the shadow (pgwraith.migration.shadow_name); \
+DELETE FROM pgwraith.migration WHERE id = it, or DROP SCHEMA pgwraith CASCADE with the last one. The source table is untouched until the swap.';
+ALTER TABLE pgwraith.migration ADD COLUMN options jsonb, ADD COLUMN host text, ADD COLUMN process int8,
+  ADD COLUMN run_started_at timestamptz;
+ALTER TABLE pgwraith.flow ADD COLUMN projection jsonb, ADD COLUMN key jsonb, ADD COLUMN shape jsonb,
+  ADD COLUMN fingerprint jsonb, ADD COLUMN unproven bool NOT NULL DEFAULT false;
+ALTER TABLE pgwraith.chunk ADD COLUMN lower_key bytea, ADD COLUMN upper_key bytea;
+ALTER TABLE pgwraith.event ADD COLUMN role text;
+";

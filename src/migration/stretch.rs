@@ -1,0 +1,319 @@
+//! One stretch of a run: from its start, or from where another stretch or run stopped, until the names
+//! are swapped and everything is tidied up, or something is in the way.
+//!
+//! Every stretch goes through the same phases. What is done already is found done: ranges by their rows
+//! in the state, indexes on the shadow, the swap by its own record. So whatever a run was doing when it
+//! was cut off, going on is the same as starting, and a stretch of the same process goes on as another
+//! process would.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::begun::{Begun, Known};
+use super::context::Context;
+use super::run::{Report, Run};
+use super::store::Stored;
+use super::supervisor::{Background, Supervisor};
+use super::{Phase, after, begun, catch_up, copy, index, prepare, store, teardown, verify, watch};
+use crate::catalog::{self, Fingerprint, Table};
+use crate::change::Plan;
+use crate::cutover::{self, Cutover};
+use crate::error::{Error, Kind, Result};
+use crate::flow::Flow;
+use crate::flow::capture::{Fence, Tracker, capture};
+use crate::flow::keeper::Keeper;
+use crate::flow::truncate::Truncator;
+use crate::flow::verify::Findings;
+use crate::flow::write::{Door, Writer, superseded};
+use crate::pg::sqlstate::classify;
+use crate::pg::{Lsn, Session, shell_word};
+use crate::telemetry::{Meter, Sample};
+use crate::wal::ReplicationStream;
+
+/// One stretch.
+pub(super) struct Stretch<'a, 'r> {
+    pub(super) run: &'a Run<'r>,
+    pub(super) supervisor: Supervisor,
+    pub(super) migration: i64,
+    pub(super) epoch: i64,
+    /// Whether a lost slot may be made anew.
+    pub(super) recover: bool,
+}
+
+impl Stretch<'_, '_> {
+    /// Works until everything is done. `fresh` is what preflight looked at; `report` what is known once
+    /// the names are swapped, whatever happens afterwards.
+    pub(super) async fn work(
+        &self,
+        fresh: Option<(Table, Plan)>,
+        report: &mut Option<Report>,
+    ) -> Result<()> {
+        let control = self.session("control").await?;
+        let stored = store::load(&control, self.migration).await?.ok_or_else(superseded)?;
+        if stored.epoch != self.epoch {
+            return Err(superseded());
+        }
+        if !stored.swapped {
+            let begun = self.supervisor.guard(self.begin(&control, &stored, fresh)).await?;
+            *report = Some(self.phases(&control, begun).await?);
+        }
+        let report = report.get_or_insert_with(|| Report::of_swapped(&stored.names));
+        self.tidy_up(&control, &stored).await?;
+        report.foreign_keys += self.afterwards(&control).await?;
+        Ok(())
+    }
+
+    async fn session(&self, role: &str) -> Result<Session> {
+        self.run.connector.session(&format!("{}/{role}", self.migration)).await
+    }
+
+    async fn begin(
+        &self,
+        control: &Session,
+        stored: &Stored,
+        fresh: Option<(Table, Plan)>,
+    ) -> Result<Begun> {
+        let making = begun::Making {
+            connector: self.run.connector,
+            control,
+            stored,
+            epoch: self.epoch,
+            meter: &self.run.meter,
+        };
+        match stored.phase() {
+            None => {
+                Err(Error::failed(format!("the phase {:?} is of a newer program", stored.phase))
+                    .next("Use the version of pgwraith that began this migration"))
+            }
+            Some(Phase::Prepare) => making.anew(fresh).await,
+            Some(_) => making.again(self.recover).await,
+        }
+    }
+
+    async fn phases(&self, control: &Session, begun: Begun) -> Result<Report> {
+        let guard = &self.supervisor;
+        let Begun { known, flow, fingerprint, stream, start, at, new_slot, unproven } = begun;
+        let here = Here { at, new_slot, unproven };
+        let flow = Arc::new(flow);
+        let (context, mut background) = self.start(control, &known, flow, stream, start).await?;
+        let session = context.session("watch").await?;
+        let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
+        let failing = guard.clone();
+        background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
+        let done = guard.guard(self.in_order(control, &known, &context, &fingerprint, here)).await;
+        for task in background {
+            task.finish().await;
+        }
+        match done {
+            Ok(done) => Ok(done),
+            // What is lost with its connection is asked for again by the next stretch.
+            Err(e) if classify(&e).passes() => Err(e),
+            Err(e) => {
+                let connector = self.run.connector;
+                Err(watch::explain(connector, &context.flow, &fingerprint, e).await)
+            }
+        }
+    }
+
+    /// Starts what runs beside the phases: capture, keeper, truncator.
+    async fn start(
+        &self,
+        control: &Session,
+        known: &Known,
+        flow: Arc<Flow>,
+        stream: ReplicationStream,
+        start: Lsn,
+    ) -> Result<(Context, Vec<Background>)> {
+        let settings = self.run.settings;
+        let tracker = Arc::new(Tracker::default());
+        let (on_disk, truncate) = store::dirty(control, &flow).await?;
+        {
+            let mut dirty = tracker.dirty();
+            dirty.restore(on_disk, truncate);
+            dirty.advance(start);
+        }
+        tracker.confirm(start);
+        let sql =
+            "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text";
+        let next_xid: u64 = control.one(sql, &[]).await?.get::<_, &str>(0).parse().unwrap_or(3);
+        let owner = known.source.owner.clone();
+        let writer = Writer { migration: self.migration, epoch: self.epoch, owner };
+        let door = Door::default();
+        let most = settings.keeper.most_keys;
+        let captured = {
+            let (flow, tracker) = (Arc::clone(&flow), Arc::clone(&tracker));
+            self.supervisor.spawn(|end| capture(stream, flow, tracker, next_xid, most, end))
+        };
+        let keeper = Keeper {
+            session: self.session("keeper").await?,
+            flow: Arc::clone(&flow),
+            writer: writer.clone(),
+            tracker: Arc::clone(&tracker),
+            limits: settings.keeper,
+        };
+        let truncator = Truncator {
+            session: self.session("truncate").await?,
+            flow: Arc::clone(&flow),
+            writer: writer.clone(),
+            tracker: Arc::clone(&tracker),
+            door: door.clone(),
+        };
+        let fence = Fence::new(self.session("fence").await?, Arc::clone(&tracker), self.migration);
+        let meter = self.run.meter.clone();
+        let watched = (Arc::clone(&tracker), meter.clone());
+        let background = vec![
+            captured,
+            self.supervisor.spawn(|end| keeper.keep(end)),
+            self.supervisor.spawn(|end| truncator.follow(end)),
+            self.supervisor.spawn(|end| tell_backlog(watched.0, watched.1, end)),
+        ];
+        let connector = self.run.connector.clone();
+        Ok((Context { connector, flow, writer, tracker, door, fence, meter }, background))
+    }
+
+    async fn in_order(
+        &self,
+        control: &Session,
+        known: &Known,
+        context: &Context,
+        fingerprint: &Fingerprint,
+        here: Here,
+    ) -> Result<Report> {
+        let settings = self.run.settings;
+        if here.at == Phase::Prepare {
+            prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
+        }
+        if here.new_slot {
+            prepare::wait_for_writers(control, known.source.oid, &context.meter).await?;
+        }
+
+        self.enter(control, here, Phase::Copy).await?;
+        copy::copy(context, settings.copy).await?;
+
+        self.enter(control, here, Phase::Index).await?;
+        let plans = index::plans(context, &known.source, &known.target)?;
+        index::build_first(context, &settings.index, &plans).await?;
+        let syncs = catch_up::start(context, &self.supervisor, settings.copy.workers).await?;
+        let recovered = match here.unproven {
+            true => Some(self.compare_anew(control, context).await?),
+            false => None,
+        };
+        index::build_unique(context, &settings.index, &known.target, &plans).await?;
+        if here.at <= Phase::Index {
+            index::vacuum(context, &settings.index, &known.target).await?;
+        }
+
+        self.enter(control, here, Phase::CatchUp).await?;
+        catch_up::drain(context).await?;
+
+        self.enter(control, here, Phase::Verify).await?;
+        let now =
+            catalog::fingerprint(control, known.source.oid, &context.flow.publication).await?;
+        fingerprint.check(&now, &known.names.source.to_string())?;
+        let (verify, open) = verify::verify(context, settings, u64::MAX).await?;
+
+        self.enter(control, here, Phase::Cutover).await?;
+        let cutover = Cutover {
+            connector: self.run.connector,
+            flow: Arc::clone(&context.flow),
+            writer: &context.writer,
+            tracker: &context.tracker,
+            door: &context.door,
+            fence: &context.fence,
+            names: &known.names,
+            request: &known.request,
+            target: &known.target,
+            fingerprint,
+            meter: &context.meter,
+            limits: settings.cutover,
+        };
+        let cutover::Done { swapped, shut } = cutover.run(open).await?;
+        for task in syncs {
+            task.finish().await;
+        }
+        drop(shut);
+        Ok(Report {
+            cutover: Some(swapped),
+            keys_synced: context.tracker.dirty().synced(),
+            verify,
+            recovered,
+            ..Report::of_swapped(&known.names)
+        })
+    }
+
+    /// What the old slot would have told since it was lost is found by comparing every row: before
+    /// anything relies on the shadow being the source at some moment.
+    async fn compare_anew(&self, control: &Session, context: &Context) -> Result<Findings> {
+        let (findings, _) = verify::verify(context, self.run.settings, EXPECTED).await?;
+        context.meter.note(format!(
+            "recovered: {} of {} ranges differed, {} rows in them were copied again",
+            findings.differing_ranges, findings.ranges, findings.mismatches
+        ));
+        // The keys too hot to compare were changed under the new slot: the stream tells of them.
+        store::mark_unproven(control, &context.flow, false).await?;
+        Ok(findings)
+    }
+
+    async fn enter(&self, control: &Session, here: Here, phase: Phase) -> Result<()> {
+        self.run.meter.tell(Sample::Phase(phase.as_str()));
+        store::enter(control, self.migration, phase, here.at).await
+    }
+
+    /// Takes away what holds the server back, now that the names are swapped.
+    async fn tidy_up(&self, control: &Session, stored: &Stored) -> Result<()> {
+        match teardown::after_swap(control, self.migration, self.epoch).await {
+            Err(e) if !classify(&e).passes() && e.kind() == Kind::Failed => {
+                let table = shell_word(&stored.names.source.to_string());
+                let next = format!("`pgwraith abort {table}` takes it away");
+                self.run
+                    .meter
+                    .note(format!("the swap is done, but cleaning up failed: {e}. {next}"));
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// What could not be done under the lock. Returns how many foreign keys that proved.
+    async fn afterwards(&self, control: &Session) -> Result<usize> {
+        let steps = store::left_to_do(control, self.migration).await?;
+        if !steps.is_empty() {
+            self.run.meter.tell(Sample::Phase("validate"));
+            let patience = self.run.settings.cutover.patience;
+            let (connector, meter) = (self.run.connector, &self.run.meter);
+            let work = after::run(connector, self.migration, &steps, patience, meter);
+            self.supervisor.guard(work).await?;
+        }
+        store::event(control, self.migration, "finished", "").await?;
+        Ok(steps.iter().filter(|to_do| to_do.validates).count())
+    }
+}
+
+/// After a lost slot rows differ, and no more of them than this need be named.
+const EXPECTED: u64 = 20;
+
+/// How far the migration had come when the stretch began.
+#[derive(Clone, Copy)]
+struct Here {
+    at: Phase,
+    new_slot: bool,
+    unproven: bool,
+}
+
+async fn tell_backlog(tracker: Arc<Tracker>, meter: Meter, end: CancellationToken) -> Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            _ = end.cancelled() => return Ok(()),
+            _ = tick.tick() => {
+                let (backlog, synced) = {
+                    let dirty = tracker.dirty();
+                    (dirty.backlog(), dirty.synced())
+                };
+                meter.tell(Sample::Dirty(backlog, synced));
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Phase "verify", and the comparison that finds out what a lost slot did not tell.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use super::context::Context;
+use super::run::Settings;
+use crate::error::Result;
+use crate::flow::chunk::{Kind, Pace, Planner};
+use crate::flow::key::Key;
+use crate::flow::verify::{Findings, Verifier};
+use crate::telemetry::Sample;
+
+/// Rows of the first verified range.
+const FIRST_RANGE: i64 = 50_000;
+
+/// Compares every range, from the first one on; what differs is repaired and compared again. Returns what
+/// was found and the keys that are too hot to compare. `named` is how many rows that differ are named.
+pub(super) async fn verify(
+    context: &Context,
+    settings: &Settings,
+    named: u64,
+) -> Result<(Findings, HashSet<Key>)> {
+    let mut sessions = Vec::new();
+    for n in 1..=settings.copy.workers.max(1) {
+        sessions.push(context.session(&format!("verify {n}")).await?);
+    }
+    let mut planner = Planner::new(
+        context.session("verify plan").await?,
+        Arc::clone(&context.flow),
+        context.writer.clone(),
+        Kind::Verify,
+        pace(context, settings.copy.first_chunk, settings.copy.chunk_time),
+    )
+    .await?;
+    planner.start_over().await?;
+    let verifier = Verifier {
+        flow: Arc::clone(&context.flow),
+        writer: context.writer.clone(),
+        tracker: Arc::clone(&context.tracker),
+        planner: Mutex::new(planner),
+        max_snapshot_age: settings.max_snapshot_age,
+        named,
+    };
+    let report = |rows| context.meter.tell(Sample::Compared(rows));
+    verifier.verify(&sessions, &context.fence, report).await
+}
+
+fn pace(context: &Context, first_chunk: i64, chunk_time: Duration) -> Pace {
+    if !context.flow.keeps_order() {
+        // No range of the source is a range of the shadow: all of it is one.
+        return Pace::whole();
+    }
+    Pace::new(FIRST_RANGE.min(first_chunk.max(1) * 10), chunk_time, u64::MAX)
+}
