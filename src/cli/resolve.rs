@@ -72,6 +72,7 @@ pub(super) fn settings(args: &RunArgs) -> Settings {
             memory: limits.maintenance_work_mem.clone(),
             jobs: usize::from(limits.index_jobs),
             parallel_workers: limits.index_workers,
+            max_slot_wal: limits.max_slot_wal,
         },
         keeper: Limits { spill_keys: keys, most_keys: keys * 2, ..Limits::default() },
         cutover: cutover::Limits {
