@@ -136,6 +136,20 @@ async fn a_phase_that_has_nothing_left_to_do_does_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_run_that_was_taken_over_drops_and_builds_nothing() {
+    let shop = shop().await;
+    shop.exec(KINDS).await;
+    let held = shop.held("index", "public.t", &["--rebuild"]).await;
+    // The successor's.
+    shop.exec("CREATE INDEX changed_v2 ON public.t_v2 (n)").await;
+    let left = indexes(&shop, "public.t_v2").await;
+    shop.exec("UPDATE pgwraith.migration SET epoch = 2").await;
+    let output = held.finish().await.expect_code(6);
+    assert!(output.stderr.contains("has taken this migration over"), "{output}");
+    assert_eq!(indexes(&shop, "public.t_v2").await, left);
+}
+
 /// A table with an index whose build can be held: its function asks for the lock that `GATE` closes.
 const GATED: &str = "
     CREATE FUNCTION public.gated(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
