@@ -6,7 +6,7 @@ use crate::twins::{alter_alike, same, twins};
 
 /// Everything that this version carries over. Names: 63 bytes that collide when cut, quotes,
 /// capitals, reserved words, letters of several bytes.
-const EVERYTHING: &str = r#"
+pub const EVERYTHING: &str = r#"
     CREATE ROLE "Owner"; CREATE ROLE reader; CREATE ROLE "Writer ""x""";
     CREATE SCHEMA "Shop" AUTHORIZATION "Owner";
     SET ROLE "Owner";
@@ -50,7 +50,7 @@ const EVERYTHING: &str = r#"
       SELECT 100000 + g, 'e' || g || '@x', ARRAY['t' || g % 5, NULL], g % 900, g, g FROM generate_series(1, 2000) g;
     SELECT setval('"Shop"."select_id_seq"', 200000); SELECT setval('"Shop"."select_n_seq"', 5000, false);"#;
 
-const NAME: &str = r#""Shop"."select""#;
+pub const NAME: &str = r#""Shop"."select""#;
 
 #[tokio::test]
 async fn a_rebuilt_table_is_defined_as_before() {

@@ -100,6 +100,10 @@ pub struct LimitArgs {
     /// Parallel workers of one index build, for idle servers [default: 0]
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=64))]
     pub index_workers: Option<u32>,
+    /// WAL that the slot may hold back, like 10GB or 512MB: an index whose build could hold back more is
+    /// built CONCURRENTLY [default: 10GB, or half of max_slot_wal_keep_size where that is less]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_slot_wal: Option<u64>,
     /// How long to go on trying while the server cannot be reached [default: 30min]
     #[arg(long, value_parser = patience)]
     pub retry_for: Option<Duration>,
@@ -162,4 +166,41 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("it must be at least 1ms".into());
     }
     Ok(parsed)
+}
+
+/// Bytes, written as PostgreSQL writes sizes: a number and its unit, in capitals but for kB.
+fn size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = (&text[..digits], text[digits..].trim_start());
+    let shift = match unit {
+        "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return Err("it is a number and one of the units B, kB, MB, GB, TB, as in 10GB".into()),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| format!("{number:?} is not a number of {unit}"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_as_postgresql_writes_them() {
+        assert_eq!(size("512kB"), Ok(512 << 10));
+        assert_eq!(size(" 64 MB "), Ok(64 << 20));
+        assert_eq!(size("10GB"), Ok(10 << 30));
+        assert_eq!(size("0B"), Ok(0));
+        assert_eq!(size("3TB"), Ok(3 << 40));
+        for bad in
+            ["", "10", "GB", "10gb", "10KB", "-1MB", "1.5GB", "10 GB x", "99999999TB", "10GiB"]
+        {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -96,6 +96,7 @@ pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Set
             memory: limits.maintenance_work_mem.clone(),
             jobs: limits.index_jobs.map_or(standard.index.jobs, usize::from),
             parallel_workers: limits.index_workers.unwrap_or(standard.index.parallel_workers),
+            max_slot_wal: limits.max_slot_wal,
         },
         keeper: Limits { spill_keys: keys, most_keys: keys * 2, ..standard.keeper },
         cutover: cutover::Limits {

@@ -34,7 +34,17 @@ pub(super) async fn is_anything_left(session: &Session, stored: &Stored) -> Resu
 
 /// Ends every session of the migration but this one; a dead tool's too.
 pub(super) async fn end_sessions(session: &Session, migration: i64) -> Result<()> {
-    let pattern = session_names(migration);
+    end_sessions_named(session, &session_names(migration)).await
+}
+
+/// Ends every session that builds an index for the migration, but this one. A backend that sorts does
+/// not notice that its client is gone, and would go on for hours.
+pub(super) async fn end_builders(session: &Session, migration: i64) -> Result<()> {
+    let role = format!("{migration}/index %");
+    end_sessions_named(session, &crate::pg::session::application_name(&role)).await
+}
+
+async fn end_sessions_named(session: &Session, pattern: &str) -> Result<()> {
     let deadline = Instant::now() + LIMIT;
     loop {
         // Within a transaction the activity stays as it was first seen.

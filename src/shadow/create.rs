@@ -26,7 +26,7 @@ pub fn clone_statements(table: &Table, name: &QualifiedName) -> Vec<String> {
         // The definition has no place at its end for TABLESPACE. The clone's indexes must know
         // theirs: the future table is read from the clone.
         let set = |to: &str| format!("SET LOCAL default_tablespace = {}", quote_literal(to));
-        let elsewhere = index.tablespace.as_deref().map(set);
+        let elsewhere = index.index.tablespace.as_deref().map(set);
         out.extend(elsewhere.clone());
         out.push(index.create);
         out.extend(index.attach);

@@ -12,14 +12,70 @@ pub struct IndexPlan {
     pub temporary: String,
     /// CREATE INDEX, or ADD CONSTRAINT where only that makes it.
     pub create: String,
+    /// CREATE INDEX CONCURRENTLY. None where only ADD CONSTRAINT makes it, which has no such form: the
+    /// index of an exclusion constraint is built plainly, however large it is.
+    pub create_concurrently: Option<String>,
     /// Makes it a constraint, where it is one.
     pub attach: Option<String>,
-    /// None is the database's default; set as `default_tablespace` while it is built.
-    pub tablespace: Option<String>,
     /// Rows may clash in it.
     pub unique: bool,
-    /// Its key columns as SQL, for naming rows that violate it.
-    pub expressions: Vec<String>,
+    /// As it is to be. Its tablespace is set as `default_tablespace` while it is built.
+    pub index: Index,
+    /// The constraint it is to be.
+    pub constraint: Option<Constraint>,
+}
+
+/// What a table already has of a planned index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Present {
+    Nothing,
+    /// An index of that name that is not the planned one, or an invalid one; and what drops it.
+    Unfit(String),
+    /// The index, which is not a constraint yet.
+    Index,
+    /// All of it.
+    Whole,
+}
+
+impl IndexPlan {
+    /// What `table`, on which it is to be built, already has of it.
+    pub fn present(&self, table: &Table) -> Present {
+        let Some(found) = table.indexes.iter().find(|index| index.name == self.temporary) else {
+            return Present::Nothing;
+        };
+        let constraint = table.constraint_of(found);
+        let fits = found.valid && is_like(found, &self.index);
+        match (&self.constraint, constraint) {
+            (None, None) if fits => Present::Whole,
+            (Some(wanted), Some(is)) if fits && is_constraint_like(is, wanted) => Present::Whole,
+            (Some(_), None) if fits && self.attach.is_some() => Present::Index,
+            _ => Present::Unfit(drop_index(table, found, constraint)),
+        }
+    }
+}
+
+/// The same but for its name, and for what can be set on an index that is there already.
+fn is_like(index: &Index, wanted: &Index) -> bool {
+    index.definition == wanted.definition
+        && index.unique == wanted.unique
+        && index.exclusion == wanted.exclusion
+        && index.tablespace == wanted.tablespace
+}
+
+fn is_constraint_like(constraint: &Constraint, wanted: &Constraint) -> bool {
+    constraint.kind == wanted.kind
+        && constraint.definition == wanted.definition
+        && constraint.deferrable == wanted.deferrable
+        && constraint.deferred == wanted.deferred
+}
+
+/// The index of a constraint goes only with it.
+fn drop_index(table: &Table, index: &Index, constraint: Option<&Constraint>) -> String {
+    let name = table.qualified();
+    match constraint {
+        Some(c) => format!("ALTER TABLE {name} DROP CONSTRAINT {}", quote_ident(&c.name)),
+        None => format!("DROP INDEX {}", name.sibling(&index.name)),
+    }
 }
 
 /// A plan for every index of `target`, to be built on `table` under the name `rename` gives.
@@ -34,19 +90,26 @@ pub fn index_plans(
         .map(|index| {
             let temporary = rename(&index.name);
             let quoted = quote_ident(&temporary);
-            let (create, attach) = match exclusion(target, index) {
+            let (create, create_concurrently, attach) = match exclusion(target, index) {
                 Some(c) => {
-                    (format!("ALTER TABLE {table} ADD CONSTRAINT {quoted} {}", c.definition), None)
+                    let add =
+                        format!("ALTER TABLE {table} ADD CONSTRAINT {quoted} {}", c.definition);
+                    (add, None, None)
                 }
-                None => (create(index, table, &quoted), attach(target, index, table, &quoted)),
+                None => (
+                    create(index, "INDEX", table, &quoted),
+                    Some(create(index, "INDEX CONCURRENTLY", table, &quoted)),
+                    attach(target, index, table, &quoted),
+                ),
             };
             IndexPlan {
                 name: index.name.clone(),
                 create,
+                create_concurrently,
                 attach,
-                tablespace: index.tablespace.clone(),
                 unique: index.unique || index.exclusion,
-                expressions: index.expressions.clone(),
+                index: index.clone(),
+                constraint: target.constraint_of(index).cloned(),
                 temporary,
             }
         })
@@ -59,9 +122,9 @@ fn exclusion<'a>(target: &'a Table, index: &Index) -> Option<&'a Constraint> {
     target.constraint_of(index).filter(|c| index.exclusion || c.temporal)
 }
 
-fn create(index: &Index, table: &QualifiedName, quoted: &str) -> String {
+fn create(index: &Index, what: &str, table: &QualifiedName, quoted: &str) -> String {
     let unique = if index.unique { "UNIQUE " } else { "" };
-    format!("CREATE {unique}INDEX {quoted} ON {table} {}", index.definition)
+    format!("CREATE {unique}{what} {quoted} ON {table} {}", index.definition)
 }
 
 fn attach(target: &Table, index: &Index, table: &QualifiedName, quoted: &str) -> Option<String> {
@@ -97,6 +160,17 @@ pub fn key_index<'a>(target: &'a Table, columns: &[&str]) -> Option<&'a Index> {
         i.unique && !i.exclusion && i.immediate && i.valid && !i.partial && i.plain_key
     };
     target.indexes.iter().filter(usable).find(fits)
+}
+
+/// Whether `table` already has the replica identity that [`replica_identity`] would give it.
+pub fn has_replica_identity(
+    target: &Table,
+    table: &Table,
+    mut rename: impl FnMut(&str) -> String,
+) -> bool {
+    let by = |of: &Table| of.indexes.iter().find(|i| i.replica_identity).map(|i| i.name.clone());
+    table.replica_identity == target.replica_identity
+        && (target.replica_identity != 'i' || by(table) == by(target).map(|name| rename(&name)))
 }
 
 /// Gives `table` the replica identity of `target`, where it is not the default.

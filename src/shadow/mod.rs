@@ -13,7 +13,9 @@ mod tests;
 
 pub use create::{clone_statements, create_table};
 pub use grants::{Privileges, grant_steps};
-pub use index::{IndexPlan, index_plans, key_index, replica_identity};
+pub use index::{
+    IndexPlan, Present, has_replica_identity, index_plans, key_index, replica_identity,
+};
 pub use rows::create_rows_view;
 pub use settings::{comment, settings};
 pub use step::{Step, set_role, statements};

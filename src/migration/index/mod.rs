@@ -1,0 +1,190 @@
+//! Phase "index": first the key's index, so that changes can be applied, and with it every index
+//! that is not unique; then the unique ones at a point where the shadow equals the source, where only
+//! real duplicates clash; then VACUUM and ANALYZE.
+//!
+//! Indexes that are not unique cannot clash and need no such point. Building them at once uses the
+//! time in which the stream still skips through the copy's own WAL (measured: a quarter of the phase).
+//!
+//! The phase may be entered again after a crash at any instant: what is there already is found by
+//! looking at the shadow ([`present`]), never remembered.
+
+mod build;
+mod duplicates;
+mod present;
+mod size;
+mod way;
+
+use std::sync::Arc;
+
+use crate::catalog::Table;
+use crate::error::{Error, Result};
+use crate::flow::sync::{Full, Syncer};
+use crate::flow::write::Alone;
+use crate::pg::Session;
+use crate::shadow::{self, IndexPlan, TemporaryNames};
+
+use super::catch_up;
+use super::context::Context;
+use super::prepare::shadow_settings;
+use size::Extent;
+
+/// How indexes are built.
+#[derive(Debug, Clone)]
+pub struct IndexSettings {
+    /// `maintenance_work_mem` of the building sessions; None leaves the server's.
+    pub memory: Option<String>,
+    /// Indexes built at a time.
+    pub jobs: usize,
+    /// `max_parallel_maintenance_workers` of each build.
+    pub parallel_workers: u32,
+    /// Bytes of WAL that the slot may hold back; None is 10 GiB, or half of what the server allows
+    /// where that is less.
+    pub max_slot_wal: Option<u64>,
+}
+
+impl Default for IndexSettings {
+    fn default() -> Self {
+        IndexSettings { memory: None, jobs: 1, parallel_workers: 0, max_slot_wal: None }
+    }
+}
+
+/// What is built when.
+pub(super) struct Plans {
+    /// The key's index, and all that are not unique.
+    first: Vec<Planned>,
+    /// The other unique ones.
+    unique: Vec<Planned>,
+}
+
+/// One index to build, and what is known of its size.
+struct Planned {
+    plan: IndexPlan,
+    extent: Extent,
+}
+
+impl Plans {
+    /// How many of the unique indexes are built at a time: several on the same columns one by one.
+    fn unique_jobs(&self, jobs: usize) -> usize {
+        let columns = |planned: &Planned| {
+            let mut columns = planned.plan.index.expressions.clone();
+            columns.sort();
+            columns
+        };
+        let alike = |n: usize, planned: &Planned| {
+            self.unique[..n].iter().any(|other| columns(other) == columns(planned))
+        };
+        let any = self.unique.iter().enumerate().any(|(n, planned)| alike(n, planned));
+        if any { 1 } else { jobs }
+    }
+}
+
+pub(super) fn plans(context: &Context, source: &Table, target: &Table) -> Result<Plans> {
+    let names = TemporaryNames::of(target);
+    let rename = |name: &str| names.until_swap(name);
+    let mut all: Vec<Planned> = shadow::index_plans(target, &context.flow.target.root, rename)
+        .into_iter()
+        .map(|plan| Planned { extent: size::extent(&plan, source, target), plan })
+        .collect();
+    let columns: Vec<_> = context.flow.key.iter().map(|k| k.target.as_str()).collect();
+    let key = shadow::key_index(target, &columns)
+        .and_then(|key| all.iter().position(|p| p.plan.name == key.name))
+        .ok_or_else(|| Error::failed("the new table has no unique index on its key"))?;
+    let key = all.remove(key);
+    let (unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.plan.unique);
+    first.push(key);
+    // Of several unique indexes on the same columns a foreign key takes the oldest: they keep their
+    // order. A crash leaves the first of them.
+    largest_first(&mut first, source);
+    Ok(Plans { first, unique })
+}
+
+/// Several jobs end at about the same time when no large index is left for the end. An index that the
+/// source does not have may be as large as any.
+fn largest_first(all: &mut [Planned], source: &Table) {
+    let bytes = |planned: &Planned| {
+        let same = source.indexes.iter().find(|i| i.name == planned.plan.name);
+        same.map_or(i64::MAX, |i| i.bytes)
+    };
+    all.sort_by_key(|planned| std::cmp::Reverse(bytes(planned)));
+}
+
+/// Builds the key's index and those that are not unique. Nothing writes to the shadow yet, also where
+/// the phase is entered again and the key's index is there: what applies changes starts afterwards.
+pub(super) async fn build_first(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &Plans,
+) -> Result<()> {
+    let _alone = context.door.alone().await;
+    // An invalid unique index may refuse rows, and helps no statement.
+    present::missing(context, &plans.unique).await?;
+    build::all(context, settings, &plans.first).await
+}
+
+/// Builds the other unique indexes while the shadow rests and equals the source.
+pub(super) async fn build_unique(
+    context: &Context,
+    settings: &IndexSettings,
+    target: &Table,
+    plans: &Plans,
+) -> Result<()> {
+    let _alone = rest_at_equality(context).await?;
+    let one_by_one = IndexSettings { jobs: plans.unique_jobs(settings.jobs), ..settings.clone() };
+    build::all(context, &one_by_one, &plans.unique).await?;
+    set_replica_identity(context, target).await
+}
+
+async fn rest_at_equality(context: &Context) -> Result<Alone> {
+    let session = context.session("full sync").await?;
+    let (flow, writer) = (Arc::clone(&context.flow), context.writer.clone());
+    let syncer = Syncer::new(session, flow, writer).await?;
+    loop {
+        catch_up::drain(context).await?;
+        match syncer.full(&context.tracker, &context.door, &context.fence).await? {
+            Full::Equal(_, alone) => return Ok(alone),
+            Full::Truncated | Full::Behind => {}
+        }
+    }
+}
+
+async fn set_replica_identity(context: &Context, target: &Table) -> Result<()> {
+    let (root, names) = (&context.flow.target.root, TemporaryNames::of(target));
+    let rename = |name: &str| names.until_swap(name);
+    let Some(sql) = shadow::replica_identity(target, root, rename) else { return Ok(()) };
+    let session = context.session("replica identity").await?;
+    let shadow = present::shadow(context, &session).await?;
+    if shadow::has_replica_identity(target, &shadow, rename) {
+        return Ok(());
+    }
+    build::as_owner(context, &session, &sql).await
+}
+
+/// Visibility map and statistics, so that plans after the swap are as good as before; with the
+/// future table's own settings, which say what statistics to gather.
+pub(super) async fn vacuum(
+    context: &Context,
+    settings: &IndexSettings,
+    target: &Table,
+) -> Result<()> {
+    let root = &context.flow.target.root;
+    shadow_settings(&context.session("settings").await?, root, target).await?;
+    let session = builder(context, settings, 0).await?;
+    session.set_role(&context.writer.owner).await?;
+    // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.
+    session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
+    for relation in &context.flow.target.relations {
+        session.batch(&format!("VACUUM (ANALYZE) {relation}")).await?;
+    }
+    Ok(())
+}
+
+/// A session that builds; it does so as the table's owner, each time anew.
+async fn builder(context: &Context, settings: &IndexSettings, n: usize) -> Result<Session> {
+    let session = context.session(&format!("index {n}")).await?;
+    let workers = settings.parallel_workers.to_string();
+    session.set("max_parallel_maintenance_workers", &workers).await?;
+    if let Some(memory) = &settings.memory {
+        session.set("maintenance_work_mem", memory).await?;
+    }
+    Ok(session)
+}
