@@ -5,7 +5,7 @@ use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
 
 use crate::harness::{self, Background, Failpoint, Output};
-use crate::scene::{Held, SOON, Shop, exec, shop};
+use crate::scene::{Held, SOON, Shop, shop};
 
 /// The phases that a run can be held in where it enters them.
 const PHASES: [&str; 5] = ["copy", "index", "catch up", "verify", "cutover"];
@@ -289,23 +289,26 @@ async fn a_run_that_is_killed_after_the_swap_is_resumed() {
          CREATE TABLE orders (id int PRIMARY KEY, p int REFERENCES parent); INSERT INTO orders VALUES (1, 1)",
     )
     .await;
-    let reader = shop.session().await;
-    let held = shop.held("cutover", "orders", &["--rebuild"]).await;
-    // VALIDATE waits for it.
-    shop.exec("CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(99); RETURN NEW; END $$; \
-               CREATE TRIGGER stop BEFORE INSERT ON pgwraith.event FOR EACH ROW WHEN (NEW.what = 'done') EXECUTE FUNCTION stop()").await;
-    exec(&reader, "SELECT pg_advisory_lock(99)").await;
-    held.release().await;
-    let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 99 AND NOT granted)";
-    harness::wait_for_sql(&shop.client, "it is behind the swap", waits).await;
-    held.run.signal(libc::SIGKILL);
-    held.run.finish(SOON).await;
-    exec(&reader, "SELECT pg_advisory_unlock(99)").await;
-    shop.exec("DROP FUNCTION stop() CASCADE; DROP FUNCTION gate() CASCADE; INSERT INTO pgwraith.event (migration_id, what, detail) SELECT id, 'to do', 'ANALYZE orders' FROM pgwraith.migration").await;
+    harness::make_state(&shop.dsn, &shop.client).await;
+    shop.exec(
+        "CREATE FUNCTION stop() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock_shared(99); RETURN NEW; END $$; \
+         CREATE TRIGGER stop BEFORE INSERT ON pgwraith.event FOR EACH ROW WHEN (NEW.what = 'done') EXECUTE FUNCTION stop()",
+    )
+    .await;
+    let point = Failpoint::closed(shop.session().await, 99).await;
+    let run = Background::start(shop.arguments("orders", &["--rebuild"]));
+    point.wait_for_somebody().await;
+    run.signal(libc::SIGKILL);
+    run.finish(SOON).await;
+    point.open().await;
+    shop.exec(
+        "DROP FUNCTION stop() CASCADE; \
+         INSERT INTO pgwraith.event (migration_id, what, detail) SELECT id, 'to do', 'ANALYZE public.orders' FROM pgwraith.migration",
+    )
+    .await;
     let output = resume(&shop, &["--take-over"]).await.expect_code(0);
     assert!(output.json()["cutover"].is_null(), "{output}");
-    let done =
-        "SELECT count(*) FROM pgwraith.event WHERE what = 'done' AND detail = 'ANALYZE orders'";
+    let done = "SELECT count(*) FROM pgwraith.event WHERE what = 'done' AND detail = 'ANALYZE public.orders'";
     assert_eq!(shop.value::<i64>(done).await, 1);
     resume(&shop, &[]).await.expect_code(2);
 }
