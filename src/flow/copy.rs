@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 
 use super::blame::blame;
+use super::brake::Brake;
 use super::chunk::{Kind, Planner, Range};
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
@@ -30,6 +31,7 @@ pub struct Copier {
     pub writer: Writer,
     pub door: Door,
     pub planner: Mutex<Planner>,
+    pub brake: Brake,
 }
 
 impl Copier {
@@ -42,6 +44,7 @@ impl Copier {
             let copied = self.copy(session, &range).await?;
             drop(shared);
             report(copied);
+            tokio::time::sleep(self.brake.pause(copied.took)).await;
         }
     }
 

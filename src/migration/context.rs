@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::flow::Flow;
+use crate::flow::brake::Brake;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::write::{Door, Writer};
 use crate::pg::{Connector, Session};
@@ -18,6 +19,8 @@ pub(super) struct Context {
     pub(super) door: Door,
     pub(super) fence: Fence,
     pub(super) meter: Meter,
+    /// Pressed by whoever protects the server.
+    pub(super) brake: Brake,
 }
 
 impl Context {

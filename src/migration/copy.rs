@@ -54,6 +54,7 @@ pub(super) async fn copy(context: &Context, settings: CopySettings) -> Result<()
         writer: context.writer.clone(),
         door: context.door.clone(),
         planner: Mutex::new(planner),
+        brake: context.brake.clone(),
     };
     let mut sessions = Vec::new();
     for n in 1..=settings.workers.max(1) {

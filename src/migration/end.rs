@@ -53,6 +53,14 @@ impl Run<'_> {
         format!("`pgwraith resume {table}` goes on, `pgwraith abort {table}` undoes it")
     }
 
+    fn recover(&self) -> String {
+        let table = shell_word(self.table);
+        format!(
+            "`pgwraith resume {table} --recover` makes a new slot and compares every row, \
+             `pgwraith abort {table}` undoes it"
+        )
+    }
+
     async fn settle(&self, migration: i64, epoch: i64, error: &Error) -> Result<Told> {
         // One session keeps successors out, another does the work: what fails in it must not let them in.
         let holder = self.connector.session("end").await?;
@@ -93,16 +101,15 @@ impl Run<'_> {
         there: Option<QualifiedName>,
     ) -> Result<Told> {
         let name = there.map_or_else(|| stored.names.source.to_string(), |name| name.to_string());
-        let slot = match &stored.slot {
+        let holds = match &stored.slot {
             Some(slot) => slot_holds(session, slot).await?,
-            None => String::new(),
+            None => None,
         };
-        Ok(Told {
-            state: format!(
-                "{name} is untouched and in use; the copy so far is kept in {}{slot}",
-                stored.names.shadow
-            ),
-            next: self.ways_on(),
+        let shadow = &stored.names.shadow;
+        let state = format!("{name} is untouched and in use; the copy so far is kept in {shadow}");
+        Ok(match holds {
+            Some(holds) => Told { state: format!("{state}; {holds}"), next: self.ways_on() },
+            None => Told { state: format!("{state}; the slot is gone"), next: self.recover() },
         })
     }
 
@@ -142,10 +149,7 @@ impl Run<'_> {
             ),
             _ => (
                 format!("{source}the slot is dropped; the copy so far is kept in {shadow}"),
-                format!(
-                    "`pgwraith resume {table} --recover` makes a new slot and compares every row, \
-                     `pgwraith abort {table}` undoes it"
-                ),
+                self.recover(),
             ),
         };
         Ok(Told { state, next })
@@ -190,14 +194,12 @@ fn swapped(stored: &Stored) -> Told {
     }
 }
 
-/// How much log a slot holds back, and what becomes of that.
-async fn slot_holds(session: &Session, slot: &str) -> Result<String> {
+/// How much log a slot holds back, and what becomes of that; None where it is gone.
+async fn slot_holds(session: &Session, slot: &str) -> Result<Option<String>> {
     let sql = "SELECT pg_catalog.pg_current_wal_lsn(), s.restart_lsn, s.safe_wal_size, \
                pg_catalog.current_setting('max_slot_wal_keep_size') \
                FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
-    let Some(row) = session.maybe(sql, &[&slot]).await? else {
-        return Ok(format!("; its slot {slot} is gone"));
-    };
+    let Some(row) = session.maybe(sql, &[&slot]).await? else { return Ok(None) };
     let (now, from): (Lsn, Option<Lsn>) = (row.get(0), row.get(1));
     let held = now.bytes_since(from.unwrap_or(now)) >> 20;
     let until = match row.get::<_, Option<i64>>(2) {
@@ -208,7 +210,7 @@ async fn slot_holds(session: &Session, slot: &str) -> Result<String> {
         ),
         None => "without limit (max_slot_wal_keep_size = -1)".to_owned(),
     };
-    Ok(format!(
-        "; the slot {slot} holds back {held} MB of WAL now, and all that is written from here on, {until}"
-    ))
+    Ok(Some(format!(
+        "the slot {slot} holds back {held} MB of WAL now, and all that is written from here on, {until}"
+    )))
 }

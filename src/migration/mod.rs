@@ -13,6 +13,8 @@ mod resume;
 mod retry;
 mod run;
 mod slot;
+mod slot_guard;
+mod slot_limits;
 mod store;
 mod stretch;
 mod supervisor;
@@ -20,6 +22,7 @@ mod takeover;
 mod teardown;
 mod verify;
 mod watch;
+mod watchdog;
 
 pub use abort::{Aborted, AfterSwap, abort};
 pub use copy::CopySettings;

@@ -14,14 +14,17 @@ use tokio_util::sync::CancellationToken;
 use super::begun::{Begun, Known};
 use super::context::Context;
 use super::run::{Report, Run};
+use super::slot_guard::SlotGuard;
 use super::store::Stored;
 use super::supervisor::{Background, Supervisor};
+use super::watchdog::Watchdog;
 use super::{Phase, after, begun, catch_up, copy, index, prepare, store, teardown, verify, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::Plan;
 use crate::cutover::{self, Cutover};
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
+use crate::flow::brake::Brake;
 use crate::flow::capture::{Fence, Tracker, capture};
 use crate::flow::keeper::Keeper;
 use crate::flow::truncate::Truncator;
@@ -102,6 +105,8 @@ impl Stretch<'_, '_> {
         let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
         let failing = guard.clone();
         background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
+        background.push(self.guard_slot(&context).await?);
+        background.push(self.watchdog(&context).await?);
         let done = guard.guard(self.in_order(control, &known, &context, &fingerprint, here)).await;
         for task in background {
             task.finish().await;
@@ -170,7 +175,30 @@ impl Stretch<'_, '_> {
             self.supervisor.spawn(|end| tell_backlog(watched.0, watched.1, end)),
         ];
         let connector = self.run.connector.clone();
-        Ok((Context { connector, flow, writer, tracker, door, fence, meter }, background))
+        let brake = Brake::default();
+        Ok((Context { connector, flow, writer, tracker, door, fence, meter, brake }, background))
+    }
+
+    async fn guard_slot(&self, context: &Context) -> Result<Background> {
+        let guard = SlotGuard {
+            session: context.session("slot").await?,
+            slot: context.flow.slot.clone(),
+            asked: self.run.settings.index.max_slot_wal,
+            brake: context.brake.clone(),
+            meter: context.meter.clone(),
+        };
+        let failing = self.supervisor.clone();
+        Ok(self.supervisor.spawn(|end| guard.guard(failing, end)))
+    }
+
+    async fn watchdog(&self, context: &Context) -> Result<Background> {
+        let watchdog = Watchdog {
+            session: context.session("watchdog").await?,
+            migration: self.migration,
+            unanswered: self.run.connector.unanswered().clone(),
+            meter: context.meter.clone(),
+        };
+        Ok(self.supervisor.spawn(|end| watchdog.watch(end)))
     }
 
     async fn in_order(

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::session::{Session, application_name, settle, start_options};
+use super::unanswered::Unanswered;
 use crate::conninfo::{Address, ConnInfo, Host, UseTls};
 use crate::error::{Error, Result};
 
@@ -22,12 +23,22 @@ use crate::error::{Error, Result};
 pub struct Connector {
     info: Arc<ConnInfo>,
     reached: Arc<OnceCell<Host>>,
+    unanswered: Unanswered,
 }
 
 impl Connector {
     /// Opens nothing yet.
     pub fn new(info: ConnInfo) -> Self {
-        Connector { info: Arc::new(info), reached: Arc::default() }
+        Connector {
+            info: Arc::new(info),
+            reached: Arc::default(),
+            unanswered: Unanswered::default(),
+        }
+    }
+
+    /// Statements of its sessions that are not answered yet.
+    pub fn unanswered(&self) -> &Unanswered {
+        &self.unanswered
     }
 
     /// What was asked for.
@@ -80,7 +91,7 @@ impl Connector {
         let mut last = None;
         for &tls in self.info.attempts(host) {
             match self.client(host, tls, role).await {
-                Ok(client) => return settle(client, role).await,
+                Ok(client) => return settle(client, role, &self.unanswered).await,
                 Err(e) => last = Some(e),
             }
         }

@@ -8,6 +8,7 @@ pub mod raw;
 pub mod session;
 pub mod snapshot;
 pub mod sqlstate;
+pub mod unanswered;
 
 pub use connector::Connector;
 pub use lsn::Lsn;

@@ -5,6 +5,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
 use super::name::quote_literal;
+use super::unanswered::Unanswered;
 use crate::error::{Error, Result};
 
 /// Pinned at connection start, where they override `ALTER ROLE … SET` and `ALTER DATABASE … SET`
@@ -30,13 +31,17 @@ const PINNED_AT_START: &[(&str, &str)] = &[
     // What the server prints of an expression is read again.
     ("quote_all_identifiers", "off"),
     ("array_nulls", "on"),
+    // A tool whose host is gone lets go of its transactions within a minute.
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
 ];
 
 const PINNED_LATER: &str =
     "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;";
 
 /// Pins what could not be pinned at the start, and asks who the server is.
-pub(super) async fn settle(client: Client, role: &str) -> Result<Session> {
+pub(super) async fn settle(client: Client, role: &str, unanswered: &Unanswered) -> Result<Session> {
     client.batch_execute(PINNED_LATER).await?;
     let row = client
         .query_one(
@@ -53,6 +58,7 @@ pub(super) async fn settle(client: Client, role: &str) -> Result<Session> {
         version: row.get(1),
         encoding: encoding.clone(),
         role: role.to_owned(),
+        unanswered: unanswered.clone(),
     };
     if session.version >= 170_000 {
         session.batch("SET transaction_timeout = 0").await?;
@@ -87,6 +93,7 @@ pub struct Session {
     version: i32,
     encoding: String,
     role: String,
+    unanswered: Unanswered,
 }
 
 impl Session {
@@ -112,11 +119,13 @@ impl Session {
 
     /// Runs statements without parameters.
     pub async fn batch(&self, sql: &str) -> Result<()> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.batch_execute(&self.tag(sql)).await.map_err(Error::from)
     }
 
     /// Runs statements without parameters and returns the last result's rows as text.
     pub async fn simple(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let _sent = self.unanswered.sent(self.pid);
         let mut rows = Vec::new();
         for message in self.client.simple_query(&self.tag(sql)).await? {
             match message {
@@ -132,26 +141,31 @@ impl Session {
 
     /// Runs one statement and returns its rows.
     pub async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.query(&self.tag(sql), params).await.map_err(Error::from)
     }
 
     /// Runs one statement that returns exactly one row.
     pub async fn one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.query_one(&self.tag(sql), params).await.map_err(Error::from)
     }
 
     /// Runs one statement that returns at most one row.
     pub async fn maybe(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.query_opt(&self.tag(sql), params).await.map_err(Error::from)
     }
 
     /// Runs one statement and returns the number of rows it touched.
     pub async fn execute(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.execute(&self.tag(sql), params).await.map_err(Error::from)
     }
 
     /// Prepares a statement once for many runs.
     pub async fn prepare(&self, sql: &str) -> Result<Statement> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.prepare(&self.tag(sql)).await.map_err(Error::from)
     }
 
@@ -161,6 +175,7 @@ impl Session {
         statement: &Statement,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.query(statement, params).await.map_err(Error::from)
     }
 
@@ -170,6 +185,7 @@ impl Session {
         statement: &Statement,
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64> {
+        let _sent = self.unanswered.sent(self.pid);
         self.client.execute(statement, params).await.map_err(Error::from)
     }
 

@@ -9,11 +9,12 @@ use tokio::time::sleep;
 
 use super::duplicates::duplicates;
 use super::size::Forecast;
-use super::way::{SlotLimits, Way, way};
+use super::way::{Way, way};
 use super::{IndexSettings, Planned, builder, present};
 use crate::error::{Error, Result};
 use crate::flow::write::Isolation;
 use crate::migration::context::Context;
+use crate::migration::slot_limits::SlotLimits;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Lossy, Session, quote_ident};
 use crate::shadow::IndexPlan;

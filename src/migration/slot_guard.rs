@@ -1,0 +1,156 @@
+//! Watches how much of the log our slot holds back: slows the copy down first, and gives the slot up rather
+//! than let it take the server down. The state stays, for `resume --recover`.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::slot_limits::SlotLimits;
+use super::supervisor::Supervisor;
+use super::teardown;
+use crate::error::{Error, Result};
+use crate::flow::brake::Brake;
+use crate::pg::{Lossy, Lsn, Session};
+use crate::telemetry::Meter;
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Who holds the slot back is told again only after this.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// From this share of the limit on the copy slows down.
+const SLOW_FROM: f64 = 0.5;
+
+/// Guards one slot.
+pub(super) struct SlotGuard {
+    /// Used by the guard alone.
+    pub(super) session: Session,
+    pub(super) slot: String,
+    /// `--max-slot-wal`.
+    pub(super) asked: Option<u64>,
+    pub(super) brake: Brake,
+    pub(super) meter: Meter,
+}
+
+/// What the server says of the slot.
+struct Seen {
+    held: u64,
+    /// Bytes until the server gives it up.
+    safe: Option<i64>,
+    lost: bool,
+}
+
+impl SlotGuard {
+    /// Works until `end`. Where the slot holds back too much the run is stopped and the slot dropped.
+    pub(super) async fn guard(self, supervisor: Supervisor, end: CancellationToken) -> Result<()> {
+        let limit = SlotLimits::read(&self.session, self.asked).await?.bytes();
+        let mut told: Option<Instant> = None;
+        loop {
+            if timeout(EVERY, end.cancelled()).await.is_ok() {
+                return Ok(());
+            }
+            let Some(seen) = self.look().await? else { continue };
+            let pressure = pressure(seen.held, seen.safe, limit);
+            self.brake.press(pressure);
+            if pressure >= 1.0 || seen.lost {
+                let why = self.who().await?;
+                // Told first: without its slot the stream breaks, and that is not the reason.
+                supervisor.fail(self.over(&seen, limit, &why));
+                return teardown::drop_slot(&self.session, &self.slot).await;
+            }
+            if pressure > 0.0 && told.is_none_or(|at| at.elapsed() > TELL_AGAIN) {
+                told = Some(Instant::now());
+                let why = self.who().await?;
+                self.meter.note(format!(
+                    "the slot holds back {} MB of WAL of {} MB allowed, and the copy slows down: {why}",
+                    seen.held >> 20,
+                    limit >> 20
+                ));
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Option<Seen>> {
+        let sql = "SELECT pg_catalog.pg_current_wal_lsn(), s.restart_lsn, s.safe_wal_size, \
+                   COALESCE(s.wal_status = 'lost', false) \
+                   FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
+        let row = self.session.maybe(sql, &[&self.slot]).await?;
+        Ok(row.map(|row| {
+            let (now, restart): (Lsn, Option<Lsn>) = (row.get(0), row.get(1));
+            let held = now.bytes_since(restart.unwrap_or(now));
+            Seen { held, safe: row.get(2), lost: row.get(3) }
+        }))
+    }
+
+    /// Log is kept from where the oldest transaction began that was open at the last confirmed change: one
+    /// that is still open, and has written, is to blame. Otherwise the stream is behind.
+    async fn who(&self) -> Result<String> {
+        let sql = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
+                   COALESCE(pg_catalog.left(a.query, 80), ''), \
+                   pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::pg_catalog.int8 \
+                   FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
+                   AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
+                   ORDER BY pg_catalog.age(a.backend_xid) DESC LIMIT 1";
+        Ok(match self.session.maybe(sql, &[]).await? {
+            Some(row) => {
+                let (pid, user): (i32, Lossy) = (row.get(0), row.get(1));
+                let (state, query): (&str, Lossy) = (row.get(2), row.get(3));
+                let seconds: i64 = row.get(4);
+                format!(
+                    "the transaction of pid {pid} ({user}, {state}, open for {seconds} s) holds it: {query}"
+                )
+            }
+            None => "logical decoding is behind what is written".to_owned(),
+        })
+    }
+
+    fn over(&self, seen: &Seen, limit: u64, why: &str) -> Error {
+        let what = match seen.lost {
+            true => format!(
+                "the server gave the replication slot {} up (max_slot_wal_keep_size)",
+                self.slot
+            ),
+            false => format!(
+                "the replication slot {} holds back {} MB of WAL, {} MB are allowed (--max-slot-wal, max_slot_wal_keep_size)",
+                self.slot,
+                seen.held >> 20,
+                limit >> 20
+            ),
+        };
+        Error::failed(format!("{what}: {why}"))
+            .state("The slot is dropped so that the disk does not fill up")
+    }
+}
+
+/// How hard to brake, from 0 to 1; at 1 the limit is reached. `safe` is what is left until the server
+/// gives the slot up by its own limit: half of the limit's last eighth is left to it.
+fn pressure(held: u64, safe: Option<i64>, limit: u64) -> f64 {
+    let share = held as f64 / limit.max(1) as f64;
+    let near = safe.map_or(0.0, |safe| {
+        let all = held as f64 + safe.max(0) as f64;
+        held as f64 / (all * 15.0 / 16.0).max(1.0)
+    });
+    ((share.max(near) - SLOW_FROM) / (1.0 - SLOW_FROM)).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copy_slows_down_from_half_of_the_limit_on() {
+        let gb = 1u64 << 30;
+        assert_eq!(pressure(0, None, gb), 0.0);
+        assert_eq!(pressure(gb / 2, None, gb), 0.0);
+        assert_eq!(pressure(gb * 3 / 4, None, gb), 0.5);
+        assert_eq!(pressure(gb, None, gb), 1.0);
+        assert_eq!(pressure(2 * gb, None, gb), 1.0);
+    }
+
+    #[test]
+    fn the_slot_is_given_up_before_the_server_does() {
+        let gb = 1i64 << 30;
+        assert!(pressure(gb as u64, Some(gb / 100), u64::MAX) >= 1.0);
+        assert!(pressure(gb as u64, Some(gb), u64::MAX) < 0.1);
+        assert!(pressure(1, Some(-5), u64::MAX) >= 1.0, "already beyond");
+    }
+}

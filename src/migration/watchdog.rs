@@ -1,0 +1,106 @@
+//! Sees that nothing hangs without a word: tells for whom a session of ours waits, and notices an answer
+//! that was given and never arrived.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::teardown::session_names;
+use crate::error::{Error, Result};
+use crate::pg::unanswered::Unanswered;
+use crate::pg::{Lossy, Session};
+use crate::telemetry::Meter;
+
+const EVERY: Duration = Duration::from_secs(5);
+/// A wait is told once it has lasted so long, and again each time it has lasted twice as long.
+const WORTH_TELLING: Duration = Duration::from_secs(10);
+/// The server has answered so long ago: the answer is lost, and the connection with it.
+const ANSWER_LOST: Duration = Duration::from_secs(20);
+/// A server that does not answer the simplest question in this time is not reached any more.
+const REACHED: Duration = Duration::from_secs(30);
+
+/// Watches over the sessions of one stretch.
+pub(super) struct Watchdog {
+    /// Used by the watchdog alone.
+    pub(super) session: Session,
+    pub(super) migration: i64,
+    pub(super) unanswered: Unanswered,
+    pub(super) meter: Meter,
+}
+
+impl Watchdog {
+    /// Works until `end`; fails where a connection is lost and nobody was told.
+    pub(super) async fn watch(self, end: CancellationToken) -> Result<()> {
+        let mut told: HashMap<String, (Instant, Duration)> = HashMap::new();
+        loop {
+            if timeout(EVERY, end.cancelled()).await.is_ok() {
+                return Ok(());
+            }
+            let look = async {
+                self.answers().await?;
+                self.waits(&mut told).await
+            };
+            timeout(REACHED, look)
+                .await
+                .unwrap_or_else(|_| Err(Error::lost("the server does not answer any more")))?;
+        }
+    }
+
+    /// **Who waits for an answer that was given.** A backend that is idle, or gone, owes none.
+    async fn answers(&self) -> Result<()> {
+        let late = self.unanswered.longer_than(ANSWER_LOST);
+        if late.is_empty() {
+            return Ok(());
+        }
+        let sql = "SELECT u.pid FROM pg_catalog.unnest($1::pg_catalog.int4[]) u (pid) \
+                   LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = u.pid \
+                   WHERE a.pid IS NULL OR a.state <> 'active' \
+                     AND a.state_change < pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $2)";
+        let rows = self.session.query(sql, &[&late, &ANSWER_LOST.as_secs_f64()]).await?;
+        let lost: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+        // Still: it may have come while we asked.
+        let still = self.unanswered.longer_than(ANSWER_LOST);
+        match lost.iter().find(|pid| still.contains(pid)) {
+            None => Ok(()),
+            Some(pid) => Err(Error::lost(format!(
+                "backend {pid} gave an answer more than {} s ago that did not arrive: the connection is lost",
+                ANSWER_LOST.as_secs()
+            ))),
+        }
+    }
+
+    /// Which session of ours waits for whom, for long.
+    async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<()> {
+        let sql = "SELECT w.application_name, b.pid, COALESCE(b.usename::pg_catalog.text, '?'), COALESCE(b.state, '?'), \
+                   COALESCE(pg_catalog.left(b.query, 80), '') \
+                   FROM pg_catalog.pg_stat_activity w, \
+                     LATERAL (SELECT a.* FROM pg_catalog.pg_stat_activity a \
+                       WHERE a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)) ORDER BY a.pid LIMIT 1) b \
+                   WHERE w.application_name LIKE $1 AND w.wait_event_type = 'Lock' \
+                     AND w.datname = pg_catalog.current_database()";
+        let rows = self.session.query(sql, &[&session_names(self.migration)]).await?;
+        let mut seen = HashMap::new();
+        for row in &rows {
+            let (who, pid): (Lossy, i32) = (row.get(0), row.get(1));
+            let (since, next) = told
+                .remove(&format!("{who} {pid}"))
+                .unwrap_or_else(|| (Instant::now(), WORTH_TELLING));
+            let mut next = next;
+            if since.elapsed() >= next {
+                let (user, state, query): (Lossy, Lossy, Lossy) =
+                    (row.get(2), row.get(3), row.get(4));
+                let role = who.0.rsplit('/').next().unwrap_or_default();
+                self.meter.note(format!(
+                    "{role:?} has been waiting for {} s for pid {pid} ({user}, {state}): {query}",
+                    since.elapsed().as_secs()
+                ));
+                next = since.elapsed() * 2;
+            }
+            seen.insert(format!("{who} {pid}"), (since, next));
+        }
+        *told = seen;
+        Ok(())
+    }
+}
