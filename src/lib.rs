@@ -37,6 +37,7 @@ pub mod conninfo;
 pub mod cutover;
 pub mod demo;
 pub mod error;
+pub mod failpoint;
 pub mod flow;
 pub mod migration;
 pub mod pg;

@@ -7,6 +7,8 @@ use pgwraith::cli::{self, args::Arguments};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = pgwraith::failpoint::setup();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(e) => {

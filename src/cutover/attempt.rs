@@ -9,6 +9,7 @@ use super::locks::Locks;
 use super::look::Obstacle;
 use super::{Cutover, Steps, outcome};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::flow::dirty::Batch;
 use crate::flow::key::Key;
 use crate::flow::write::Alone;
@@ -65,6 +66,7 @@ impl<'a> Attempt<'a> {
             steps: Steps::default(),
             batch: None,
         };
+        failpoint!("cutover ready");
         let done = attempt.under_lock().await;
         let Attempt { started, granted, batch, steps, .. } = attempt;
         let Err(stop) = done else {
@@ -93,6 +95,7 @@ impl<'a> Attempt<'a> {
 
     async fn under_lock(&mut self) -> Result<(), Stop> {
         self.lock().await?;
+        failpoint!("cutover locked");
         let locked = Instant::now();
         // Everything the application committed is in the log before the fence. The look needs the
         // lock, not the fence: what it sees can change no more, or only in the log behind the
@@ -106,8 +109,10 @@ impl<'a> Attempt<'a> {
         self.final_sync().await?;
         let synced = Instant::now();
         self.rename().await?;
+        failpoint!("cutover renamed");
         let renamed = Instant::now();
         self.commit().await?;
+        failpoint!("cutover committed");
         let ms = |from: Instant, to: Instant| (to - from).as_secs_f64() * 1000.0;
         self.steps = Steps {
             lock_ms: ms(self.started, locked),

@@ -13,6 +13,7 @@ use super::key::Key;
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
+use crate::failpoint::failpoint;
 use crate::pg::{Raw, Session};
 
 /// What ranges are for; the `kind` of a row in `pgwraith.chunk`.
@@ -189,6 +190,7 @@ impl Planner {
         let upper = self.find_end().await?;
         let range = Range { number: self.number, lower: self.lower.clone(), upper };
         self.record(&range).await?;
+        failpoint!("chunk recorded");
         // Only now: after an error the same range comes again.
         self.complete = range.upper.is_none();
         self.lower.clone_from(&range.upper);

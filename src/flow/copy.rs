@@ -12,6 +12,7 @@ use super::chunk::{Kind, Planner, Range};
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Lsn, Session, Snapshot};
 
@@ -82,7 +83,9 @@ impl Copier {
         let rows = session.execute(&sql, &range.parameters()).await?;
         self.writer.as_tool(session).await?;
         let wal_after = self.settle(session, range, rows, &snapshot).await?;
+        failpoint!("chunk copied");
         session.batch("COMMIT").await?;
+        failpoint!("chunk committed");
         let took = started.elapsed();
         let wal = wal_after.bytes_since(wal_before);
         self.planner.lock().await.pace.learn(rows as i64, took, wal);

@@ -14,6 +14,7 @@ use super::key::Key;
 use super::sync::PLANS;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
+use crate::failpoint::failpoint;
 use crate::pg::{Lsn, Session};
 
 /// When keys leave memory, and how often the position is stored.
@@ -161,7 +162,9 @@ impl Keeper {
             return Ok(());
         }
         self.store_position(position).await?;
+        failpoint!("position stored");
         self.tracker.confirm(position);
+        failpoint!("position confirmed");
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use super::dirty::{Batch, Remains};
 use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Lossy, RawArray, Session, Snapshot};
 
@@ -259,7 +260,9 @@ impl Syncer {
             }
         };
         self.settle(batch, &snapshot, &unsynced).await?;
+        failpoint!("batch synced");
         self.session.batch("COMMIT").await?;
+        failpoint!("batch committed");
         Ok((snapshot, unsynced))
     }
 
@@ -317,6 +320,7 @@ impl Syncer {
         self.settle(&batch, &snapshot, &HashSet::new()).await?;
         self.session.batch("COMMIT").await?;
         tracker.dirty().finish(batch, &snapshot);
+        failpoint!("full sync committed");
         tracker.freed.notify_one();
         Ok(Full::Equal(snapshot, alone))
     }

@@ -23,6 +23,7 @@ use super::key::{Key, key_arrays};
 use super::sync::FENCE_LIMIT;
 use super::write::{Isolation, Writer};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{RawArray, Session, quote_ident, quote_literal};
 
@@ -333,6 +334,7 @@ impl Verifier {
         let values: [&(dyn ToSql + Sync); 5] =
             [&flow.migration, &flow.number, &range.number, &rows, &sum];
         session.execute(sql, &values).await?;
+        failpoint!("range recorded");
         session.batch("COMMIT").await
     }
 

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::store::{self, ToDo};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Connector, Session};
 use crate::shadow::{Names, Step};
@@ -39,7 +40,10 @@ pub(super) async fn run(
             };
             let session = open.insert(session);
             by_its_role(session, step, patience, meter).await?;
-            store::event(session, migration, "done", &step.sql).await
+            failpoint!("step done");
+            store::event(session, migration, "done", &step.sql).await?;
+            failpoint!("step recorded");
+            Ok(())
         };
         if let Err(e) = done.await {
             if failed.is_some() {

@@ -8,6 +8,7 @@ use super::{Phase, prepare, slot, teardown};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::{self, Plan, Request};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::flow::{Flow, Target};
 use crate::pg::{Connector, Lsn, Session};
 use crate::shadow::Names;
@@ -64,8 +65,10 @@ impl Making<'_> {
         let names = stored.names.clone();
         let flow = prepare::describe_flow(control, stored.id, &source, plan, &names).await?;
         store::record_flow(control, &flow, &target).await?;
+        failpoint!("flow recorded");
         prepare::create_rows_view(self.connector, &flow, &source, self.epoch).await?;
         prepare::create_publication(control, &flow, &source).await?;
+        failpoint!("publication made");
         let fingerprint =
             catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
         store::keep_fingerprint(control, &flow, &fingerprint).await?;
@@ -126,7 +129,9 @@ impl Making<'_> {
         self.meter.note(format!("{why}: a new slot is made, and every row is compared"));
         // First: whatever happens from here on, what the old slot would have told is unknown.
         store::mark_unproven(control, &flow, true).await?;
+        failpoint!("marked unproven");
         teardown::drop_slot(control, &flow.slot).await?;
+        failpoint!("lost slot dropped");
         teardown::drop_publication(control, &flow.publication).await?;
         prepare::create_publication(control, &flow, &known.source).await?;
         let fingerprint =

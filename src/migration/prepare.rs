@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use crate::catalog::{self, Table};
 use crate::change::Plan;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
 use crate::flow::{Captured, Flow, Target};
 use crate::pg::{Connector, Lossy, Lsn, QualifiedName, Session, quote_ident};
@@ -136,8 +137,10 @@ pub(super) async fn create_slot(
         }
     };
     let start = created.map_err(|e| e.context("creating the replication slot"))?;
+    failpoint!("slot made");
     let system = (system.system_identifier.as_str(), system.timeline);
     store::record_slot(session, flow, system, start).await?;
+    failpoint!("slot recorded");
     let stream = connection.start(options(flow, start, session)).await?;
     Ok((stream, start))
 }

@@ -14,7 +14,7 @@ pub struct Unfinished {
     pub options: serde_json::Value,
 }
 
-/// The unfinished migration of `table`, or one that swapped and left something to do; None where there is
+/// The unfinished migration of `table`, or one that swapped and did not come to its end; None where there is
 /// neither.
 pub async fn unfinished(connector: &Connector, table: &str) -> Result<Option<Unfinished>> {
     let session = connector.session("resume").await?;
@@ -37,7 +37,8 @@ pub(super) async fn look(session: &Session, table: &str) -> Result<Option<Stored
         return Ok(Some(found));
     }
     for found in store::swapped(session, oid, table).await? {
-        if teardown::is_anything_left(session, &found).await?
+        if !store::is_finished(session, found.id).await?
+            || teardown::is_anything_left(session, &found).await?
             || !store::left_to_validate(session, found.id).await?.is_empty()
         {
             return Ok(Some(found));

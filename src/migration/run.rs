@@ -17,6 +17,7 @@ use crate::catalog::{self, Table};
 use crate::change::{self, Plan, Request};
 use crate::cutover::{self, Swapped};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::flow::keeper::Limits;
 use crate::flow::verify::Findings;
 use crate::pg::sqlstate::classify;
@@ -125,6 +126,7 @@ impl Run<'_> {
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
         store::ensure(&control).await?;
         let migration = store::begin(&control, oid, &names, request, self.options).await?;
+        failpoint!("begun");
         drop(control);
         self.go_on(migration, FIRST_EPOCH, Some((source, plan)), false).await
     }

@@ -23,6 +23,7 @@ use crate::catalog::{self, Fingerprint, Table};
 use crate::change::Plan;
 use crate::cutover::{self, Cutover};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::flow::Flow;
 use crate::flow::brake::Brake;
 use crate::flow::capture::{Fence, Tracker, capture};
@@ -212,9 +213,11 @@ impl Stretch<'_, '_> {
         let settings = self.run.settings;
         if here.at == Phase::Prepare {
             prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
+            failpoint!("shadow made");
         }
         if here.new_slot {
             prepare::wait_for_writers(control, known.source.oid, &context.meter).await?;
+            failpoint!("writers waited for");
         }
 
         self.enter(control, here, Phase::Copy).await?;
@@ -231,6 +234,7 @@ impl Stretch<'_, '_> {
         index::build_unique(context, &settings.index, &known.target, &plans).await?;
         if here.at <= Phase::Index {
             index::vacuum(context, &settings.index, &known.target).await?;
+            failpoint!("vacuumed");
         }
 
         self.enter(control, here, Phase::CatchUp).await?;
@@ -286,6 +290,7 @@ impl Stretch<'_, '_> {
 
     async fn enter(&self, control: &Session, here: Here, phase: Phase) -> Result<()> {
         self.run.meter.tell(Sample::Phase(phase.as_str()));
+        failpoint!("phase entered");
         store::enter(control, self.migration, phase, here.at).await
     }
 
@@ -315,6 +320,7 @@ impl Stretch<'_, '_> {
             self.supervisor.guard(work).await?;
         }
         store::event(control, self.migration, "finished", "").await?;
+        failpoint!("finished");
         Ok(steps.iter().filter(|to_do| to_do.validates).count())
     }
 }

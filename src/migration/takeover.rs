@@ -3,6 +3,7 @@
 use super::store::{self, Stored};
 use super::teardown;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
 use crate::pg::{Lossy, Session, shell_word};
 
@@ -23,6 +24,7 @@ pub(super) async fn cut_off(session: &Session, migration: i64) -> Result<i64> {
     // have come back in between and begun another.
     teardown::end_sessions(session, migration).await?;
     let epoch = store::raise_epoch(session, migration, None).await?;
+    failpoint!("epoch raised");
     teardown::end_sessions(session, migration).await?;
     epoch.ok_or_else(superseded)
 }

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::store::{self, Stored};
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
 use crate::pg::{QualifiedName, Session, quote_ident};
 
@@ -133,9 +134,11 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
     if let Some(slot) = &stored.slot {
         drop_slot(session, slot).await?;
     }
+    failpoint!("slot dropped");
     if let Some(publication) = &stored.publication {
         drop_publication(session, publication).await?;
     }
+    failpoint!("publication dropped");
     drop_rows_view(session, migration).await
 }
 
@@ -144,11 +147,15 @@ pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<()> {
     if let Some(slot) = &stored.slot {
         drop_slot(session, slot).await?;
     }
+    failpoint!("undo: slot dropped");
     if let Some(publication) = &stored.publication {
         drop_publication(session, publication).await?;
     }
+    failpoint!("undo: publication dropped");
     drop_rows_view(session, stored.id).await?;
-    drop_shadow(session, stored).await
+    drop_shadow(session, stored).await?;
+    failpoint!("undo: shadow dropped");
+    Ok(())
 }
 
 /// Drops the shadow: only the very table that we made, somebody else's of the same name stays.

@@ -23,7 +23,16 @@ pub struct Background {
 impl Background {
     /// Starts the program.
     pub fn start(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Background {
+        Background::start_with(&[], args)
+    }
+
+    /// Starts the program with more in its environment.
+    pub fn start_with(
+        environment: &[(&str, &str)],
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Background {
         let mut command = Command::from(pgwraith());
+        command.envs(environment.iter().copied());
         command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
@@ -43,6 +52,14 @@ impl Background {
         let pid = self.child.id().expect("the program runs") as i32;
         // SAFETY: kill takes plain numbers; the child has not been waited for, so the pid is its.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+    }
+
+    /// The same, unless it has ended already.
+    pub fn signal_if_running(&self, signal: i32) {
+        if let Some(pid) = self.child.id() {
+            // SAFETY: as above; a child that has ended and was not waited for takes no harm.
+            unsafe { libc::kill(pid as i32, signal) };
+        }
     }
 
     /// What it said on stderr up to now.

@@ -12,6 +12,7 @@ use super::size::Forecast;
 use super::way::{Way, way};
 use super::{IndexSettings, Planned, builder, present};
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::flow::write::Isolation;
 use crate::migration::context::Context;
 use crate::migration::slot_limits::SlotLimits;
@@ -95,6 +96,7 @@ async fn build_some(
         let session = builder(context, settings, n).await?;
         while let Some(build) = next() {
             build_one(context, &session, build).await?;
+            failpoint!("index built");
         }
         Ok::<_, Error>(())
     });
@@ -216,6 +218,7 @@ async fn attach_all(context: &Context, attach: &[&Planned]) -> Result<()> {
             as_owner(context, &session, sql)
                 .await
                 .map_err(|e| e.context(format!("making index {name} a constraint")))?;
+            failpoint!("index attached");
         }
     }
     Ok(())

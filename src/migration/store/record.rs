@@ -214,6 +214,13 @@ pub(in crate::migration) async fn is_swapped(session: &Session, migration: i64) 
     Ok(session.maybe(sql, &[&migration]).await?.is_some_and(|row| row.get(0)))
 }
 
+/// Whether a run of the migration came to its end.
+pub(in crate::migration) async fn is_finished(session: &Session, migration: i64) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pgwraith.event e \
+               WHERE e.migration_id = $1 AND e.what = 'finished')";
+    Ok(session.one(sql, &[&migration]).await?.get(0))
+}
+
 /// Removes a migration's state, and the schema with the last one.
 pub(in crate::migration) async fn forget(session: &Session, migration: i64) -> Result<()> {
     session.batch("BEGIN").await?;

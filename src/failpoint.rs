@@ -1,0 +1,70 @@
+//! Places where the process can be made to die at once, as by SIGKILL: before and after every change of
+//! the state. Compiled only with the feature `failpoints`; chosen by the environment variable
+//! `FAILPOINTS`, `name=return` or `name=3*off->return` for the fourth time (crate `fail`).
+
+/// Dies here, where the environment says so.
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!($name, |_| $crate::failpoint::die());
+    };
+}
+pub(crate) use failpoint;
+
+/// Every failpoint, in the order in which a run comes by.
+#[cfg(feature = "failpoints")]
+pub const ALL: &[&str] = &[
+    "begun",
+    "flow recorded",
+    "publication made",
+    "slot made",
+    "slot recorded",
+    "shadow made",
+    "writers waited for",
+    "phase entered",
+    "chunk recorded",
+    "chunk copied",
+    "chunk committed",
+    "index built",
+    "index attached",
+    "batch synced",
+    "batch committed",
+    "position stored",
+    "position confirmed",
+    "full sync committed",
+    "vacuumed",
+    "range recorded",
+    "cutover ready",
+    "cutover locked",
+    "cutover renamed",
+    "cutover committed",
+    "slot dropped",
+    "publication dropped",
+    "step done",
+    "step recorded",
+    "finished",
+];
+
+/// Those that a resumed run comes by besides, where it makes a lost slot anew.
+#[cfg(feature = "failpoints")]
+pub const OF_RECOVERY: &[&str] =
+    &["epoch raised", "marked unproven", "lost slot dropped", "slot made", "slot recorded"];
+
+/// Those of an abort.
+#[cfg(feature = "failpoints")]
+pub const OF_ABORT: &[&str] =
+    &["epoch raised", "undo: slot dropped", "undo: publication dropped", "undo: shadow dropped"];
+
+/// Reads the environment; what is returned must live as long as the program.
+#[cfg(feature = "failpoints")]
+pub fn setup() -> fail::FailScenario<'static> {
+    fail::FailScenario::setup()
+}
+
+/// No destructor runs, no buffer is written, no connection is closed in good order.
+#[cfg(feature = "failpoints")]
+pub(crate) fn die() -> ! {
+    // SAFETY: getpid and kill take and give plain numbers.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    std::process::abort()
+}
