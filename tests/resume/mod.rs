@@ -244,3 +244,34 @@ async fn a_run_that_is_killed_after_the_swap_is_resumed() {
     assert_eq!(shop.value::<i64>(done).await, 1);
     resume(&shop, &[]).await.expect_code(2);
 }
+
+/// A change of a row that was copied already is known to memory alone, and dies with the process: the slot
+/// must not have been told that it arrived (**Invariant 5**).
+#[tokio::test]
+async fn what_only_memory_knew_is_told_again() {
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    harness::make_state(&shop.dsn, &shop.client).await;
+    let point = Failpoint::at_chunk(&shop.client, shop.session().await, 3).await;
+    let change = ["--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
+    let arguments: Vec<&str> = CHANGE.iter().chain(&change).copied().collect();
+    let run = Background::start(shop.arguments("orders", &arguments));
+    point.wait_for_somebody().await;
+    shop.exec(
+        "DELETE FROM orders WHERE id = 7; UPDATE orders SET note = 'copied before' WHERE id = 8",
+    )
+    .await;
+    // Enough log for the position to be worth storing, and time for it.
+    shop.exec("SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))").await;
+    let later: String = shop.value("SELECT (now() + interval '3 s')::text").await;
+    let heard = format!("SELECT bool_and(reply_time > '{later}') FROM pg_stat_replication");
+    harness::wait_for_sql(&shop.client, "the position was confirmed a few times", &heard).await;
+    run.signal(libc::SIGKILL);
+    run.finish(SOON).await;
+    point.open().await;
+    let output = resume(&shop, &["--take-over"]).await.expect_code(0);
+    nothing_was_forgotten(&output);
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM orders WHERE id = 7").await, 0);
+    let note = "SELECT note FROM orders WHERE id = 8";
+    assert_eq!(shop.value::<String>(note).await, "copied before");
+}
