@@ -24,6 +24,8 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Undo an unfinished migration: slot, publication, shadow, state
     Abort(AbortArgs),
+    /// List what dead runs have left in the database; remove it with --yes
+    Cleanup(CleanupArgs),
     /// A private PostgreSQL, a table, live traffic, a migration, a report
     Demo(DemoArgs),
 }
@@ -137,6 +139,18 @@ pub struct AbortArgs {
     pub table: String,
     #[command(flatten)]
     pub connection: Connection,
+    /// Print one JSON object on standard output at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Remove it
+    #[arg(long)]
+    pub yes: bool,
     /// Print one JSON object on standard output at the end
     #[arg(long)]
     pub json: bool,

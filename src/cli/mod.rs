@@ -2,6 +2,7 @@
 
 mod abort;
 pub mod args;
+mod cleanup;
 mod demo;
 mod resolve;
 mod run;
@@ -19,6 +20,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Run(command) => run::run(command).await,
         Command::Resume(command) => run::resume(command).await,
         Command::Abort(command) => abort::abort(command).await,
+        Command::Cleanup(command) => cleanup::cleanup(command).await,
         Command::Demo(command) => demo::demo(command).await,
     };
     match done {

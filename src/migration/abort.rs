@@ -43,17 +43,22 @@ pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
                 .next("Nothing was changed. See pgwraith.migration for finished ones")
         })?,
     };
-    store::ensure(&session).await?;
-    takeover::cut_off(&session, found.id).await?;
+    undo(&session, found).await
+}
+
+/// Aborts this migration, or cleans up after it.
+pub(super) async fn undo(session: &Session, found: Stored) -> Result<Aborted> {
+    store::ensure(session).await?;
+    takeover::cut_off(session, found.id).await?;
     if let Some(slot) = &found.slot {
-        teardown::drop_slot(&session, slot).await?;
+        teardown::drop_slot(session, slot).await?;
     }
     // Asked only now: a run that is alive may have swapped until its epoch was over.
-    if store::is_swapped(&session, found.id).await? {
-        return Ok(Aborted::Swapped(clean_up(&session, &found).await?));
+    if store::is_swapped(session, found.id).await? {
+        return Ok(Aborted::Swapped(clean_up(session, &found).await?));
     }
-    teardown::undo(&session, &found).await?;
-    store::forget(&session, found.id).await?;
+    teardown::undo(session, &found).await?;
+    store::forget(session, found.id).await?;
     Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase })
 }
 

@@ -4,6 +4,7 @@ mod abort;
 mod after;
 mod begun;
 mod catch_up;
+mod cleanup;
 mod context;
 mod copy;
 mod end;
@@ -25,6 +26,7 @@ mod watch;
 mod watchdog;
 
 pub use abort::{Aborted, AfterSwap, abort};
+pub use cleanup::{Leftover, cleanup, leftovers};
 pub use copy::CopySettings;
 pub use index::IndexSettings;
 pub use resume::{Unfinished, unfinished};

@@ -42,7 +42,7 @@ pub(super) async fn take_back(session: &Session, migration: i64, mine: i64) -> R
 }
 
 /// The sessions of a migration, as they are to be told.
-async fn sessions(session: &Session, migration: i64) -> Result<Vec<String>> {
+pub(super) async fn sessions(session: &Session, migration: i64) -> Result<Vec<String>> {
     let sql = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), \
                COALESCE(pg_catalog.host(a.client_addr), 'a local socket'), a.application_name, \
                pg_catalog.date_trunc('second', a.backend_start)::pg_catalog.text \

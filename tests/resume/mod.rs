@@ -1,6 +1,7 @@
 //! Whatever stops a run, another goes on with it, from any host: nothing is copied twice, nothing is lost,
 //! nothing is left over.
 
+mod cleanup;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod recover;

@@ -12,8 +12,8 @@ pub(super) use flow::{
     Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
 };
 pub(super) use record::{
-    Stored, begin, enter, forget, is_finished, is_swapped, keep_options, load, record_shadow,
-    swapped, unfinished,
+    Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options, load,
+    record_shadow, swapped, unfinished,
 };
 pub(super) use schema::ensure;
 

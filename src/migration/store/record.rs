@@ -11,6 +11,7 @@ use crate::pg::{QualifiedName, Session, shell_word};
 use crate::shadow::Names;
 
 /// One migration as stored.
+#[derive(Debug)]
 pub(in crate::migration) struct Stored {
     pub id: i64,
     pub phase: String,
@@ -71,6 +72,13 @@ async fn find_of(
            pg_catalog.format('%I.%I', m.source_schema, m.source_name))) ORDER BY m.id DESC"
     );
     read(session, &condition, &[&oid, &name]).await
+}
+
+/// All that were begun and are neither undone nor at their end.
+pub(in crate::migration) async fn all_unfinished(session: &Session) -> Result<Vec<Stored>> {
+    let condition = "(m.finished_at IS NULL OR m.outcome = 'swapped' AND NOT EXISTS (SELECT 1 FROM pgwraith.event e \
+                     WHERE e.migration_id = m.id AND e.what = 'finished')) ORDER BY m.id";
+    read(session, condition, &[]).await
 }
 
 /// The migration with this id.

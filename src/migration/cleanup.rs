@@ -1,0 +1,149 @@
+//! What runs that are dead have left in this database, slots first: they hold the log back.
+
+use super::store::{self, Stored};
+use super::{abort, takeover, teardown};
+use crate::error::Result;
+use crate::pg::{Connector, Session, quote_ident, shell_word};
+
+/// One thing that was left, or that looks like it and is not to be touched.
+#[derive(Debug, serde::Serialize)]
+pub struct Leftover {
+    /// What it is, and of what.
+    pub what: String,
+    /// Bytes of WAL that it holds back, where it does.
+    pub holds_wal: Option<i64>,
+    /// Why it is left alone, where it is.
+    pub kept: Option<String>,
+    #[serde(skip)]
+    thing: Thing,
+}
+
+#[derive(Debug)]
+enum Thing {
+    Migration(Box<Stored>),
+    Slot(String),
+    Publication(String),
+    /// Not ours to take away.
+    Nothing,
+}
+
+/// Everything that was left, what holds back most of the log first.
+pub async fn leftovers(connector: &Connector) -> Result<Vec<Leftover>> {
+    let session = connector.session("cleanup").await?;
+    look(&session).await
+}
+
+/// Takes away what may be taken away; returns what that was, and what was kept.
+pub async fn cleanup(connector: &Connector) -> Result<Vec<Leftover>> {
+    let session = connector.session("cleanup").await?;
+    let found = look(&session).await?;
+    let mut done = Vec::with_capacity(found.len());
+    for mut leftover in found {
+        match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
+            Thing::Migration(stored) if leftover.kept.is_none() => {
+                abort::undo(&session, *stored).await?;
+            }
+            Thing::Slot(name) => teardown::drop_slot(&session, &name).await?,
+            Thing::Publication(name) => teardown::drop_publication(&session, &name).await?,
+            Thing::Migration(_) | Thing::Nothing => {}
+        }
+        done.push(leftover);
+    }
+    Ok(done)
+}
+
+async fn look(session: &Session) -> Result<Vec<Leftover>> {
+    let mut found = Vec::new();
+    let mut known = Vec::new();
+    for stored in store::all_unfinished(session).await? {
+        known.push(stored.id);
+        found.push(of_migration(session, stored).await?);
+    }
+    found.extend(orphans(session, &known).await?);
+    found.sort_by_key(|leftover| std::cmp::Reverse(leftover.holds_wal));
+    Ok(found)
+}
+
+async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
+    let alive = takeover::sessions(session, stored.id).await?;
+    let left = match stored.swapped {
+        true => store::left_to_validate(session, stored.id).await?.len(),
+        false => 0,
+    };
+    let kept = match alive.first() {
+        Some(first) => Some(format!("a run is alive: {first}")),
+        None if left > 0 => Some(format!(
+            "`pgwraith resume {}` has {left} statements left to run",
+            shell_word(&stored.names.source.to_string())
+        )),
+        None => None,
+    };
+    let by = stored
+        .run_by
+        .as_ref()
+        .map(|(host, process)| format!(", last run by process {process} on {host}"));
+    let stands = match stored.swapped {
+        true => "swapped, and not at its end".to_owned(),
+        false => format!("unfinished in phase {}", stored.phase),
+    };
+    let holds_wal = match &stored.slot {
+        Some(slot) => held(session, slot).await?,
+        None => None,
+    };
+    Ok(Leftover {
+        what: format!(
+            "migration {} of {}, {stands}{}",
+            stored.id,
+            stored.names.source,
+            by.unwrap_or_default()
+        ),
+        holds_wal,
+        kept,
+        thing: Thing::Migration(Box::new(stored)),
+    })
+}
+
+async fn held(session: &Session, slot: &str) -> Result<Option<i64>> {
+    let sql = "SELECT pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::pg_catalog.int8 \
+               FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
+    Ok(session.maybe(sql, &[&slot]).await?.and_then(|row| row.get(0)))
+}
+
+/// Slots and publications that are named as ours are and that no state knows: of a database whose state
+/// was dropped by hand, say. Those of other databases are told and left alone.
+async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
+    let slots = "SELECT s.slot_name::pg_catalog.text, s.database::pg_catalog.text, s.database = pg_catalog.current_database(), \
+                 s.active_pid, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::pg_catalog.int8 \
+                 FROM pg_catalog.pg_replication_slots s \
+                 WHERE s.slot_name OPERATOR(pg_catalog.~) '^pgwraith_[0-9]+_[0-9]+$' AND NOT (\
+                   s.database = pg_catalog.current_database() AND pg_catalog.split_part(s.slot_name, '_', 3)::pg_catalog.int8 = ANY ($1))";
+    let mut out = Vec::new();
+    for row in session.query(slots, &[&known]).await? {
+        let (name, database, here): (String, &str, bool) = (row.get(0), row.get(1), row.get(2));
+        let kept = match (here, row.get::<_, Option<i32>>(3)) {
+            (false, _) => Some(format!("connect to database {}", quote_ident(database))),
+            (true, Some(pid)) => Some(format!("pid {pid} streams from it")),
+            (true, None) => None,
+        };
+        out.push(Leftover {
+            what: format!("replication slot {name} in database {}", quote_ident(database)),
+            holds_wal: row.get(4),
+            thing: if kept.is_none() { Thing::Slot(name) } else { Thing::Nothing },
+            kept,
+        });
+    }
+    let publications = "SELECT p.pubname::pg_catalog.text FROM pg_catalog.pg_publication p \
+                        WHERE p.pubname OPERATOR(pg_catalog.~) '^pgwraith_[0-9]+$' \
+                          AND pg_catalog.pg_has_role(p.pubowner, 'USAGE') \
+                          AND pg_catalog.split_part(p.pubname, '_', 2)::pg_catalog.int8 <> ALL ($1)";
+    for row in session.query(publications, &[&known]).await? {
+        let name: String = row.get(0);
+        out.push(Leftover {
+            what: format!("publication {name}"),
+            holds_wal: None,
+            kept: None,
+            thing: Thing::Publication(name),
+        });
+    }
+    Ok(out)
+}
