@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{self, Output};
-use crate::scene::{SOON, Shop, shop};
+use crate::scene::{SOON, Shop, exec, shop};
 
 const TABLE: &str = "
     CREATE TABLE t (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 1);
@@ -188,4 +188,59 @@ async fn a_change_is_noticed_without_the_run_going_on() {
     let output = held.run.finish(SOON).await.expect_code(6);
     assert!(output.stderr.contains("column, more appeared"), "{output}");
     assert_eq!(shop.held_back().await, [""; 0], "{output}");
+}
+
+/// Maintenance writes the table's files anew and changes nothing.
+#[tokio::test]
+async fn maintenance_of_the_source_disturbs_nobody() {
+    let mut shop = shop().await;
+    for (n, sql) in ["VACUUM FULL t", "CLUSTER t USING t_pkey", "REINDEX TABLE t", "ANALYZE t"]
+        .into_iter()
+        .enumerate()
+    {
+        for phase in ["copy", "cutover"] {
+            shop.move_to(&format!("{phase}{n}")).await;
+            shop.exec(TABLE).await;
+            let held = shop.held(phase, "t", &["--rebuild"]).await;
+            shop.exec(sql).await;
+            let rows = shop.rows("t").await;
+            let output = held.finish().await;
+            assert_eq!(output.code, Some(0), "{phase}: {sql}: {output}");
+            assert_eq!(shop.rows("t").await, rows, "{phase}: {sql}");
+        }
+    }
+}
+
+/// It waits for older snapshots, and the swap for it.
+#[tokio::test]
+async fn a_reindex_that_is_under_way_is_waited_for() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
+    let reader = shop.session().await;
+    exec(&reader, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class").await;
+    let builder = shop.session().await;
+    let building =
+        tokio::spawn(async move { exec(&builder, "REINDEX INDEX CONCURRENTLY t_pkey").await });
+    let invalid =
+        "SELECT EXISTS (SELECT 1 FROM pg_index WHERE indrelid = 't'::regclass AND NOT indisvalid)";
+    harness::wait_for_sql(&shop.client, "the index is being built", invalid).await;
+    held.release().await;
+    held.run.wait_for_saying("the cutover waits").await;
+    exec(&reader, "COMMIT").await;
+    building.await.unwrap();
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn an_index_whose_build_failed_is_told_and_waited_for() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
+    let failing = "CREATE UNIQUE INDEX CONCURRENTLY broken ON t ((v IS NULL))";
+    assert!(shop.client.batch_execute(failing).await.is_err());
+    held.release().await;
+    held.run.wait_for_saying("invalid index public.broken").await;
+    shop.exec("DROP INDEX broken").await;
+    held.run.finish(SOON).await.expect_code(0);
 }

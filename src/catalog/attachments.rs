@@ -33,7 +33,8 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
 /// Voids a migration to whose source such a thing came in mid-run.
 pub async fn check_attachments(session: &Session, oid: u32) -> Result<()> {
     let came = attachments(session, oid).await?;
-    let came = came.iter().map(|a| format!("{} {}", a.kind, a.name));
+    let came =
+        came.iter().filter(|a| a.kind != INVALID_INDEX).map(|a| format!("{} {}", a.kind, a.name));
     let fed = subscriptions(session, oid).await?;
     let fed = fed.iter().map(|name| format!("subscription {}", quote_ident(name)));
     let came: Vec<String> = came.chain(fed).collect();
@@ -45,6 +46,17 @@ pub async fn check_attachments(session: &Session, oid: u32) -> Result<()> {
     Err(Error::new(Kind::NotResumable, what)
         .next("Drop it, and start again once what is left is removed"))
 }
+
+/// Indexes that are not valid: of a REINDEX CONCURRENTLY that is under way, or that failed. They pass, or
+/// somebody drops them.
+pub async fn invalid_indexes(session: &Session, oid: u32) -> Result<Vec<String>> {
+    let all = attachments(session, oid).await?;
+    let invalid = all.into_iter().filter(|a| a.kind == INVALID_INDEX);
+    Ok(invalid.map(|a| format!("{} {}", a.kind, a.name)).collect())
+}
+
+/// As it is called below.
+const INVALID_INDEX: &str = "invalid index";
 
 /// The subscriptions that feed the table `oid`: after a change of names their workers would skip every
 /// change without a word.

@@ -143,6 +143,9 @@ fn without_xmin(text: &str) -> &str {
     text.split("xmin ").next().unwrap_or(text).trim_end()
 }
 
+// REINDEX CONCURRENTLY writes the row of a constraint over an index anew.
+// An index that is not valid is of a REINDEX CONCURRENTLY that is under way, or of one that failed: it
+// counts once it is valid, and the swap waits until it is gone.
 // Of foreign keys and constraint triggers there is none here: they are carried as they are at the swap.
 const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
   'file', (SELECT c.relfilenode::int8 FROM pg_catalog.pg_class c WHERE c.oid = $1),
@@ -158,11 +161,12 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
   'default of column', (SELECT pg_catalog.jsonb_object_agg(d.adnum, 'xmin ' || d.xmin)
       FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1),
   'constraint', (SELECT pg_catalog.jsonb_object_agg(k.conname, pg_catalog.concat_ws(' ', k.contype,
-      k.oid, k.convalidated, k.condeferrable, 'xmin', k.xmin)) FROM pg_catalog.pg_constraint k
+      k.oid, k.convalidated, k.condeferrable, k.condeferred, CASE WHEN k.contype NOT IN ('p', 'u', 'x') THEN 'xmin ' || k.xmin END))
+      FROM pg_catalog.pg_constraint k
       WHERE k.conrelid = $1 AND k.contype NOT IN ('f', 't')),
   'index', (SELECT pg_catalog.jsonb_object_agg(c.relname, pg_catalog.concat_ws(' ', i.indisvalid,
       i.indisready, i.indisreplident, i.indisprimary, i.indimmediate, i.indkey::pg_catalog.text))
-      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1),
+      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisvalid),
   'use of the row type', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid), d.deptype)
       FROM pg_catalog.pg_type y JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
         AND d.refobjid IN (y.oid, y.typarray)

@@ -13,7 +13,7 @@ mod passing;
 mod read;
 mod stamp;
 
-pub use attachments::{Attachment, attachments, check_attachments, subscriptions};
+pub use attachments::{Attachment, attachments, check_attachments, invalid_indexes, subscriptions};
 pub use carried::{Carried, TRIAL, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{

@@ -102,10 +102,8 @@ impl Locker {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let now = readers.fingerprint.read(&session, oid, publication).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
-        let passing = catalog::passing(&session, oid).await?;
-        if !passing.is_empty() {
-            let what = format!("{}, of a session that may still drop it", passing.join(", "));
-            return Ok(Err(Obstacle::new(what)));
+        if let Some(obstacle) = passing(&session, oid).await? {
+            return Ok(Err(obstacle));
         }
         let rehearsed =
             match Rehearsed::prepare(cutover, &session, &readers, deadlock_timeout / 2).await {
@@ -174,6 +172,19 @@ impl Locker {
     pub(super) fn make_stale(&mut self) {
         self.broken = true;
     }
+}
+
+/// What hangs on the table and cannot follow, but may be gone soon.
+async fn passing(session: &Session, oid: u32) -> Result<Option<Obstacle>> {
+    let passing = catalog::passing(session, oid).await?;
+    if !passing.is_empty() {
+        let what = format!("{}, of a session that may still drop it", passing.join(", "));
+        return Ok(Some(Obstacle::new(what)));
+    }
+    let invalid = catalog::invalid_indexes(session, oid).await?;
+    Ok((!invalid.is_empty()).then(|| {
+        Obstacle::new(format!("{}: REINDEX INDEX CONCURRENTLY or DROP it", invalid.join(", ")))
+    }))
 }
 
 async fn first_lock(

@@ -154,6 +154,11 @@ impl Making<'_> {
             return Err(gone(format!("{name} is called {} now", source.qualified())));
         }
         catalog::check_attachments(control, source.oid).await?;
+        let invalid = catalog::invalid_indexes(control, source.oid).await?;
+        if !invalid.is_empty() {
+            return Err(Error::failed(format!("{name} has {}", invalid.join(", ")))
+                .next("Where none is being built, REINDEX INDEX CONCURRENTLY it or DROP it"));
+        }
         Ok(source)
     }
 
