@@ -115,3 +115,43 @@ async fn one_name_for_a_schema_a_table_and_a_column_confuses_nobody() {
     assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
     assert_eq!((shop.rows("s.v").await, shop.rows("s.w").await), rows);
 }
+
+/// A view may group by a table's key and select what depends on it, at either end of a foreign key; the
+/// key's name is nothing to it.
+#[tokio::test]
+async fn views_that_group_by_a_key_follow() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE customers (id int PRIMARY KEY, name text); INSERT INTO customers VALUES (1, 'a'), (2, 'b'); \
+         CREATE TABLE t (id int PRIMARY KEY, c int REFERENCES customers, n int); INSERT INTO t VALUES (1, 1, 3), (2, 1, 4); \
+         CREATE TABLE lines (id int PRIMARY KEY, t int REFERENCES t, note text); INSERT INTO lines VALUES (1, 2, 'x'); \
+         CREATE VIEW totals AS SELECT c.id, c.name, sum(t.n) AS n FROM customers c JOIN t ON t.c = c.id GROUP BY c.id; \
+         CREATE VIEW noted AS SELECT l.id, l.note, sum(t.n) AS n FROM lines l JOIN t ON l.t = t.id GROUP BY l.id; \
+         CREATE VIEW own AS SELECT t.id, t.n, count(*) AS k FROM t JOIN lines l ON l.t = t.id GROUP BY t.id",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    let rows = (shop.rows("totals").await, shop.rows("noted").await, shop.rows("own").await);
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    shop.run("t", &["--alter", "RENAME CONSTRAINT t_pkey TO the_key"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_eq!((shop.rows("totals").await, shop.rows("noted").await, shop.rows("own").await), rows);
+}
+
+/// A foreign table's column may take its numbers from the table's sequence.
+#[tokio::test]
+async fn a_foreign_tables_default_follows() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('a'); \
+         CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w; \
+         CREATE FOREIGN TABLE ft (id int DEFAULT nextval('t_id_seq'), v text) SERVER far",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+}

@@ -67,6 +67,8 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
         ("ENABLE ALWAYS TRIGGER g", "whether triggers fire"),
         ("DISABLE RULE r", "whether rules fire"),
         ("ALTER id RESTART WITH 5000", "where a sequence stands"),
+        ("ALTER COLUMN id RESTART", "where a sequence stands"),
+        ("ALTER COLUMN id RESTART WITH 1", "where a sequence stands"),
         ("ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES parent", "foreign key \"fk\""),
     ] {
         refused(&shop, &["--alter", clause], 2, told).await;

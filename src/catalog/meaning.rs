@@ -120,7 +120,10 @@ fn meaning(class: &str, oid: &str) -> String {
         pg_catalog.pg_describe_object(d.refclassid, COALESCE(m.real, d.refobjid), 0))
       WHEN 'pg_catalog.pg_type'::pg_catalog.regclass THEN
         CASE WHEN t.real IS NULL THEN pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) ELSE 'row of ' || t.real END
-      WHEN 'pg_catalog.pg_constraint'::pg_catalog.regclass THEN 'constraint ' || k.conname
+      WHEN 'pg_catalog.pg_constraint'::pg_catalog.regclass THEN pg_catalog.concat_ws(' ', 'key',
+        (SELECT pg_catalog.string_agg(ka.attname, ', ' ORDER BY u.n) FROM pg_catalog.unnest(k.conkey) WITH ORDINALITY u (attnum, n)
+         JOIN pg_catalog.pg_attribute ka ON ka.attrelid = k.conrelid AND ka.attnum = u.attnum),
+        'of', pg_catalog.pg_describe_object('pg_catalog.pg_class'::pg_catalog.regclass, COALESCE(mk.real, k.conrelid), 0))
       ELSE pg_catalog.pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) END AS text
     FROM pg_catalog.pg_depend d
     LEFT JOIN moved m ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND m.stand_in = d.refobjid
@@ -129,6 +132,7 @@ fn meaning(class: &str, oid: &str) -> String {
     LEFT JOIN pg_catalog.pg_type y ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND y.oid = d.refobjid
     LEFT JOIN moved t ON t.stand_in = y.typrelid
     LEFT JOIN pg_catalog.pg_constraint k ON d.refclassid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = d.refobjid
+    LEFT JOIN moved mk ON mk.stand_in = k.conrelid
     WHERE d.classid = {class} AND d.objid = {oid} AND d.deptype = 'n'
       AND d.refclassid NOT IN ('pg_catalog.pg_namespace'::pg_catalog.regclass, 'pg_catalog.pg_extension'::pg_catalog.regclass)) r)"
     )

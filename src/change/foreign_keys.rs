@@ -20,7 +20,9 @@ pub(super) async fn put_on(
         let to = stand_ins.of(&key.to).await?;
         // The rights of two owners are needed.
         set_role(session, None).await?;
-        if key.to.oid != source.oid && !keyed.contains(&(key.to.oid, &key.to_key)) {
+        // The primary key is there already.
+        let is_there = key.to_key_is_constraint && key.to_key.starts_with("PRIMARY KEY");
+        if key.to.oid != source.oid && !is_there && !keyed.contains(&(key.to.oid, &key.to_key)) {
             let number = keyed.len();
             keyed.push((key.to.oid, &key.to_key));
             session.batch(&referenced_key(key, &to, number)).await?;

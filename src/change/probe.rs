@@ -6,12 +6,14 @@ use crate::catalog::Table;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session};
 
+type Position = (u32, i64, bool);
+
 const TRIGGER: &str = "pgwraith_probe";
 
 /// How things stood before the change.
 pub(super) struct Probe {
-    /// Identity sequences, and where they stand.
-    positions: Vec<(u32, i64)>,
+    /// Identity sequences, where they stand, and whether they gave that number out.
+    positions: Vec<Position>,
 }
 
 /// Puts the probes on the clone.
@@ -26,6 +28,11 @@ pub(super) async fn set(session: &Session, source: &Table, clone: &Clone) -> Res
              EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()"
         ))
         .await?;
+    // As if each had given a number out: RESTART says that it has not.
+    let used = format!(
+        "SELECT pg_catalog.setval(d.objid::pg_catalog.regclass, s.seqstart, true) {IDENTITIES}"
+    );
+    session.query(&used, &[&clone.oid]).await?;
     Ok(Probe { positions: positions(session, clone).await? })
 }
 
@@ -50,7 +57,7 @@ pub(super) async fn check(
         return refuse("whether triggers fire");
     }
     let now = positions(session, clone).await?;
-    let moved = |(oid, position): &(u32, i64)| now.iter().any(|(o, p)| o == oid && p != position);
+    let moved = |was: &Position| now.iter().any(|is| is.0 == was.0 && is != was);
     if before.positions.iter().any(moved) {
         return refuse("where a sequence stands (RESTART)");
     }
@@ -63,16 +70,22 @@ pub(super) async fn check(
         .await
 }
 
-async fn positions(session: &Session, clone: &Clone) -> Result<Vec<(u32, i64)>> {
-    let sql = "SELECT s.seqrelid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_depend d \
-               JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = d.objid \
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 AND d.deptype = 'i'";
+/// The sequences of the identity columns of the table $1.
+const IDENTITIES: &str = "FROM pg_catalog.pg_depend d \
+    JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = d.objid \
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 AND d.deptype = 'i'";
+
+async fn positions(session: &Session, clone: &Clone) -> Result<Vec<Position>> {
+    let sql = format!(
+        "SELECT s.seqrelid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text {IDENTITIES}"
+    );
     let mut out = Vec::new();
-    for row in session.query(sql, &[&clone.oid]).await? {
+    for row in session.query(&sql, &[&clone.oid]).await? {
         let name = QualifiedName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
-        let position = session.one(&format!("SELECT last_value FROM {name}"), &[]).await?;
-        out.push((row.get(0), position.get(0)));
+        let sql = format!("SELECT last_value, is_called FROM {name}");
+        let position = session.one(&sql, &[]).await?;
+        out.push((row.get(0), position.get(0), position.get(1)));
     }
     Ok(out)
 }

@@ -7,10 +7,11 @@ use crate::catalog::Partner;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
 
-/// The columns of the relation $1: of a table like it, and of a view.
+/// The columns of the relation $1: of a table like it, and of a view; and its primary key.
 const COLUMNS: &str = "
 SELECT COALESCE(pg_catalog.string_agg(pg_catalog.format('%I %s%s', name, type, coll), ', ' ORDER BY n), ''),
-  COALESCE(pg_catalog.string_agg(pg_catalog.format('CAST(NULL AS %s)%s AS %I', type, coll, name), ', ' ORDER BY n), '')
+  COALESCE(pg_catalog.string_agg(pg_catalog.format('CAST(NULL AS %s)%s AS %I', type, coll, name), ', ' ORDER BY n), ''),
+  (SELECT pg_catalog.pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k WHERE k.conrelid = $1 AND k.contype = 'p')
 FROM (SELECT a.attnum AS n, a.attname AS name, pg_catalog.format_type(a.atttypid, a.atttypmod) AS type,
     CASE WHEN c.oid <> y.typcollation THEN pg_catalog.format(' COLLATE %I.%I', n.nspname, c.collname) ELSE '' END AS coll
   FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
@@ -75,11 +76,13 @@ impl<'a> StandIns<'a> {
         };
         let owner = quote_ident(&real.owner);
         set_role(self.session, None).await?;
-        self.session
-            .batch(&format!(
-                "CREATE {kind} {stand_in} {body}; ALTER {kind} {stand_in} OWNER TO {owner}"
-            ))
-            .await
+        let mut make = format!("CREATE {kind} {stand_in} {body}; ");
+        // A view may group by it, and select what depends on it.
+        if let Some(key) = row.get::<_, Option<&str>>(2) {
+            make.push_str(&format!("ALTER TABLE {stand_in} ADD {key}; "));
+        }
+        make.push_str(&format!("ALTER {kind} {stand_in} OWNER TO {owner}"));
+        self.session.batch(&make).await
     }
 
     async fn schema(&mut self, real: &str) -> Result<String> {

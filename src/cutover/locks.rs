@@ -56,7 +56,7 @@ fn table(name: &QualifiedName) -> String {
     format!("LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE")
 }
 
-/// There is no LOCK for a sequence, and for a view it would lock whatever is below the view too, in the
+/// There is no LOCK for a sequence or a foreign table, and for a view it would lock whatever is below the view too, in the
 /// view's order. Giving one to the owner it has locks it alone, and changes nothing.
 fn by_owner(kind: &str, name: &QualifiedName, owner: &str) -> String {
     format!("ALTER {kind} {name} OWNER TO {}", quote_ident(owner))
@@ -71,6 +71,7 @@ fn of(partner: &Partner) -> String {
     let name = partner.qualified();
     match partner.kind {
         'v' => by_owner("VIEW", &name, &partner.owner),
+        'f' => by_owner("FOREIGN TABLE", &name, &partner.owner),
         // With its partitions.
         'p' => format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"),
         _ => table(&name),

@@ -7,7 +7,7 @@ pub(super) fn sql() -> String {
         "SELECT 'default' AS kind, 'pg_attrdef' AS class, f.oid::int8 AS oid, pg_catalog.format('of column %I of %s', a.attname, o.oid::pg_catalog.regclass) AS name,
            {}, '{{}}'::pg_catalog.text[] AS unbind,
            ARRAY[pg_catalog.format('ALTER %s %s ALTER COLUMN %I SET DEFAULT %s',
-             CASE o.relkind WHEN 'v' THEN 'VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE ONLY' END,
+             CASE o.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE ONLY' END,
              pg_catalog.format('%I.%I', n.nspname, o.relname), a.attname, pg_catalog.pg_get_expr(f.adbin, f.adrelid))] AS bind,
            {} AS relation, d.calls_identity
          FROM d JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid
