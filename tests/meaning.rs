@@ -57,7 +57,8 @@ async fn columns_that_exchange_names_are_not_taken_for_each_other() {
 #[tokio::test]
 async fn clauses_that_a_clone_does_not_show_are_refused() {
     let shop = shop().await;
-    shop.exec("CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p int, v text); ALTER TABLE t ENABLE ROW LEVEL SECURITY").await;
+    shop.exec("CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, p int, v text); ALTER TABLE t ENABLE ROW LEVEL SECURITY; \
+               INSERT INTO t (v) SELECT 'x' FROM generate_series(1, 10)").await;
     shop.exec("CREATE TABLE parent (id int PRIMARY KEY)").await;
     for (clause, told) in [
         ("DISABLE ROW LEVEL SECURITY", "row security"),
@@ -67,6 +68,7 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
         ("ENABLE ALWAYS TRIGGER g", "whether triggers fire"),
         ("DISABLE RULE r", "whether rules fire"),
         ("ALTER id RESTART WITH 5000", "where a sequence stands"),
+        ("ALTER id SET MAXVALUE 8", "stands at 10"),
         ("ALTER COLUMN id RESTART", "where a sequence stands"),
         ("ALTER COLUMN id RESTART WITH 1", "where a sequence stands"),
         ("ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES parent", "foreign key \"fk\""),

@@ -70,6 +70,25 @@ pub(super) async fn check(
         .await
 }
 
+/// A sequence that goes on where the old one stood must allow that position; PostgreSQL would say so only at
+/// the swap.
+pub(super) async fn positions_fit(session: &Session, source: &Table, target: &Table) -> Result<()> {
+    for old in source.sequences.iter().filter(|sequence| sequence.identity) {
+        let becomes = source.becomes(old.attnum, target);
+        let Some(new) = becomes.and_then(|column| target.identity_of(column)) else { continue };
+        let name = QualifiedName::new(&old.schema, &old.name);
+        let sql = format!("SELECT last_value FROM {name}");
+        let position: i64 = session.one(&sql, &[]).await?.get(0);
+        if !(new.min..=new.max).contains(&position) {
+            return Err(Error::usage(format!(
+                "--alter bounds the sequence {name} to {} to {}, and it stands at {position}",
+                new.min, new.max
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The sequences of the identity columns of the table $1.
 const IDENTITIES: &str = "FROM pg_catalog.pg_depend d \
     JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = d.objid \

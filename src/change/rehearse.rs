@@ -65,6 +65,7 @@ async fn rehearse_in_transaction(
     }
     let mut target = read_result(session, source, clone, *clone_oid).await?;
     probe::check(session, source, &made, &before).await?;
+    probe::positions_fit(session, source, &target).await?;
     target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, &stand_ins);
     foreign_keys::refuse_new(source, &target)?;
     let typed = typed_expressions(source, &target, request)?;

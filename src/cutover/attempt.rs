@@ -47,7 +47,7 @@ impl<'a> Attempt<'a> {
     pub(super) async fn make(
         cutover: &'a Cutover<'a>,
         observer: &'a Session,
-        locker: &mut Locker,
+        locker: &Locker,
         open: &'a HashSet<Key>,
         number: u32,
     ) -> Result<Tried> {
@@ -81,14 +81,7 @@ impl<'a> Attempt<'a> {
         drop(alone);
         match stop {
             Stop::Late(obstacle) => Ok(Tried::Late(obstacle)),
-            Stop::Stale(obstacle) => {
-                locker.make_stale();
-                Ok(Tried::Late(obstacle))
-            }
-            Stop::Unsure(e) => {
-                locker.make_stale();
-                Ok(Tried::Failed(e))
-            }
+            Stop::Unsure(e) => Ok(Tried::Failed(e)),
             Stop::Definite(e) => Err(e),
         }
     }
@@ -131,8 +124,12 @@ impl<'a> Attempt<'a> {
         let budget = Deadline::after(limits.lock_timeout.min(self.locker.deadlock_timeout / 2));
         let mut save = "SAVEPOINT attempt; ";
         let Locks { statements, sequences, .. } = &self.locker.rehearsed.locks;
-        let first = if self.sequences_first { &sequences[..] } else { &[] };
-        for lock in first.iter().chain(statements) {
+        // All before the look: what is renamed and still changed by somebody would be what it was.
+        let (first, last) = match self.sequences_first {
+            true => (sequences, statements),
+            false => (statements, sequences),
+        };
+        for lock in first.iter().chain(last) {
             let sql = format!(
                 "{save}{}SET LOCAL lock_timeout = {}; {lock}",
                 self.deadline.settings(session.version()),
@@ -165,7 +162,7 @@ impl<'a> Attempt<'a> {
         self.cutover.fingerprint.check(&seen.fingerprint, &table).map_err(Stop::Definite)?;
         if !seen.all_as_before {
             let what = "privileges were changed just now, or something that hangs on the table";
-            return Err(Stop::Stale(Obstacle::new(what)));
+            return Err(Stop::Late(Obstacle::new(what)));
         }
         Ok(())
     }
@@ -238,7 +235,7 @@ impl<'a> Attempt<'a> {
         if !self.locker.names_hold().await.map_err(Stop::of)? {
             let what =
                 "something that is mentioned by what hangs on the table was renamed just now";
-            return Err(Stop::Stale(Obstacle::new(what)));
+            return Err(Stop::Late(Obstacle::new(what)));
         }
         Ok(())
     }
@@ -275,9 +272,8 @@ impl<'a> Attempt<'a> {
 
 /// Why an attempt stopped.
 enum Stop {
+    /// Or what was worked out before the lock does not hold any more.
     Late(Obstacle),
-    /// Late, and what was worked out before the lock does not hold any more.
-    Stale(Obstacle),
     /// PostgreSQL refused a statement.
     Unsure(Error),
     Definite(Error),

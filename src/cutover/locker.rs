@@ -39,7 +39,6 @@ pub(super) struct Locker {
     pub(super) deadlock_timeout: Duration,
     pub(super) rehearsed: Rehearsed,
     readers: Readers,
-    broken: bool,
 }
 
 /// What is read under the lock, prepared.
@@ -110,6 +109,10 @@ impl Locker {
                 Ok(rehearsed) => rehearsed,
                 // What hangs on the table is looked at too, and may be locked just now.
                 Err(e) if classify(&e) == Class::Late => return Ok(Err(late(&e, None))),
+                // Or dropped while its definition was read.
+                Err(e) if classify(&e) == Class::Transient => {
+                    return Ok(Err(Obstacle::new(e.what())));
+                }
                 Err(e) => return Err(e),
             };
         Ok(Ok(Locker {
@@ -120,7 +123,6 @@ impl Locker {
             deadlock_timeout,
             rehearsed,
             readers,
-            broken: false,
         }))
     }
 
@@ -148,17 +150,11 @@ impl Locker {
         self.session.pid()
     }
 
-    /// Whether the transaction is gone, and with it the first lock, or what was worked out is stale.
-    pub(super) fn is_broken(&self) -> bool {
-        self.broken || self.session.is_closed()
-    }
-
-    /// Gives the lock back at once: to the savepoint, or with the whole session.
-    pub(super) async fn back_out(&mut self) {
+    /// Gives the lock back at once: to the savepoint, and with the session soon afterwards.
+    pub(super) async fn back_out(&self) {
         let lift = Deadline::lift(self.session.version());
         let back = format!("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt; {lift}");
         if self.session.batch(&back).await.is_err() {
-            self.broken = true;
             self.session.rollback().await;
         }
     }
@@ -166,11 +162,6 @@ impl Locker {
     /// Whether everything that was read again by name, under the lock, had the name that was written.
     pub(super) async fn names_hold(&self) -> Result<bool> {
         self.readers.mentions.as_before(&self.session, &self.rehearsed.mentions).await
-    }
-
-    /// What was worked out does not hold any more; the next attempt begins with another locker.
-    pub(super) fn make_stale(&mut self) {
-        self.broken = true;
     }
 }
 

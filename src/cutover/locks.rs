@@ -42,14 +42,27 @@ pub(super) fn locks(
     let mut out = vec![table(shadow)];
     out.extend(before.iter().map(|p| of(p)));
     out.push(table(&source.qualified()));
+    out.extend(own(source));
     out.extend(after.iter().map(|p| of(p)));
     let identities = source.sequences.iter().filter(|s| s.identity);
     let relations = before.iter().chain(&after).map(|p| p.oid);
+    let relations = relations.chain(source.indexes.iter().map(|index| index.oid));
     Locks {
         statements: out,
         relations: relations.chain(identities.clone().map(|s| s.oid)).collect(),
         sequences: identities.map(|s| sequence(source, s)).collect(),
     }
+}
+
+/// Its indexes and statistics, which the swap renames: a comment on one, or an option of its, is given under
+/// a lock on that alone. There is no LOCK for them either; one that has its owner keeps it.
+fn own(source: &Table) -> impl Iterator<Item = String> {
+    let indexes = source.indexes.iter().map(|index| {
+        let name = QualifiedName::new(&source.schema, &index.name);
+        by_owner("TABLE", &name, &source.owner)
+    });
+    let statistics = source.statistics.iter();
+    indexes.chain(statistics.map(|s| by_owner("STATISTICS", &s.qualified(), &s.owner)))
 }
 
 fn table(name: &QualifiedName) -> String {

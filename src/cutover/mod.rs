@@ -120,16 +120,15 @@ impl Cutover<'_> {
         let session = self.connector.session(&role("final sync")).await?;
         let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
         let started = Instant::now();
-        let mut locker: Option<Locker> = None;
         let mut attempts = 0;
         let mut met: Vec<String> = Vec::new();
         let mut refused: Option<String> = None;
         loop {
-            let obstacle = match self.prepare(&observer, &syncer, &mut locker, started).await? {
+            let obstacle = match self.prepare(&observer, &syncer, started).await? {
                 Err(obstacle) => obstacle,
-                Ok(mut ready) => {
+                Ok(ready) => {
                     attempts += 1;
-                    let tried = Attempt::make(self, &observer, &mut ready, &open, attempts).await?;
+                    let tried = Attempt::make(self, &observer, &ready, &open, attempts).await?;
                     match tried {
                         Tried::Swapped { lock_held, stall, steps, shut } => {
                             let swapped = Swapped {
@@ -140,10 +139,7 @@ impl Cutover<'_> {
                             };
                             return Ok(Done { swapped, shut });
                         }
-                        Tried::Late(obstacle) => {
-                            locker = Some(ready);
-                            obstacle
-                        }
+                        Tried::Late(obstacle) => obstacle,
                         Tried::Failed(e) if refused.as_deref() == Some(e.what()) => {
                             return Err(e.context("the swap was refused twice"));
                         }
@@ -163,14 +159,8 @@ impl Cutover<'_> {
             if is_new {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
             }
-            // No lock that blocks the application is held here. What is held blocks DDL, and whoever
-            // queues behind that: nobody waits for us while we wait for somebody else, perhaps for
-            // the very transaction that waits.
-            if let Some(held) = &locker
-                && look::is_waited_for(&observer, held.pid()).await?
-            {
-                locker = None;
-            }
+            // No lock is held here, and none while we wait for snapshots: DDL that queued behind it would
+            // have one, with the application behind the DDL, and we would wait for it.
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
@@ -182,7 +172,6 @@ impl Cutover<'_> {
         &self,
         observer: &Session,
         syncer: &Syncer,
-        locker: &mut Option<Locker>,
         started: Instant,
     ) -> Result<Result<Locker, Obstacle>> {
         if let Some(obstacle) = look::backlog(self.tracker, self.fence).await? {
@@ -200,13 +189,13 @@ impl Cutover<'_> {
         if let Some(obstacle) = look::long_holders(observer, &self.flow, &[]).await? {
             return Ok(Err(obstacle));
         }
-        let ready = match locker.take().filter(|l| !l.is_broken()) {
-            Some(locker) => locker,
-            None => match Locker::open(self, observer).await? {
-                Ok(locker) => locker,
-                Err(obstacle) => return Ok(Err(obstacle)),
-            },
+        let ready = match Locker::open(self, observer).await? {
+            Ok(locker) => locker,
+            Err(obstacle) => return Ok(Err(obstacle)),
         };
+        if look::is_waited_for(observer, ready.pid()).await? {
+            return Ok(Err(Obstacle::new("somebody waits to alter the table")));
+        }
         let others = &ready.rehearsed.locks.relations;
         if let Some(obstacle) = look::long_holders(observer, &self.flow, others).await? {
             return Ok(Err(obstacle));

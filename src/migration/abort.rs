@@ -5,7 +5,7 @@
 //! which holds WAL back: such things go, the tables and the state stay.
 
 use super::store::Stored;
-use super::{store, takeover, teardown};
+use super::{resume, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
@@ -34,15 +34,10 @@ pub struct AfterSwap {
 /// Aborts the unfinished migration of `table`, or cleans up after one that swapped and did not.
 pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
     let session = connector.session("abort").await?;
-    // The source may be gone; the state still knows its name.
-    let oid = catalog::find(&session, table).await.ok();
-    let found = match store::unfinished(&session, oid, table).await? {
-        Some(found) => found,
-        None => left_by_swap(&session, oid, table).await?.ok_or_else(|| {
-            Error::usage(format!("{table} has no unfinished migration"))
-                .next("Nothing was changed. See pgwraith.migration for finished ones")
-        })?,
-    };
+    let found = resume::look(&session, table).await?.ok_or_else(|| {
+        Error::usage(format!("{table} has no unfinished migration"))
+            .next("Nothing was changed. See pgwraith.migration for finished ones")
+    })?;
     undo(&session, found).await
 }
 
@@ -60,16 +55,6 @@ pub(super) async fn undo(session: &Session, found: Stored) -> Result<Aborted> {
     teardown::undo(session, &found).await?;
     store::forget(session, found.id).await?;
     Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase })
-}
-
-/// The last migration that swapped the table's name and was not cleaned up after.
-async fn left_by_swap(session: &Session, oid: Option<u32>, table: &str) -> Result<Option<Stored>> {
-    for found in store::swapped(session, oid, table).await? {
-        if teardown::is_anything_left(session, &found).await? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
 }
 
 /// The rest of what the run's end would have done, and what there is to be told.

@@ -16,9 +16,12 @@ use crate::pg::{Connector, Session};
 use crate::shadow::{Names, Step};
 use crate::telemetry::Meter;
 
-/// Somebody's DDL or VACUUM may hold a table; whoever queues behind us waits no longer than this.
-const LOCK_TIMEOUT: &str = "1s";
-const PAUSE: Duration = Duration::from_millis(500);
+/// Somebody's DDL or VACUUM may hold a table, and a transaction that called nextval holds its sequence to its
+/// end: whoever queues behind us waits no longer than this.
+const LOCK_TIMEOUT: &str = "10ms";
+/// Pauses between two tries begin with this and double.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs the steps in order, each again until it gets its locks. One that fails does not keep the others
 /// from being run.
@@ -85,7 +88,7 @@ async fn by_its_role(
 
 async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) -> Result<()> {
     let started = Instant::now();
-    let mut told = false;
+    let (mut told, mut pause) = (false, PAUSE);
     loop {
         match session.batch(sql).await {
             Ok(()) => return Ok(()),
@@ -97,7 +100,8 @@ async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) ->
             }
             Err(_) => {}
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -41,6 +41,10 @@ impl Run<'_> {
                 next: self.ways_on(),
             },
         };
+        // Whoever said what state things are in said the way on, too.
+        if error.has_state() {
+            return Err(error);
+        }
         let error = match classify(&error).advice() {
             Some(advice) if error.kind() == Kind::Failed => error.next(advice),
             _ => error,

@@ -116,8 +116,9 @@ impl SlotGuard {
                 limit >> 20
             ),
         };
-        Error::failed(format!("{what}: {why}"))
-            .state("The slot is dropped so that the disk does not fill up")
+        Error::failed(format!(
+            "{what}: {why}. The slot is dropped so that the disk does not fill up"
+        ))
     }
 }
 

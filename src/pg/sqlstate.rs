@@ -41,13 +41,17 @@ impl Class {
 /// Classifies an error that came from PostgreSQL or its connection.
 pub fn classify(error: &Error) -> Class {
     match error.sqlstate() {
-        // DDL of two sessions on one catalog row, where no lock keeps them apart: GRANT takes none.
-        Some("XX000") if error.what().contains("tuple concurrently") => Class::Transient,
+        Some("XX000") if PASSING.iter().any(|text| error.what().contains(text)) => Class::Transient,
         Some(code) => classify_code(code),
         None if error.is_connection_lost() => Class::ConnectionLost,
         None => Class::Definite,
     }
 }
+
+/// DDL of two sessions on one catalog row, where no lock keeps them apart: GRANT takes none. And a
+/// definition that was read while it was dropped.
+const PASSING: [&str; 3] =
+    ["tuple concurrently", "could not open relation with OID", "cache lookup failed"];
 
 fn classify_code(code: &str) -> Class {
     match code {
@@ -59,6 +63,8 @@ fn classify_code(code: &str) -> Class {
         }
         "53100" | "53200" => Class::NoRoom,
         // 22: data exceptions (too long, out of range, bad text); 23: not null, check, domain.
+        // Raised by a function of the operator's own, over a row.
+        "P0001" => Class::RowsDoNotFit,
         code if code.starts_with("22") || code.starts_with("23") => Class::RowsDoNotFit,
         code if code.starts_with("08") => Class::ConnectionLost,
         _ => Class::Definite,

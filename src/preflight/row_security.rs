@@ -43,7 +43,8 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
 /// After the swap foreign keys are validated by a look at both tables.
 fn partners(table: &Table, role: &str) -> Vec<Finding> {
     let role = quote_ident(role);
-    let ends = table.foreign_keys.iter().flat_map(|key| [&key.from, &key.to]);
+    let validated = table.foreign_keys.iter().filter(|key| key.validated);
+    let ends = validated.flat_map(|key| [&key.from, &key.to]);
     let mut hidden: Vec<_> =
         ends.filter(|e| e.forces_row_security).map(|e| e.qualified()).collect();
     hidden.sort();

@@ -60,9 +60,8 @@ impl Swap<'_> {
     /// What is done after COMMIT, without the locks: a serial's sequence takes a lock that whoever called
     /// it holds until his transaction ends, and he may be waiting for the table; to validate takes time.
     pub fn afterwards(&self) -> Vec<Step> {
-        let mut out = self.serial_sequences();
-        out.extend(foreign_keys::validations(self.target));
-        out
+        // Sequences last: they may have to wait for a long transaction.
+        foreign_keys::validations(self.target).chain(self.serial_sequences()).collect()
     }
 
     fn own(&self, sql: impl Into<String>) -> Step {

@@ -98,11 +98,12 @@ async fn a_slot_that_holds_back_too_much_is_given_up_and_recovered_from() {
     exec(&open, "BEGIN; CREATE TABLE something (id int)").await;
     let filling = async {
         loop {
-            exec(&shop.client, "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000)) FROM generate_series(1, 2)").await;
+            exec(&shop.client, "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000000))")
+                .await;
             if held.run.said().contains("--max-slot-wal") {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     };
     tokio::time::timeout(SOON, filling).await.expect("the limit is never reached");
