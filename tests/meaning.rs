@@ -77,6 +77,22 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
     }
 }
 
+/// A plain ALTER says so too.
+#[tokio::test]
+async fn a_serial_that_is_used_elsewhere_is_not_dropped() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, n serial, m serial); ALTER TABLE t ADD k int DEFAULT nextval('t_n_seq'); \
+         CREATE TABLE o (x int DEFAULT nextval('t_m_seq'))",
+    )
+    .await;
+    refused(&shop, &["--alter", "DROP n"], 2, "sequence \"t_n_seq\" is used elsewhere").await;
+    refused(&shop, &["--alter", "DROP m"], 2, "default value for column x of table public.o").await;
+    shop.exec("DROP TABLE o").await;
+    shop.run("t", &["--alter", "DROP m"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+}
+
 #[tokio::test]
 async fn functions_that_could_not_be_called_are_found_before_the_copy() {
     let shop = shop().await;

@@ -29,9 +29,10 @@ impl StampReader {
         Ok(StampReader(session.prepare(&format!("{HANGING} {VERSIONS}")).await?))
     }
 
-    /// Reads the stamp of tables in the session that prepared it.
-    pub async fn read(&self, session: &Session, tables: &[u32]) -> Result<Stamp> {
-        let rows = session.run(&self.0, &[&tables]).await?;
+    /// Reads the stamp of tables in the session that prepared it. What the backend `ours` has not committed
+    /// does not count.
+    pub async fn read(&self, session: &Session, tables: &[u32], ours: i32) -> Result<Stamp> {
+        let rows = session.run(&self.0, &[&tables, &ours]).await?;
         let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no stamp"))?;
         Ok(Stamp(row.get(0)))
     }
@@ -128,7 +129,7 @@ const VERSIONS: &str = ", relation AS (
 version AS (
   SELECT 'c' AS of, r.oid, c.xmin::pg_catalog.text AS xmin FROM relation r JOIN pg_catalog.pg_class c ON c.oid = r.oid
   UNION ALL SELECT 'a', a.attrelid, a.attnum || ' ' || a.xmin || CASE WHEN a.xmax::pg_catalog.text <> '0' AND EXISTS (
-      SELECT 1 FROM pg_catalog.pg_locks l WHERE l.locktype = 'transactionid' AND l.transactionid = a.xmax AND l.granted)
+      SELECT 1 FROM pg_catalog.pg_locks l WHERE l.locktype = 'transactionid' AND l.transactionid = a.xmax AND l.granted AND l.pid IS DISTINCT FROM $2)
       THEN ' granted just now in ' || pg_catalog.clock_timestamp() ELSE '' END
     FROM own JOIN pg_catalog.pg_attribute a ON a.attrelid = own.oid
   UNION ALL SELECT 's', s.seqrelid, s.xmin::pg_catalog.text FROM own JOIN pg_catalog.pg_sequence s ON s.seqrelid = own.oid

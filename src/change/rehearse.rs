@@ -66,6 +66,7 @@ async fn rehearse_in_transaction(
     let mut target = read_result(session, source, clone, *clone_oid).await?;
     probe::check(session, source, &made, &before).await?;
     probe::positions_fit(session, source, &target).await?;
+    refuse_lost_serials(session, source, &target).await?;
     target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, &stand_ins);
     foreign_keys::refuse_new(source, &target)?;
     let typed = typed_expressions(source, &target, request)?;
@@ -76,6 +77,26 @@ async fn rehearse_in_transaction(
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key::mapping(source, &target, &projection, &reads)?;
     Ok(Plan { target, projection, key, carried })
+}
+
+/// A serial's sequence goes with its column, and with it whatever else calls it: as a plain ALTER says.
+async fn refuse_lost_serials(session: &Session, source: &Table, target: &Table) -> Result<()> {
+    let serials = source.sequences.iter().filter(|sequence| !sequence.identity);
+    for lost in serials.filter(|sequence| source.becomes(sequence.attnum, target).is_none()) {
+        let sql = "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d
+          WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = $1 AND d.deptype = 'n'
+            AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (
+              SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = $2 AND f.adnum = $3)) ORDER BY 1 LIMIT 1";
+        if let Some(row) = session.maybe(sql, &[&lost.oid, &source.oid, &lost.attnum]).await? {
+            return Err(Error::usage(format!(
+                "--alter drops a column whose sequence {:?} is used elsewhere: {}",
+                lost.name,
+                row.get::<_, &str>(0)
+            ))
+            .next("ALTER SEQUENCE … OWNED BY NONE before, or take that use away"));
+        }
+    }
+    Ok(())
 }
 
 async fn alter(

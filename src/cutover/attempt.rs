@@ -232,9 +232,8 @@ impl<'a> Attempt<'a> {
         let wait = self.cutover.limits.lock_timeout / 3;
         let (renamed, who) = watch(self.observer, session.pid(), wait, session.batch(&sql)).await;
         renamed.map_err(|e| Stop::waiting(e, who))?;
-        if !self.locker.names_hold().await.map_err(Stop::of)? {
-            let what =
-                "something that is mentioned by what hangs on the table was renamed just now";
+        if !self.locker.still_holds(self.observer).await.map_err(Stop::of)? {
+            let what = "privileges were changed just now, or something that hangs on the table, or what that mentions was renamed";
             return Err(Stop::Late(Obstacle::new(what)));
         }
         Ok(())

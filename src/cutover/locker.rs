@@ -45,12 +45,15 @@ pub(super) struct Locker {
 struct Readers {
     fingerprint: FingerprintReader,
     stamp: StampReader,
+    /// The same in the observer's session.
+    outside: StampReader,
     mentions: MentionsReader,
 }
 
 impl Readers {
-    async fn prepare(session: &Session) -> Result<Readers> {
+    async fn prepare(session: &Session, observer: &Session) -> Result<Readers> {
         Ok(Readers {
+            outside: StampReader::prepare(observer).await?,
             fingerprint: FingerprintReader::prepare(session).await?,
             stamp: StampReader::prepare(session).await?,
             mentions: MentionsReader::prepare(session).await?,
@@ -88,7 +91,7 @@ impl Locker {
         let session = cutover.connector.session(&role).await?;
         let statements = Statements::prepare(&session, &cutover.flow).await?;
         let comparison = KeyComparison::prepare(&session, &cutover.flow).await?;
-        let readers = Readers::prepare(&session).await?;
+        let readers = Readers::prepare(&session, observer).await?;
         let sql = "SELECT pg_catalog.date_part('epoch', \
                    pg_catalog.current_setting('deadlock_timeout')::interval)";
         let deadlock_timeout = Duration::from_secs_f64(session.one(sql, &[]).await?.get(0));
@@ -140,7 +143,7 @@ impl Locker {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let (fingerprint, now) = tokio::try_join!(
             self.readers.fingerprint.read(&self.session, oid, publication),
-            self.readers.stamp.read(&self.session, &self.rehearsed.tables),
+            self.readers.stamp.read(&self.session, &self.rehearsed.tables, self.session.pid()),
         )?;
         Ok(Seen { fingerprint, all_as_before: now == self.rehearsed.stamp })
     }
@@ -159,9 +162,17 @@ impl Locker {
         }
     }
 
-    /// Whether everything that was read again by name, under the lock, had the name that was written.
-    pub(super) async fn names_hold(&self) -> Result<bool> {
-        self.readers.mentions.as_before(&self.session, &self.rehearsed.mentions).await
+    /// Whether everything that was read again by name, under the lock, had the name that was written; and
+    /// whether nothing was committed by others since the look: GRANT takes no lock that would keep it out.
+    /// Another session sees nothing of our own changes yet. (One that comes still later meets our own
+    /// version of the row and fails, but for a GRANT on a column, which has until COMMIT.)
+    pub(super) async fn still_holds(&self, observer: &Session) -> Result<bool> {
+        let Rehearsed { tables, mentions, stamp, .. } = &self.rehearsed;
+        let (names, now) = tokio::try_join!(
+            self.readers.mentions.as_before(&self.session, mentions),
+            self.readers.outside.read(observer, tables, self.session.pid()),
+        )?;
+        Ok(names && now == *stamp)
     }
 }
 
@@ -227,7 +238,7 @@ impl Rehearsed {
         let taken: HashSet<String> = row.get::<_, Vec<String>>(1).into_iter().collect();
         // First: what changes while the rest is read shows under the lock.
         let mentions = readers.mentions.read(session, &tables).await?;
-        let stamp = readers.stamp.read(session, &tables).await?;
+        let stamp = readers.stamp.read(session, &tables, session.pid()).await?;
         let source = catalog::read(session, oid).await?.ok_or_else(gone)?;
         let shadow = catalog::read(session, tables[1]).await?.ok_or_else(gone)?;
         let plan = rehearse(cutover, session, &source, most).await?;

@@ -16,8 +16,11 @@ use crate::pg::{Connector, Session};
 use crate::shadow::{Names, Step};
 use crate::telemetry::Meter;
 
-/// Somebody's DDL or VACUUM may hold a table, and a transaction that called nextval holds its sequence to its
-/// end: whoever queues behind us waits no longer than this.
+/// Nobody but DDL queues behind a VALIDATE that waits, and autovacuum gives way only to who waits for longer
+/// than deadlock_timeout.
+const VALIDATE_TIMEOUT: &str = "5s";
+/// A transaction that called nextval holds its sequence to its end: whoever calls it behind us waits no
+/// longer than this.
 const LOCK_TIMEOUT: &str = "10ms";
 /// Pauses between two tries begin with this and double.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -35,13 +38,15 @@ pub(super) async fn run(
     let session_role = format!("{migration}/after");
     let mut open: Option<Session> = None;
     let mut failed = None::<Error>;
-    for ToDo { step, .. } in steps {
+    for ToDo { step, validates } in steps {
         let done = async {
             let session = match open.take().filter(|session| !session.is_closed()) {
                 Some(session) => session,
                 None => connect(connector, &session_role).await?,
             };
             let session = open.insert(session);
+            let limit = if *validates { VALIDATE_TIMEOUT } else { LOCK_TIMEOUT };
+            session.set("lock_timeout", limit).await?;
             by_its_role(session, step, patience, meter).await?;
             failpoint!("step done");
             store::event(session, migration, "done", &step.sql).await?;
@@ -60,7 +65,6 @@ pub(super) async fn run(
 
 async fn connect(connector: &Connector, role: &str) -> Result<Session> {
     let session = connector.session(role).await?;
-    session.set("lock_timeout", LOCK_TIMEOUT).await?;
     // A tool that is gone does not go on in the server.
     session.set("client_connection_check_interval", "1s").await?;
     Ok(session)

@@ -20,6 +20,9 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// From this share of the limit on the copy slows down.
 const SLOW_FROM: f64 = 0.5;
 
+/// The server moves a slot's position on only every 15 s or so: less than this is no sign of anything.
+const LEAST: u64 = 32 << 20;
+
 /// Guards one slot.
 pub(super) struct SlotGuard {
     /// Used by the guard alone.
@@ -42,7 +45,7 @@ struct Seen {
 impl SlotGuard {
     /// Works until `end`. Where the slot holds back too much the run is stopped and the slot dropped.
     pub(super) async fn guard(self, supervisor: Supervisor, end: CancellationToken) -> Result<()> {
-        let limit = SlotLimits::read(&self.session, self.asked).await?.bytes();
+        let limit = SlotLimits::read(&self.session, self.asked).await?.bytes().max(LEAST);
         let mut told: Option<Instant> = None;
         loop {
             if timeout(EVERY, end.cancelled()).await.is_ok() {

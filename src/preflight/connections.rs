@@ -83,10 +83,10 @@ mod tests {
         let severity = |free| {
             judge(&Limit { name: "it".into(), most: 20, free, mend: "" }).map(|f| f.severity)
         };
-        assert_eq!(severity(9), None);
-        assert_eq!(severity(8), Some(Severity::Warn));
-        assert_eq!(severity(5), Some(Severity::Warn));
-        assert_eq!(severity(4), Some(Severity::Refuse));
+        assert_eq!(severity(11), None);
+        assert_eq!(severity(10), Some(Severity::Warn));
+        assert_eq!(severity(9), Some(Severity::Warn));
+        assert_eq!(severity(8), Some(Severity::Refuse));
         assert_eq!(severity(-3), Some(Severity::Refuse));
     }
 }
