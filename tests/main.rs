@@ -17,6 +17,7 @@ mod meaning;
 mod objects;
 mod oracle;
 mod preflight;
+mod proxy;
 mod races;
 mod sabotage;
 mod scene;

@@ -6,6 +6,7 @@
 
 mod background;
 mod program;
+mod proxy;
 mod state;
 
 use std::future::Future;
@@ -17,6 +18,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub use background::Background;
 pub use program::{Output, pgwraith, run, run_within};
+pub use proxy::{Fault, Proxy, When};
 pub use state::{Failpoint, leftovers, make_state, phase, wait_for_phase, wait_for_sql};
 
 const POLL: Duration = Duration::from_millis(10);
