@@ -62,10 +62,6 @@ async fn works(client: &Client) -> bool {
     client.query_one("SELECT $1::int", &[&1]).await.is_ok()
 }
 
-fn chain(error: &tokio_postgres::Error) -> String {
-    format!("{error:?}")
-}
-
 #[tokio::test]
 async fn without_a_fault_everything_passes() {
     let scene = scene().await;
@@ -134,18 +130,24 @@ async fn a_cut_ends_the_connections_of_its_role_only() {
     assert!(works(&scene.session("copy 1").await).await, "new ones pass");
 }
 
+/// The connection learns how it ended; its client only that it is closed.
 #[tokio::test]
-async fn a_reset_is_told_as_one() {
+async fn a_reset_is_told_as_one_and_a_cut_is_not() {
     let scene = scene().await;
-    let (copy, other) = (scene.session("copy 1").await, scene.session("copy 2").await);
-    let notice = scene.proxy.notice("copy 1", "pg_sleep");
-    let reset = async {
-        notice.struck().await;
-        scene.proxy.reset("copy 1").await
-    };
-    let (slept, count) = tokio::join!(copy.batch_execute("SELECT pg_sleep(60)"), reset);
-    let error = chain(&slept.unwrap_err());
-    assert!(count == 1 && error.contains("ConnectionReset"), "{error}");
+    let other = scene.session("plan").await;
+    for (role, broken) in [("copy 1", true), ("copy 2", false)] {
+        let mut config: Config = scene.dsn.parse().unwrap();
+        config.application_name(format!("pgwraith/7/{role}"));
+        let (_client, connection) = config.connect(NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        scene.proxy.connected(role).await;
+        let struck =
+            if broken { scene.proxy.reset(role).await } else { scene.proxy.cut(role).await };
+        assert_eq!(struck, 1);
+        let end = format!("{:?}", connection.await.unwrap());
+        assert_eq!(end.contains("ConnectionReset"), broken, "{role}: {end}");
+        scene.server_is_rid_of(role).await;
+    }
     assert!(works(&other).await);
 }
 
