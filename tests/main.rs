@@ -24,6 +24,7 @@ mod scene;
 mod settings;
 mod several_hosts;
 mod since_18;
+mod small_disk;
 mod standby;
 mod subscribers;
 mod takeover;
