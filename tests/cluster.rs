@@ -48,6 +48,24 @@ async fn survives_a_crash() {
 }
 
 #[tokio::test]
+async fn a_crash_undoes_what_was_not_committed() {
+    let mut cluster = harness::cluster().await;
+    let client = harness::connect(&cluster.dsn("postgres")).await;
+    client.batch_execute("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await.unwrap();
+    let open = harness::connect(&cluster.dsn("postgres")).await;
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (2)").await.unwrap();
+    // Its row is in the WAL already: recovery brings it back, and does not show it.
+    client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+
+    cluster.crash().await.unwrap();
+    assert!(open.batch_execute("COMMIT").await.is_err());
+    cluster.restart().await.unwrap();
+    let client = harness::connect(&cluster.dsn("postgres")).await;
+    let rows = client.query("SELECT n FROM t ORDER BY n", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i32>>(), [1, 3]);
+}
+
+#[tokio::test]
 async fn an_orderly_stop_needs_no_recovery() {
     let mut cluster = harness::cluster().await;
     cluster.stop_fast().await.unwrap();

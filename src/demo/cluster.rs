@@ -4,6 +4,8 @@ mod account;
 mod binaries;
 mod folder;
 mod server;
+mod small_disk;
+mod standby;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

@@ -6,6 +6,8 @@
 
 mod background;
 mod program;
+mod proxy;
+mod small_disk;
 mod state;
 
 use std::future::Future;
@@ -17,6 +19,8 @@ use tokio_postgres::{Client, NoTls};
 
 pub use background::Background;
 pub use program::{Output, pgwraith, run, run_within};
+pub use proxy::{Fault, Proxy, When};
+pub use small_disk::SmallDisk;
 pub use state::{Failpoint, leftovers, make_state, phase, wait_for_phase, wait_for_sql};
 
 const POLL: Duration = Duration::from_millis(10);
@@ -46,11 +50,16 @@ pub async fn database(cluster: &Cluster, name: &str) -> String {
 pub fn since(major: u32) -> bool {
     let found = ServerBinaries::find().unwrap_or_else(|e| panic!("{e}")).major();
     if found < major {
-        let name = std::thread::current().name().unwrap_or("a test").to_owned();
-        let text = format!("SKIPPED: {name} needs PostgreSQL {major}, these servers are {found}\n");
-        std::io::stderr().write_all(text.as_bytes()).unwrap();
+        skipped(&format!("needs PostgreSQL {major}, these servers are {found}"));
     }
     found >= major
+}
+
+/// Says, past what captures a test's output, that the calling test does not test anything.
+pub fn skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let text = format!("SKIPPED: {name} {why}\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
 }
 
 /// A session; its connection is served by a task and ends when the client is dropped.

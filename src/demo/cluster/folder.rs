@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::account::Account;
+use super::small_disk;
 use crate::error::{Error, Result};
 
 const PREFIX: &str = "pgwraith-cluster-";
@@ -144,6 +145,7 @@ fn remove_orphans(parent: &Path) {
 /// Removes a cluster's folder, the lock last: what is left behind by a failure halfway, say because
 /// the server is not quite gone, must still be known as an orphan.
 fn remove(folder: &Path) -> io::Result<()> {
+    small_disk::unmount(&folder.join("data"));
     for inner in ["data", "socket"] {
         match fs::remove_dir_all(folder.join(inner)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
