@@ -71,6 +71,13 @@ pub async fn connect(dsn: &str) -> Client {
     client
 }
 
+/// A connection, where the server gives one.
+pub async fn try_connect(dsn: &str) -> Option<Client> {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.ok()?;
+    tokio::spawn(async move { connection.await.ok() });
+    Some(client)
+}
+
 /// Polls `condition` until it holds; panics, saying `what` was waited for, after `limit`.
 pub async fn wait_until<F>(what: &str, limit: Duration, mut condition: impl FnMut() -> F)
 where

@@ -4,6 +4,7 @@
 mod cleanup;
 #[cfg(feature = "failpoints")]
 mod killed;
+mod network;
 mod recover;
 
 use pgwraith::demo::orders::create_orders;
