@@ -155,3 +155,19 @@ async fn a_foreign_tables_default_follows() {
     shop.exec("DROP TABLE t_old").await;
     assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
 }
+
+/// What was written before a column was added is read again with it, and means the same.
+#[tokio::test]
+async fn an_upsert_from_before_a_column_was_added_follows() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 1); \
+         CREATE FUNCTION up() RETURNS void BEGIN ATOMIC INSERT INTO t (id, a) SELECT 1, 2 ON CONFLICT (id) DO UPDATE SET a = excluded.a; END; \
+         CREATE VIEW v AS SELECT id FROM t WHERE 't'::regclass IS NOT NULL; ALTER TABLE t ADD COLUMN b int",
+    )
+    .await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("SELECT up(); DROP TABLE t_old").await;
+    assert_eq!(shop.rows("t").await, ["(1,2,)"]);
+    assert_eq!(shop.rows("v").await, ["(1)"]);
+}

@@ -258,3 +258,16 @@ async fn stop_at(shop: &Shop, table: &str, condition: &str) {
     ))
     .await;
 }
+
+/// A foreign key is tried on a clone whose row security is forced, and which has no rows.
+#[tokio::test]
+async fn a_column_that_refers_is_retyped_under_forced_row_security() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE ROLE own; GRANT ALL ON SCHEMA public TO own; CREATE TABLE t (id int PRIMARY KEY, par int REFERENCES t); \
+         INSERT INTO t VALUES (1, 1); ALTER TABLE t OWNER TO own; ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    )
+    .await;
+    shop.run("t", &["--alter", "ALTER COLUMN par TYPE bigint"]).await.expect_code(0);
+    assert_eq!(shop.value::<i64>("SELECT par FROM t").await, 1);
+}

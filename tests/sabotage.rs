@@ -244,3 +244,23 @@ async fn an_index_whose_build_failed_is_told_and_waited_for() {
     shop.exec("DROP INDEX broken").await;
     held.run.finish(SOON).await.expect_code(0);
 }
+
+/// Its shadow is not made yet.
+#[tokio::test]
+async fn the_source_truncated_before_there_is_a_shadow() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    let other = shop.session().await;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let truncating = tokio::spawn(async move {
+        while stopped.try_recv().is_err() {
+            exec(&other, "TRUNCATE t; INSERT INTO t VALUES (7, 'after')").await;
+        }
+    });
+    let mut held = shop.held("copy", "t", &["--rebuild"]).await;
+    held.run.expect_running();
+    stop.send(()).unwrap();
+    truncating.await.unwrap();
+    held.finish().await.expect_code(0);
+    assert_eq!(shop.rows("t").await, ["(7,after,1)"]);
+}

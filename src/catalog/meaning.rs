@@ -81,7 +81,16 @@ pub fn lost(was: &Meaning, is: &Meaning) -> Option<String> {
     let only = |a: &Meaning, b: &Meaning| -> Vec<String> {
         a.iter().filter(|x| !b.contains(x)).cloned().collect()
     };
-    let (gone, new) = (only(was, is), only(is, was));
+    let gone = only(was, is);
+    // Of a relation that it is about it may mention more than it did: what a column was added to since is
+    // read again with that column (EXCLUDED in ON CONFLICT DO UPDATE).
+    let about = |text: &str| {
+        text.strip_prefix("column ").and_then(|t| t.rsplit_once("of ")).map(|(_, of)| of.to_owned())
+    };
+    let known: Vec<_> = was.iter().filter_map(|text| about(text)).collect();
+    let more = |text: &String| about(text).is_some_and(|of| known.contains(&of));
+    let new: Vec<String> =
+        only(is, was).into_iter().filter(|text| !gone.is_empty() || !more(text)).collect();
     let told =
         |list: Vec<String>| if list.is_empty() { "nothing".to_owned() } else { list.join(", ") };
     (!gone.is_empty() || !new.is_empty()).then(|| {

@@ -122,9 +122,10 @@ async fn alter(
             .next("Do that before or after, it takes PostgreSQL a millisecond"));
     }
     // The operator's own search path; the rollback brings the pinned one back.
-    session.batch("RESET search_path").await?;
+    // A clone has no rows to hide, and a foreign key on one whose row security is forced looks for some.
+    session.batch("RESET search_path; SET LOCAL row_security = on").await?;
     session.execute(&format!("ALTER TABLE {clone} {clauses}\n"), &[]).await.map_err(refuse)?;
-    session.batch("SET LOCAL search_path = pg_catalog, pg_temp").await
+    session.batch("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off").await
 }
 
 async fn read_result(

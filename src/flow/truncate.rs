@@ -82,7 +82,11 @@ impl Truncator {
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
         for relation in &self.flow.target.relations {
-            self.session.batch(&format!("TRUNCATE ONLY {relation}")).await?;
+            // Before it is made it has no rows, and none will come that were there before.
+            let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+            if self.session.one(there, &[&relation.to_string()]).await?.get(0) {
+                self.session.batch(&format!("TRUNCATE ONLY {relation}")).await?;
+            }
         }
         self.writer.as_tool(&self.session).await?;
         let sql = "DELETE FROM pgwraith.dirty WHERE migration_id = $1 AND flow = $2 \

@@ -31,6 +31,7 @@ const PINNED_AT_START: &[(&str, &str)] = &[
     // What the server prints of an expression is read again.
     ("quote_all_identifiers", "off"),
     ("array_nulls", "on"),
+    ("xmloption", "content"),
     // A tool whose host is gone lets go of its transactions within a minute.
     ("tcp_keepalives_idle", "30"),
     ("tcp_keepalives_interval", "10"),

@@ -48,7 +48,8 @@ async fn connections_that_break_at_commit() {
         shop.move_to(&format!("case{n}")).await;
         create_orders(&shop.client, 6_000).await.unwrap();
         let traffic = traffic(&shop).await;
-        let fault = proxy.cut_at(role, "COMMIT", when);
+        // The statement alone: BEGIN names READ COMMITTED too.
+        let fault = proxy.cut_at(role, "*/ COMMIT", when);
         let run = Background::start(through(&shop, &proxy));
         fault.struck().await;
         let output = run.finish(SOON).await;
