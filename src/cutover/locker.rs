@@ -24,8 +24,8 @@ use crate::shadow::{self, Step, Swap};
 /// How long the first, harmless lock may take: autovacuum gives way after deadlock_timeout.
 const PATIENT_LOCK: Duration = Duration::from_secs(10);
 
-/// A tool that is stopped between two attempts blocks no application, but autovacuum and DDL: in
-/// milliseconds, no longer than this. Above every pause we make ourselves.
+/// A tool that is stopped between the first lock and the attempt blocks no application, but autovacuum and
+/// DDL: in milliseconds, no longer than this.
 const BETWEEN_ATTEMPTS: u32 = 60_000;
 
 /// The session that locks. Its transaction holds SHARE UPDATE EXCLUSIVE on both tables, which stops
@@ -146,11 +146,6 @@ impl Locker {
             self.readers.stamp.read(&self.session, &self.rehearsed.tables, self.session.pid()),
         )?;
         Ok(Seen { fingerprint, all_as_before: now == self.rehearsed.stamp })
-    }
-
-    /// The backend that holds the first lock.
-    pub(super) fn pid(&self) -> i32 {
-        self.session.pid()
     }
 
     /// Gives the lock back at once: to the savepoint, and with the session soon afterwards.

@@ -100,14 +100,6 @@ pub(super) async fn blockers(observer: &Session, pid: i32) -> Result<Option<Stri
     Ok(names(&observer.query(&sql, &[&pid]).await?))
 }
 
-/// Whether somebody's statement waits for a lock of the backend `pid`. Autovacuum may wait.
-pub(super) async fn is_waited_for(observer: &Session, pid: i32) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a \
-               WHERE a.wait_event_type = 'Lock' AND a.backend_type <> 'autovacuum worker' \
-               AND $1 = ANY(pg_catalog.pg_blocking_pids(a.pid)))";
-    Ok(observer.one(sql, &[&pid]).await?.get(0))
-}
-
 /// A lock is replayed on standbys too, behind their queries: between attempts let them catch up,
 /// for a limited time.
 pub(super) async fn wait_for_standbys(observer: &Session) -> Result<()> {

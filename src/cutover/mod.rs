@@ -160,7 +160,8 @@ impl Cutover<'_> {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
             }
             // No lock is held here, and none while we wait for snapshots: DDL that queued behind it would
-            // have one, with the application behind the DDL, and we would wait for it.
+            // have one, with the application behind the DDL, and we would wait for it. DDL that comes once
+            // we have the first lock waits for one attempt, which goes in front of it.
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
@@ -193,9 +194,6 @@ impl Cutover<'_> {
             Ok(locker) => locker,
             Err(obstacle) => return Ok(Err(obstacle)),
         };
-        if look::is_waited_for(observer, ready.pid()).await? {
-            return Ok(Err(Obstacle::new("somebody waits to alter the table")));
-        }
         let others = &ready.rehearsed.locks.relations;
         if let Some(obstacle) = look::long_holders(observer, &self.flow, others).await? {
             return Ok(Err(obstacle));

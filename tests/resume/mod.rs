@@ -87,9 +87,8 @@ async fn a_run_that_is_killed_in_any_phase_is_resumed() {
     }
 }
 
-/// Ranges that are done stay done; the one in flight is copied by whoever goes on, once.
-#[tokio::test]
-async fn a_run_that_is_killed_in_a_chunk_copies_the_rest() {
+/// A run over 2000 orders that is held in its fourth chunk of 100, before COMMIT.
+async fn in_the_fourth_chunk() -> (Shop, Failpoint, Background) {
     let shop = shop().await;
     create_orders(&shop.client, 2_000).await.unwrap();
     harness::make_state(&shop.dsn, &shop.client).await;
@@ -98,6 +97,13 @@ async fn a_run_that_is_killed_in_a_chunk_copies_the_rest() {
     let arguments: Vec<&str> = CHANGE.iter().chain(&change).copied().collect();
     let run = Background::start(shop.arguments("orders", &arguments));
     point.wait_for_somebody().await;
+    (shop, point, run)
+}
+
+/// Ranges that are done stay done; the one in flight is copied by whoever goes on, once.
+#[tokio::test]
+async fn a_run_that_is_killed_in_a_chunk_copies_the_rest() {
+    let (shop, point, run) = in_the_fourth_chunk().await;
     run.signal(libc::SIGKILL);
     run.finish(SOON).await;
     shop.exec("DELETE FROM orders WHERE id = 7; UPDATE orders SET note = 'meanwhile' WHERE id = 8")
@@ -251,14 +257,7 @@ async fn a_run_that_is_killed_after_the_swap_is_resumed() {
 /// must not have been told that it arrived (**Invariant 5**).
 #[tokio::test]
 async fn what_only_memory_knew_is_told_again() {
-    let shop = shop().await;
-    create_orders(&shop.client, 2_000).await.unwrap();
-    harness::make_state(&shop.dsn, &shop.client).await;
-    let point = Failpoint::at_chunk(&shop.client, shop.session().await, 3).await;
-    let change = ["--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
-    let arguments: Vec<&str> = CHANGE.iter().chain(&change).copied().collect();
-    let run = Background::start(shop.arguments("orders", &arguments));
-    point.wait_for_somebody().await;
+    let (shop, point, run) = in_the_fourth_chunk().await;
     shop.exec(
         "DELETE FROM orders WHERE id = 7; UPDATE orders SET note = 'copied before' WHERE id = 8",
     )
