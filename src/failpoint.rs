@@ -53,7 +53,7 @@ pub const OF_RECOVERY: &[&str] =
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =
-    &["epoch raised", "undo: slot dropped", "undo: publication dropped", "undo: shadow dropped"];
+    &["epoch raised", "slot dropped", "publication dropped", "shadow dropped"];
 
 /// Reads the environment; what is returned must live as long as the program.
 #[cfg(feature = "failpoints")]

@@ -124,17 +124,13 @@ impl Run<'_> {
         there: Option<QualifiedName>,
         kind: Kind,
     ) -> Result<Told> {
-        if let Some(slot) = &stored.slot {
-            teardown::drop_slot(session, slot).await?;
-        }
         let for_good = matches!(kind, Kind::Usage | Kind::NotResumable)
             || stored.phase() == Some(Phase::Prepare);
         if for_good {
-            // What a run that goes on needs of the source's side: nobody will.
-            if let Some(publication) = &stored.publication {
-                teardown::drop_publication(session, publication).await?;
-            }
-            teardown::drop_rows_view(session, stored.id).await?;
+            // What a run that goes on needs of the source's side goes too: nobody will.
+            teardown::release(session, stored).await?;
+        } else if let Some(slot) = &stored.slot {
+            teardown::drop_slot(session, slot).await?;
         }
         let shadow = &stored.names.shadow;
         let source =

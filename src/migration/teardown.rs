@@ -131,6 +131,19 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
     session.rollback().await;
     let stored = store::load(session, migration).await?.ok_or_else(superseded)?;
     end_sessions(session, migration).await?;
+    release(session, &stored).await
+}
+
+/// Takes everything away that a preparation makes, as far as it came.
+pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<()> {
+    release(session, stored).await?;
+    drop_shadow(session, stored).await?;
+    failpoint!("shadow dropped");
+    Ok(())
+}
+
+/// Slot, publication and view, as far as they are there.
+pub(super) async fn release(session: &Session, stored: &Stored) -> Result<()> {
     if let Some(slot) = &stored.slot {
         drop_slot(session, slot).await?;
     }
@@ -139,23 +152,7 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
         drop_publication(session, publication).await?;
     }
     failpoint!("publication dropped");
-    drop_rows_view(session, migration).await
-}
-
-/// Takes everything away that a preparation makes, as far as it came.
-pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<()> {
-    if let Some(slot) = &stored.slot {
-        drop_slot(session, slot).await?;
-    }
-    failpoint!("undo: slot dropped");
-    if let Some(publication) = &stored.publication {
-        drop_publication(session, publication).await?;
-    }
-    failpoint!("undo: publication dropped");
-    drop_rows_view(session, stored.id).await?;
-    drop_shadow(session, stored).await?;
-    failpoint!("undo: shadow dropped");
-    Ok(())
+    drop_rows_view(session, stored.id).await
 }
 
 /// Drops the shadow: only the very table that we made, somebody else's of the same name stays.
