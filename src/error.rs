@@ -184,7 +184,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// PostgreSQL's message, detail, hint and SQLSTATE in one line.
+/// PostgreSQL's message, detail, hint and SQLSTATE in one line, and the function that raised it.
 pub fn describe_db(e: &tokio_postgres::error::DbError) -> String {
     let mut text = format!("{} (SQLSTATE {})", e.message(), e.code().code());
     if let Some(detail) = e.detail() {
@@ -192,6 +192,11 @@ pub fn describe_db(e: &tokio_postgres::error::DbError) -> String {
     }
     if let Some(hint) = e.hint() {
         text.push_str(&format!("; hint: {hint}"));
+    }
+    // Of all that the context holds only this: the rest may quote rows.
+    let within = e.where_().and_then(|context| context.lines().find(|l| l.contains(" function ")));
+    if let Some(function) = within {
+        text.push_str(&format!("; in {function}"));
     }
     text
 }

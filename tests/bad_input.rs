@@ -107,6 +107,20 @@ async fn rows_that_do_not_fit_are_named_by_their_key() {
     }
 }
 
+/// So says a function of the operator's own; which one, and on which row.
+#[tokio::test]
+async fn rows_that_a_function_refuses_are_named_by_their_key() {
+    let shop = shop().await;
+    shop.exec(TABLE).await;
+    shop.exec(
+        "CREATE FUNCTION picky(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN \
+           IF n = 899 THEN RAISE 'not this one'; END IF; RETURN n; END $$",
+    )
+    .await;
+    let told = &["id = 899", "not this one", "in PL/pgSQL function public.picky(integer)"];
+    refused(&shop, &["--map", "n = public.picky(n)", "--workers", "1"], 4, told).await;
+}
+
 #[tokio::test]
 async fn a_server_that_cannot_be_reached() {
     let shop = shop().await;

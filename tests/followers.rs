@@ -171,3 +171,32 @@ async fn an_upsert_from_before_a_column_was_added_follows() {
     assert_eq!(shop.rows("t").await, ["(1,2,)"]);
     assert_eq!(shop.rows("v").await, ["(1)"]);
 }
+
+/// What follows may use the row type or a constraint of what it only reads: that stays as it is.
+#[tokio::test]
+async fn row_types_and_constraints_of_others_are_no_obstacle() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE customers (id int PRIMARY KEY, name text); INSERT INTO customers VALUES (1, 'a'), (2, 'b'); \
+         CREATE TABLE t (id int PRIMARY KEY, c int REFERENCES customers, n int); INSERT INTO t VALUES (1, 1, 3), (2, 1, 4); \
+         CREATE FUNCTION label(customers) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1.name || $1.id'; \
+         CREATE VIEW base AS SELECT id, n FROM t; \
+         CREATE FUNCTION twice(base) RETURNS int LANGUAGE sql AS 'SELECT 2 * $1.n'; \
+         CREATE VIEW computed AS SELECT t.id, c.label, c AS whole FROM t JOIN customers c ON c.id = t.c; \
+         CREATE VIEW doubled AS SELECT base.id, base.twice, t.n FROM base JOIN t USING (id); \
+         CREATE FUNCTION greet() RETURNS SETOF text BEGIN ATOMIC SELECT label(c.*) FROM customers c WHERE c.id IN (SELECT t.c FROM t); END; \
+         CREATE POLICY p ON t USING ((SELECT label(c.*) FROM customers c WHERE c.id = t.c) <> ''); \
+         CREATE RULE r AS ON DELETE TO t DO ALSO INSERT INTO customers VALUES (old.id, 'x') \
+           ON CONFLICT ON CONSTRAINT customers_pkey DO UPDATE SET name = 'again'",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    let rows = (shop.rows("computed").await, shop.rows("doubled").await);
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    assert_eq!((shop.rows("computed").await, shop.rows("doubled").await), rows);
+    shop.exec("DELETE FROM t WHERE id = 2").await;
+    assert_eq!(shop.rows("customers").await, ["(1,a)", "(2,again)"]);
+    assert_eq!(shop.value::<Vec<String>>("SELECT array_agg(g) FROM greet() g").await, ["a1"]);
+}

@@ -92,12 +92,14 @@ const KINDS: &[&str] = &[
     "SELECT 'security label', l.label FROM pg_catalog.pg_seclabel l, t
      WHERE l.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND l.objoid = toid",
     "SELECT 'typed table', t.reloftype::pg_catalog.regtype::pg_catalog.text FROM t WHERE t.reloftype <> 0",
-    "SELECT 'extension membership', pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0) FROM pg_catalog.pg_depend d, t
+    "SELECT 'extension membership', pg_catalog.format('of %s in %s', pg_catalog.pg_describe_object(d.classid, d.objid, 0),
+       pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0)) FROM pg_catalog.pg_depend d, t
      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype IN ('e', 'x')
        AND (d.objid = toid OR d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid
          UNION ALL SELECT i.objid FROM pg_catalog.pg_depend i WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
            AND i.refobjid = toid AND i.deptype = 'i' AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass))
-     UNION ALL SELECT 'extension membership', pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM pg_catalog.pg_depend d, t
+     UNION ALL SELECT 'extension membership', pg_catalog.format('of %s in %s', pg_catalog.pg_describe_object(d.classid, d.objid, 0),
+       pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0)) FROM pg_catalog.pg_depend d, t
      WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND d.deptype = 'x'
        AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid)",
     "SELECT 'privileges on the row type', t.relname::pg_catalog.text FROM t JOIN pg_catalog.pg_type y ON y.oid = t.reltype

@@ -132,9 +132,18 @@ fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
         (Value::String(was), Value::String(is)) if without_xmin(was) == without_xmin(is) => {
             out.push(format!("{path} was altered"));
         }
-        (Value::Null, _) => out.push(format!("{path} appeared: {is}")),
-        (_, Value::Null) => out.push(format!("{path} is gone (was {was})")),
-        _ => out.push(format!("{path} was {was}, is {is}")),
+        (Value::Null, _) => out.push(format!("{path} appeared{}", told(": ", is, ""))),
+        (_, Value::Null) => out.push(format!("{path} is gone{}", told(" (was ", was, ")"))),
+        _ => out.push(format!("{path} was {}, is {}", told("", was, ""), told("", is, ""))),
+    }
+}
+
+/// A value for a message, between two texts; nothing where it is nothing but a row's version.
+fn told(before: &str, value: &Value, after: &str) -> String {
+    match value.as_str().map(without_xmin) {
+        Some("") => String::new(),
+        Some(text) => format!("{before}{text}{after}"),
+        None => format!("{before}{value}{after}"),
     }
 }
 
@@ -151,21 +160,28 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
   'file', (SELECT c.relfilenode::int8 FROM pg_catalog.pg_class c WHERE c.oid = $1),
   'table', (SELECT pg_catalog.jsonb_build_object('schema', c.relnamespace::pg_catalog.regnamespace, 'name', c.relname,
       'owner', c.relowner::pg_catalog.regrole, 'persistence', c.relpersistence, 'replica identity', c.relreplident,
-      'forced row security', c.relrowsecurity AND c.relforcerowsecurity, 'access method', c.relam::int8,
-      'tablespace', c.reltablespace::int8, 'partition', c.relispartition)
+      'forced row security', c.relrowsecurity AND c.relforcerowsecurity, 'partition', c.relispartition,
+      'access method', (SELECT m.amname FROM pg_catalog.pg_am m WHERE m.oid = c.relam),
+      'tablespace', (SELECT s.spcname FROM pg_catalog.pg_tablespace s WHERE s.oid = c.reltablespace))
     FROM pg_catalog.pg_class c WHERE c.oid = $1),
-  'column', (SELECT pg_catalog.jsonb_object_agg(a.attname, pg_catalog.concat_ws(' ', a.attnum,
-      pg_catalog.format_type(a.atttypid, a.atttypmod), a.attcollation, a.attidentity, a.attgenerated,
-      CASE WHEN a.attnotnull THEN 'not null' END, 'xmin', a.xmin))
+  'column', (SELECT pg_catalog.jsonb_object_agg(a.attname, pg_catalog.concat_ws(' ',
+      pg_catalog.format_type(a.atttypid, a.atttypmod), 'collate ' || NULLIF(a.attcollation, 0)::pg_catalog.regcollation,
+      'identity ' || NULLIF(a.attidentity::pg_catalog.text, ''), 'generated ' || NULLIF(a.attgenerated::pg_catalog.text, ''),
+      CASE WHEN a.attnotnull THEN 'not null' END, 'number', a.attnum, 'xmin', a.xmin))
       FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0),
-  'default of column', (SELECT pg_catalog.jsonb_object_agg(d.adnum, 'xmin ' || d.xmin)
-      FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1),
-  'constraint', (SELECT pg_catalog.jsonb_object_agg(k.conname, pg_catalog.concat_ws(' ', k.contype,
-      k.oid, k.convalidated, k.condeferrable, k.condeferred, CASE WHEN k.contype NOT IN ('p', 'u', 'x') THEN 'xmin ' || k.xmin END))
+  'default of column', (SELECT pg_catalog.jsonb_object_agg(a.attname, 'xmin ' || d.xmin)
+      FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+      WHERE d.adrelid = $1),
+  'constraint', (SELECT pg_catalog.jsonb_object_agg(k.conname, pg_catalog.concat_ws(' ',
+      CASE k.contype WHEN 'c' THEN 'check' WHEN 'n' THEN 'not null' WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique'
+        WHEN 'x' THEN 'exclusion' ELSE k.contype::pg_catalog.text END, CASE WHEN NOT k.convalidated THEN 'not valid' END,
+      CASE WHEN k.condeferrable THEN 'deferrable' END, CASE WHEN k.condeferred THEN 'initially deferred' END,
+      'number', k.oid, CASE WHEN k.contype NOT IN ('p', 'u', 'x') THEN 'xmin ' || k.xmin END))
       FROM pg_catalog.pg_constraint k
       WHERE k.conrelid = $1 AND k.contype NOT IN ('f', 't')),
-  'index', (SELECT pg_catalog.jsonb_object_agg(c.relname, pg_catalog.concat_ws(' ', i.indisvalid,
-      i.indisready, i.indisreplident, i.indisprimary, i.indimmediate, i.indkey::pg_catalog.text))
+  'index', (SELECT pg_catalog.jsonb_object_agg(c.relname, pg_catalog.concat_ws(' ', CASE WHEN i.indisprimary THEN 'primary' END,
+      CASE WHEN i.indisreplident THEN 'replica identity' END, CASE WHEN NOT i.indimmediate THEN 'deferrable' END,
+      CASE WHEN NOT i.indisready THEN 'not ready' END, 'on columns number', i.indkey::pg_catalog.text))
       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisvalid),
   'use of the row type', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid), d.deptype)
       FROM pg_catalog.pg_type y JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass

@@ -17,7 +17,7 @@ use crate::pg::{QualifiedName, Session};
 /// What an object depends on, as PostgreSQL describes it.
 pub type Meaning = Vec<String>;
 
-/// The meaning of every constraint, index and default of the table `oid`, by kind and name. Each of `moves` is a relation that stands for another.
+/// The meaning of every constraint, index, default and extended statistics of the table `oid`, by kind and name. Each of `moves` is a relation that stands for another.
 pub async fn parts(
     session: &Session,
     oid: u32,
@@ -117,6 +117,8 @@ const PARTS: &str = "
   FROM pg_catalog.pg_constraint k WHERE k.conrelid = $3 AND k.contype NOT IN ('f', 't')
   UNION ALL SELECT 'index ' || c.relname, 'pg_catalog.pg_class'::pg_catalog.regclass, c.oid
   FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $3
+  UNION ALL SELECT 'statistics on ' || pg_catalog.pg_get_statisticsobjdef_columns(x.oid),
+    'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, x.oid FROM pg_catalog.pg_statistic_ext x WHERE x.stxrelid = $3
   UNION ALL SELECT 'default of column ' || a.attname, 'pg_catalog.pg_attrdef'::pg_catalog.regclass, f.oid
   FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
   WHERE f.adrelid = $3";

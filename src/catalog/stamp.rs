@@ -141,6 +141,8 @@ version AS (
     WHERE o.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
   UNION ALL SELECT 'd', f.oid, f.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_attrdef f ON f.oid = o.objid
     WHERE o.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+  UNION ALL SELECT 'y', y.oid, y.xmin::pg_catalog.text FROM object o JOIN pg_catalog.pg_type y ON y.oid = o.objid
+    WHERE o.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
   UNION ALL SELECT 'k', k.oid, k.xmin::pg_catalog.text FROM pg_catalog.pg_constraint k WHERE k.conrelid = ANY ($1) OR k.confrelid = ANY ($1)
   UNION ALL SELECT 't', g.oid, g.xmin::pg_catalog.text FROM pg_catalog.pg_trigger g WHERE g.tgrelid = ANY ($1)
   UNION ALL SELECT 'x', x.oid, x.xmin::pg_catalog.text FROM pg_catalog.pg_statistic_ext x WHERE x.stxrelid = ANY ($1)

@@ -3,7 +3,7 @@
 
 use super::clone::{Clone, about_the_change, set_role};
 use super::stand_in::StandIns;
-use crate::catalog::{Carried, Column, Table, meaning};
+use crate::catalog::{Carried, Column, Partner, Table, meaning};
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
@@ -65,10 +65,11 @@ async fn try_one(
     if let Some(relation) = &thing.relation {
         stand_ins.of(relation).await?;
     }
+    let about = thing.relation.as_ref().map(Partner::qualified);
     set_role(session, thing.role.as_deref()).await?;
     let statements = if thing.trial.is_empty() { &thing.bind } else { &thing.trial };
     for sql in statements {
-        session.batch(&clone.tried(&stand_ins.staged(sql))).await?;
+        session.batch(&clone.tried(&stand_ins.staged_about(sql, about.as_ref()))).await?;
     }
     Ok(())
 }
@@ -131,12 +132,11 @@ fn lost_column(source: &Table, target: &Table, thing: &Carried) -> Option<String
 fn lost_identity(source: &Table, target: &Table, thing: &Carried) -> Option<String> {
     let survives =
         |attnum| source.becomes(attnum, target).is_some_and(|column| !column.identity.is_empty());
-    let mut identities = source.sequences.iter().filter(|s| s.identity);
-    let lost = identities.find(|s| !survives(s.attnum))?;
-    thing.calls_identity.then(|| {
-        format!(
-            "may call the sequence {:?} of an identity column that the change takes away",
-            lost.name
-        )
-    })
+    let mut called =
+        source.sequences.iter().filter(|s| s.identity && thing.calls.contains(&s.attnum));
+    let lost = called.find(|s| !survives(s.attnum))?;
+    Some(format!(
+        "calls the sequence {:?} of an identity column that the change takes away",
+        lost.name
+    ))
 }

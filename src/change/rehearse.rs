@@ -72,7 +72,7 @@ async fn rehearse_in_transaction(
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &clone.schema, clone_oid: *clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
-    check_assignment(session, source, clone, &projection).await?;
+    check_assignment(session, source, clone, &projection, limit).await?;
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key::mapping(source, &target, &projection, &reads)?;
@@ -303,6 +303,7 @@ async fn check_assignment(
     source: &Table,
     clone: &QualifiedName,
     projection: &[Projected],
+    limit: u128,
 ) -> Result<()> {
     let filled: Vec<_> =
         projection.iter().filter_map(|p| p.expression.as_ref().map(|e| (&p.column, e))).collect();
@@ -328,14 +329,15 @@ async fn check_assignment(
         }
         None => e,
     })?;
-    try_a_row(session, &sql).await
+    try_a_row(session, &sql, limit).await
 }
 
 /// Functions in checks, indexes and generated columns run where a row is written, under our search path
 /// and as the owner: better to know now than after hours whether they can. What is wrong with the row
-/// itself is for the copy to say.
-async fn try_a_row(session: &Session, insert: &str) -> Result<()> {
-    session.batch("SAVEPOINT row").await?;
+/// itself is for the copy to say; and where the first row is far behind many dead ones, `limit` milliseconds
+/// are enough.
+async fn try_a_row(session: &Session, insert: &str, limit: u128) -> Result<()> {
+    session.batch(&format!("SAVEPOINT row; SET LOCAL statement_timeout = {limit}")).await?;
     let tried = session.batch(&format!("{insert} LIMIT 1")).await;
     session.batch("ROLLBACK TO SAVEPOINT row; RELEASE SAVEPOINT row").await?;
     match tried {

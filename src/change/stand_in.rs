@@ -109,6 +109,15 @@ impl<'a> StandIns<'a> {
         retarget(sql, &self.moves)
     }
 
+    /// The same statement about the clone and the stand-in of `relation` alone. What it only reads stays
+    /// the real one, as at the swap: a stand-in has neither its row type, which functions may take, nor
+    /// its constraints, which ON CONFLICT may name.
+    pub(super) fn staged_about(&self, sql: &str, relation: Option<&QualifiedName>) -> String {
+        let about = |real: &QualifiedName| *real == self.moves[0].0 || Some(real) == relation;
+        let moves: Vec<_> = self.moves.iter().filter(|(real, _)| about(real)).cloned().collect();
+        retarget(sql, &moves)
+    }
+
     /// The same about what they stand for.
     pub(super) fn unstaged(&self, sql: &str) -> String {
         let back: Vec<_> = self.moves.iter().map(|(a, b)| (b.clone(), a.clone())).collect();

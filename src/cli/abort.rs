@@ -59,10 +59,8 @@ fn after_swap(after: &AfterSwap) -> String {
          gone: sessions, slot and publication\n"
     );
     if !after.to_validate.is_empty() {
-        out.push_str(
-            "left to run (a foreign key that is not validated holds for every row written since, and is \
-             not proven for those before):\n",
-        );
+        let why = after.unproven().map(|why| format!(" ({why})")).unwrap_or_default();
+        out.push_str(&format!("left to run{why}:\n"));
     }
     for statement in &after.to_validate {
         out.push_str(&format!("  {statement};\n"));

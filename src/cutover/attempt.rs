@@ -1,4 +1,4 @@
-//! One attempt: from the first LOCK to COMMIT, or back to before the LOCK.
+//! One attempt: from the first LOCK to COMMIT, or ROLLBACK.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -74,7 +74,8 @@ impl<'a> Attempt<'a> {
             let stall = started.elapsed();
             return Ok(Tried::Swapped { lock_held, stall, steps, shut: alone });
         };
-        locker.back_out().await;
+        // The lock goes at once, the session soon afterwards.
+        locker.session.rollback().await;
         if let Some(batch) = batch {
             cutover.tracker.dirty().abandon(batch);
         }
@@ -122,7 +123,6 @@ impl<'a> Attempt<'a> {
     async fn lock(&mut self) -> Result<(), Stop> {
         let (limits, session) = (self.cutover.limits, &self.locker.session);
         let budget = Deadline::after(limits.lock_timeout.min(self.locker.deadlock_timeout / 2));
-        let mut save = "SAVEPOINT attempt; ";
         let Locks { statements, sequences, .. } = &self.locker.rehearsed.locks;
         // All before the look: what is renamed and still changed by somebody would be what it was.
         let (first, last) = match self.sequences_first {
@@ -131,11 +131,10 @@ impl<'a> Attempt<'a> {
         };
         for lock in first.iter().chain(last) {
             let sql = format!(
-                "{save}{}SET LOCAL lock_timeout = {}; {lock}",
+                "{}SET LOCAL lock_timeout = {}; {lock}",
                 self.deadline.settings(session.version()),
                 budget.left().as_millis().max(1)
             );
-            save = "";
             let wait = limits.lock_timeout / 3;
             let (locked, who) =
                 watch(self.observer, session.pid(), wait, session.batch(&sql)).await;

@@ -36,12 +36,6 @@ impl Deadline {
         }
         sql
     }
-
-    /// What a rollback to the savepoint leaves of the limits, taken away: it brings the settings
-    /// back, but the timer of transaction_timeout runs on, and would end the next attempt early.
-    pub(super) fn lift(version: i32) -> &'static str {
-        if version >= 170_000 { "SET LOCAL transaction_timeout = 0" } else { "" }
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Cutover;
-use super::deadline::Deadline;
 use super::locks::{self, Locks};
 use super::look::{self, Obstacle};
 use crate::catalog::{
@@ -29,7 +28,7 @@ const PATIENT_LOCK: Duration = Duration::from_secs(10);
 const BETWEEN_ATTEMPTS: u32 = 60_000;
 
 /// The session that locks. Its transaction holds SHARE UPDATE EXCLUSIVE on both tables, which stops
-/// DDL and autovacuum and blocks no read and no write; attempts are savepoints in it.
+/// DDL and autovacuum and blocks no read and no write. It is for one attempt.
 pub(super) struct Locker {
     pub(super) session: Session,
     pub(super) statements: Statements,
@@ -146,15 +145,6 @@ impl Locker {
             self.readers.stamp.read(&self.session, &self.rehearsed.tables, self.session.pid()),
         )?;
         Ok(Seen { fingerprint, all_as_before: now == self.rehearsed.stamp })
-    }
-
-    /// Gives the lock back at once: to the savepoint, and with the session soon afterwards.
-    pub(super) async fn back_out(&self) {
-        let lift = Deadline::lift(self.session.version());
-        let back = format!("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt; {lift}");
-        if self.session.batch(&back).await.is_err() {
-            self.session.rollback().await;
-        }
     }
 
     /// Whether everything that was read again by name, under the lock, had the name that was written; and

@@ -12,6 +12,7 @@ mod deadline;
 mod locker;
 mod locks;
 mod look;
+mod met;
 mod outcome;
 mod snapshots;
 
@@ -37,6 +38,7 @@ use crate::telemetry::Meter;
 use attempt::{Attempt, Tried};
 use locker::Locker;
 use look::Obstacle;
+use met::Met;
 
 /// The limits of the cutover.
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +123,7 @@ impl Cutover<'_> {
         let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
         let started = Instant::now();
         let mut attempts = 0;
-        let mut met: Vec<String> = Vec::new();
+        let mut met = Met::default();
         let mut refused: Option<String> = None;
         loop {
             let obstacle = match self.prepare(&observer, &syncer, started).await? {
@@ -150,13 +152,11 @@ impl Cutover<'_> {
                     }
                 }
             };
-            let is_new = met.last() != Some(&obstacle.text);
-            met.retain(|text| *text != obstacle.text);
-            met.push(obstacle.text.clone());
+            let is_news = met.again(&obstacle, Instant::now());
             if started.elapsed() > self.limits.patience {
                 return Err(self.out_of_patience(attempts, &met));
             }
-            if is_new {
+            if is_news {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
             }
             // No lock is held here, and none while we wait for snapshots: DDL that queued behind it would
@@ -205,9 +205,8 @@ impl Cutover<'_> {
         self.limits.patience.saturating_sub(started.elapsed()).min(Duration::from_secs(10))
     }
 
-    /// `met` is what was in the way, the last one last.
-    fn out_of_patience(&self, attempts: u32, met: &[String]) -> Error {
-        let told: Vec<&str> = met.iter().rev().take(3).map(String::as_str).collect();
+    fn out_of_patience(&self, attempts: u32, met: &Met) -> Error {
+        let told: Vec<&str> = met.last_ones().take(3).collect();
         Error::new(
             Kind::Failed,
             format!(

@@ -5,7 +5,7 @@
 //! which holds WAL back: such things go, the tables and the state stay.
 
 use super::store::Stored;
-use super::{resume, store, takeover, teardown};
+use super::{after, resume, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
@@ -27,8 +27,16 @@ pub struct AfterSwap {
     pub is_there: bool,
     /// The old table's name, where it is still there.
     pub retired: Option<String>,
-    /// Statements that prove what the swap bound without proof.
+    /// Statements that are left to run: they prove what the swap bound without proof, or move what it could
+    /// not move under its lock.
     pub to_validate: Vec<String>,
+}
+
+impl AfterSwap {
+    /// What there is to know about the statements, besides that they are to be run.
+    pub fn unproven(&self) -> Option<&'static str> {
+        after::unproven(&self.to_validate)
+    }
 }
 
 /// Aborts the unfinished migration of `table`, or cleans up after one that swapped and did not.
@@ -45,9 +53,6 @@ pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
 pub(super) async fn undo(session: &Session, found: Stored) -> Result<Aborted> {
     store::ensure(session).await?;
     takeover::cut_off(session, found.id).await?;
-    if let Some(slot) = &found.slot {
-        teardown::drop_slot(session, slot).await?;
-    }
     // Asked only now: a run that is alive may have swapped until its epoch was over.
     if store::is_swapped(session, found.id).await? {
         return Ok(Aborted::Swapped(clean_up(session, &found).await?));
@@ -59,14 +64,9 @@ pub(super) async fn undo(session: &Session, found: Stored) -> Result<Aborted> {
 
 /// The rest of what the run's end would have done, and what there is to be told.
 async fn clean_up(session: &Session, found: &Stored) -> Result<AfterSwap> {
-    // Together: an abort that is cut off here is repeated from here, and told in the end.
-    session.batch("BEGIN").await?;
-    if let Some(publication) = &found.publication {
-        teardown::drop_publication(session, publication).await?;
-    }
-    teardown::drop_rows_view(session, found.id).await?;
+    teardown::release(session, found).await?;
+    // Last: an abort that is cut off before is repeated.
     store::event(session, found.id, "finished", "cleaned up by an abort").await?;
-    session.batch("COMMIT").await?;
     let table = match found.shadow_oid {
         Some(oid) => catalog::name_of(session, oid).await?,
         None => None,

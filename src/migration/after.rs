@@ -109,15 +109,23 @@ async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) ->
     }
 }
 
+/// What there is to know about statements that are left.
+pub(super) fn unproven(left: &[String]) -> Option<&'static str> {
+    left.iter().any(|sql| sql.contains(" VALIDATE CONSTRAINT ")).then_some(
+        "a foreign key that is not validated holds for every row written since, and is not proven for those \
+         before",
+    )
+}
+
 /// What is to be said where something is left to do; also where the operator stops the run.
 pub(super) fn unfinished(e: Error, names: &Names, left: &[String], table: &str) -> Error {
     let kind = match classify(&e) {
         Class::RowsDoNotFit => Kind::DataDiffers,
         _ => e.kind(),
     };
+    let why = unproven(left).map(|why| format!(". What is left: {why}")).unwrap_or_default();
     let state = format!(
-        "The names were swapped before that: {} has its new shape, the old table is {}. A foreign key that \
-         is not validated holds for every row written since, and is not proven for those before",
+        "The names were swapped before that: {} has its new shape, the old table is {}{why}",
         names.source, names.retired
     );
     let next = match left {

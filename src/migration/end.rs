@@ -22,8 +22,15 @@ impl Run<'_> {
         error: Error,
         report: Option<Report>,
     ) -> Result<Report> {
-        if report.is_some() && error.kind() != Kind::NotResumable {
-            return Err(self.after_swap(migration, error).await);
+        match report {
+            // Whoever took it over does the rest, and his sessions are not ours to end.
+            Some(_) if error.kind() == Kind::NotResumable => {
+                let swapped =
+                    format!("The names were swapped before that: {} has its new shape", self.table);
+                return Err(error.and_then_state(swapped, "Nothing is lost".to_owned()));
+            }
+            Some(_) => return Err(self.after_swap(migration, error).await),
+            None => {}
         }
         let told = match self.settle(migration, epoch, &error).await {
             Ok(told) => told,
@@ -133,14 +140,21 @@ impl Run<'_> {
             teardown::drop_slot(session, slot).await?;
         }
         let shadow = &stored.names.shadow;
+        let left = match stored.shadow_oid {
+            Some(oid) => catalog::name_of(session, oid).await?,
+            None => None,
+        };
         let source =
             there.map(|name| format!("{name} is untouched and in use; ")).unwrap_or_default();
         let table = shell_word(self.table);
         let (state, next) = match (kind, stored.phase()) {
             (Kind::Usage | Kind::NotResumable, _) => (
-                format!(
-                    "{source}slot and publication are dropped; the unfinished shadow {shadow} is left"
-                ),
+                match left {
+                    Some(left) => format!(
+                        "{source}slot and publication are dropped; the unfinished shadow {left} is left"
+                    ),
+                    None => format!("{source}slot and publication are dropped; there is no shadow"),
+                },
                 format!("`pgwraith abort {table}` removes what is left"),
             ),
             (_, Some(Phase::Prepare)) => (

@@ -62,9 +62,9 @@ fn classify_code(code: &str) -> Class {
             Class::ConnectionLost
         }
         "53100" | "53200" => Class::NoRoom,
-        // 22: data exceptions (too long, out of range, bad text); 23: not null, check, domain.
         // Raised by a function of the operator's own, over a row.
         "P0001" => Class::RowsDoNotFit,
+        // 22: data exceptions (too long, out of range, bad text); 23: not null, check, domain.
         code if code.starts_with("22") || code.starts_with("23") => Class::RowsDoNotFit,
         code if code.starts_with("08") => Class::ConnectionLost,
         _ => Class::Definite,

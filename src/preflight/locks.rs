@@ -4,7 +4,8 @@
 use super::{Finding, Result, Subject};
 use crate::pg::{QualifiedName, quote_ident};
 
-/// LOCK TABLE in the strongest mode takes one of these (PostgreSQL documentation, LOCK); binding a
+/// LOCK TABLE in the strongest mode takes one of these (PostgreSQL documentation, LOCK), or MAINTAIN (17);
+/// binding a
 /// foreign key anew takes REFERENCES on the columns that it refers to.
 const MISSING: &str = "
 WITH k AS (SELECT k.*, f.relowner AS referring FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class f ON f.oid = k.conrelid
@@ -27,7 +28,11 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let carried = crate::catalog::carried(subject.session, subject.table.oid).await?;
     let hanging = carried.iter().filter_map(|thing| thing.relation.as_ref());
     let hanging: Vec<u32> = hanging.map(|relation| relation.oid).collect();
-    let rows = subject.session.query(MISSING, &[&subject.table.oid, &hanging]).await?;
+    let missing = match subject.session.version() {
+        170_000.. => &MISSING.replace("DELETE, TRUNCATE'", "DELETE, TRUNCATE, MAINTAIN'"),
+        _ => MISSING,
+    };
+    let rows = subject.session.query(missing, &[&subject.table.oid, &hanging]).await?;
     let finding = |row: &tokio_postgres::Row| {
         let table = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
         let (role, privilege): (_, &str) = (quote_ident(row.get(2)), row.get(3));

@@ -116,6 +116,11 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         &["extension", "btree_gist"],
     ),
     (
+        "CREATE EXTENSION btree_gist; CREATE INDEX by_n ON t (n); ALTER INDEX by_n DEPENDS ON EXTENSION btree_gist",
+        "t",
+        &["extension membership of index public.by_n in extension btree_gist"],
+    ),
+    (
         "CREATE TABLE u (id int); CREATE CONSTRAINT TRIGGER ct AFTER INSERT ON u FROM t FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         "t",
         &["DROP TRIGGER ct on public.u and create it again"],

@@ -9,7 +9,7 @@ pub(super) fn sql() -> String {
            ARRAY[pg_catalog.format('ALTER %s %s ALTER COLUMN %I SET DEFAULT %s',
              CASE o.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE ONLY' END,
              pg_catalog.format('%I.%I', n.nspname, o.relname), a.attname, pg_catalog.pg_get_expr(f.adbin, f.adrelid))] AS bind,
-           {} AS relation, d.calls_identity
+           {} AS relation, d.calls
          FROM d JOIN pg_catalog.pg_attrdef f ON f.oid = d.objid
          JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
          JOIN pg_catalog.pg_class o ON o.oid = f.adrelid JOIN pg_catalog.pg_namespace n ON n.oid = o.relnamespace

@@ -7,7 +7,7 @@ SELECT 'function' AS kind, 'pg_proc' AS class, f.oid::int8 AS oid, f.oid::pg_cat
   CASE WHEN pg_catalog.has_schema_privilege(f.proowner, f.pronamespace, 'CREATE') AND NOT f.proleakproof THEN r.rolname::pg_catalog.text END AS role,
   '{}'::pg_catalog.text[] AS unbind, ARRAY[f.text] || COALESCE((SELECT pg_catalog.array_agg(pg_catalog.format('ALTER ROUTINE %s DEPENDS ON EXTENSION %I',
       f.oid::pg_catalog.regprocedure, e.extname)) FROM pg_catalog.pg_depend x JOIN pg_catalog.pg_extension e ON e.oid = x.refobjid
-    WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.objid = f.oid AND x.deptype = 'x'), '{}') AS bind, n.nspname::pg_catalog.text AS schema, d.uses, d.calls_identity,
+    WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.objid = f.oid AND x.deptype = 'x'), '{}') AS bind, n.nspname::pg_catalog.text AS schema, d.uses, d.calls,
   ARRAY[f.begins || 'pgwraith_trial' || pg_catalog.substr(f.text,
     pg_catalog.length(f.begins || pg_catalog.quote_ident(n.nspname)) + 1)] AS trial
 FROM d JOIN (SELECT p.*, pg_catalog.pg_get_functiondef(p.oid) AS text,

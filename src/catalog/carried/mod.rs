@@ -54,8 +54,8 @@ pub struct Carried {
     pub schema: Option<String>,
     /// Columns of the table that it uses, where it is known.
     pub uses: Vec<i16>,
-    /// Whether it calls a sequence of an identity column.
-    pub calls_identity: bool,
+    /// Identity columns of the table whose sequences it calls.
+    pub calls: Vec<i16>,
     /// What tries `bind` without touching the object; empty where `bind` itself can be tried.
     pub trial: Vec<String>,
 }
@@ -66,7 +66,7 @@ pub async fn carried(session: &Session, oid: u32) -> Result<Vec<Carried>> {
     let kinds = kinds.iter().enumerate().map(|(step, kind)| {
         format!(
             "SELECT {step} AS step, pg_catalog.jsonb_build_object('uses', '{{}}'::pg_catalog.int2[], \
-             'calls_identity', false, 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL, 'schema', NULL, 'class', '', 'oid', 0) \
+             'calls', '{{}}'::pg_catalog.int2[], 'trial', '{{}}'::pg_catalog.text[], 'relation', NULL, 'schema', NULL, 'class', '', 'oid', 0) \
              || pg_catalog.jsonb_build_object('owner', pg_catalog.to_jsonb(k)->'role') \
              || pg_catalog.to_jsonb(k) AS thing \
              FROM ({kind}) k"
@@ -89,11 +89,11 @@ WITH t AS (SELECT c.*, c.oid AS toid, pg_catalog.format('%I.%I', n.nspname, c.re
     r.rolname::pg_catalog.text AS owner
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_roles r ON r.oid = c.relowner WHERE c.oid = $1),
-own AS (SELECT toid AS oid FROM t UNION ALL
-  SELECT i.objid FROM pg_catalog.pg_depend i, t WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+own AS (SELECT toid AS oid, 0 AS attnum FROM t UNION ALL
+  SELECT i.objid, i.refobjsubid FROM pg_catalog.pg_depend i, t WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
     AND i.refobjid = toid AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.deptype = 'i'
     AND i.objid IN (SELECT s.seqrelid FROM pg_catalog.pg_sequence s)),
-d AS (SELECT d.classid, d.objid, pg_catalog.bool_or(d.refobjid <> toid) AS calls_identity,
+d AS (SELECT d.classid, d.objid, COALESCE(pg_catalog.array_agg(own.attnum) FILTER (WHERE own.attnum > 0), '{}') AS calls,
     COALESCE(pg_catalog.array_agg(d.refobjsubid) FILTER (WHERE d.refobjid = toid AND d.refobjsubid > 0), '{}') AS uses
   FROM pg_catalog.pg_depend d JOIN own ON own.oid = d.refobjid, t
   WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.deptype = 'n'

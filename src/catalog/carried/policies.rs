@@ -38,7 +38,7 @@ pub(super) fn of_others() -> String {
     format!("
 SELECT 'policy' AS kind, 'pg_policy' AS class, p.oid::int8 AS oid, pg_catalog.format('%I on %s', p.polname, o.oid::pg_catalog.regclass) AS name,
   {}, '{{}}'::pg_catalog.text[] AS unbind,
-  ARRAY[x.text] AS bind, {} AS relation, d.uses, d.calls_identity,
+  ARRAY[x.text] AS bind, {} AS relation, d.uses, d.calls,
   ARRAY[pg_catalog.format('CREATE POLICY %I ON %I.%I FOR %s', p.polname, n.nspname, o.relname,
     CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END
     || CASE WHEN p.polcmd = 'a' THEN ' WITH CHECK (true)' ELSE ' USING (true)' END), x.text] AS trial

@@ -22,7 +22,7 @@ pub(super) fn of_others() -> String {
            {}, '{{}}'::pg_catalog.text[] AS unbind,
            ARRAY['CREATE OR REPLACE RULE ' || pg_catalog.substr(pg_catalog.pg_get_ruledef(w.oid), \
              pg_catalog.length('CREATE RULE ') + 1)] AS bind,
-           {} AS relation, d.uses, d.calls_identity
+           {} AS relation, d.uses, d.calls
          FROM d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = w.ev_class
          JOIN pg_catalog.pg_roles r ON r.oid = v.relowner, t
          WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND v.oid <> t.toid AND w.ev_type <> '1'",

@@ -20,7 +20,7 @@ pub(super) fn sql() -> String {
              (SELECT ' WITH (' || pg_catalog.string_agg(pg_catalog.format('%I = %L', o.option_name, o.option_value), ', ' ORDER BY o.n) || ')'
                FROM ROWS FROM (pg_catalog.pg_options_to_table(v.reloptions)) WITH ORDINALITY o (option_name, option_value, n)),
              pg_catalog.rtrim(pg_catalog.pg_get_viewdef(v.oid), ';'))] AS bind,
-           {} AS relation, n.nspname::pg_catalog.text AS schema, d.uses, d.calls_identity
+           {} AS relation, n.nspname::pg_catalog.text AS schema, d.uses, d.calls
          FROM d JOIN pg_catalog.pg_rewrite w ON w.oid = d.objid JOIN pg_catalog.pg_class v ON v.oid = w.ev_class
          JOIN pg_catalog.pg_roles r ON r.oid = v.relowner
          JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace, t
