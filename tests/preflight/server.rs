@@ -146,4 +146,12 @@ async fn event_triggers_on_what_a_run_does_stand_in_the_way_unless_they_are_allo
     assert!(output.stderr.contains(firing[0]), "{output}");
     let output = harness::run(run.iter().chain(&["--allow-event-triggers"])).await.expect_code(0);
     assert!(output.stderr.contains(firing[0]), "{output}");
+    // One that refuses is named by its function.
+    let refuses = "CREATE OR REPLACE FUNCTION audit() RETURNS event_trigger LANGUAGE plpgsql AS $$ begin \
+                   if tg_tag = 'CREATE TABLE' then raise 'not at noon'; end if; end $$";
+    client.batch_execute(&format!("DROP TABLE t_old; {refuses}")).await.unwrap();
+    let output = harness::run(run.iter().chain(&["--allow-event-triggers"])).await.expect_code(3);
+    for told in ["not at noon", "in PL/pgSQL function public.audit()"] {
+        assert!(output.stderr.contains(told), "{output}");
+    }
 }
