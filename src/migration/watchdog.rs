@@ -73,6 +73,28 @@ impl Watchdog {
 
     /// Which session of ours waits for whom, for long.
     async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<()> {
+        let mut waits = self.for_locks().await?;
+        waits.extend(self.for_standbys().await?);
+        let mut seen = HashMap::new();
+        for wait in waits {
+            let (since, mut next) =
+                told.remove(&wait.of).unwrap_or_else(|| (Instant::now(), WORTH_TELLING));
+            if since.elapsed() >= next {
+                let role = wait.who.rsplit('/').next().unwrap_or_default();
+                let seconds = since.elapsed().as_secs();
+                self.meter.note(format!(
+                    "{role:?} has been waiting for {seconds} s for {}",
+                    wait.for_whom
+                ));
+                next = since.elapsed() * 2;
+            }
+            seen.insert(wait.of, (since, next));
+        }
+        *told = seen;
+        Ok(())
+    }
+
+    async fn for_locks(&self) -> Result<Vec<Wait>> {
         let sql = "SELECT w.application_name, b.pid, COALESCE(b.usename::pg_catalog.text, '?'), COALESCE(b.state, '?'), \
                    COALESCE(pg_catalog.left(b.query, 80), '') \
                    FROM pg_catalog.pg_stat_activity w, \
@@ -81,26 +103,37 @@ impl Watchdog {
                    WHERE w.application_name LIKE $1 AND w.wait_event_type = 'Lock' \
                      AND w.datname = pg_catalog.current_database()";
         let rows = self.session.query(sql, &[&session_names(self.migration)]).await?;
-        let mut seen = HashMap::new();
-        for row in &rows {
+        let wait = |row: &tokio_postgres::Row| {
             let (who, pid): (Lossy, i32) = (row.get(0), row.get(1));
-            let (since, next) = told
-                .remove(&format!("{who} {pid}"))
-                .unwrap_or_else(|| (Instant::now(), WORTH_TELLING));
-            let mut next = next;
-            if since.elapsed() >= next {
-                let (user, state, query): (Lossy, Lossy, Lossy) =
-                    (row.get(2), row.get(3), row.get(4));
-                let role = who.0.rsplit('/').next().unwrap_or_default();
-                self.meter.note(format!(
-                    "{role:?} has been waiting for {} s for pid {pid} ({user}, {state}): {query}",
-                    since.elapsed().as_secs()
-                ));
-                next = since.elapsed() * 2;
-            }
-            seen.insert(format!("{who} {pid}"), (since, next));
-        }
-        *told = seen;
-        Ok(())
+            let (user, state, query): (Lossy, Lossy, Lossy) = (row.get(2), row.get(3), row.get(4));
+            let for_whom = format!("pid {pid} ({user}, {state}): {query}");
+            Wait { of: format!("{who} {pid}"), who: who.0, for_whom }
+        };
+        Ok(rows.iter().map(wait).collect())
     }
+
+    /// From 17 on the stream may wait for standbys: see the check of the same name in preflight.
+    async fn for_standbys(&self) -> Result<Vec<Wait>> {
+        let sql = "SELECT a.application_name, pg_catalog.current_setting('synchronized_standby_slots', true) \
+                   FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1 \
+                     AND a.wait_event = 'WaitForStandbyConfirmation'";
+        let rows = self.session.query(sql, &[&session_names(self.migration)]).await?;
+        let wait = |row: &tokio_postgres::Row| {
+            let (who, slots): (Lossy, Option<Lossy>) = (row.get(0), row.get(1));
+            let slots = slots.map(|slots| slots.0).unwrap_or_default();
+            let for_whom = format!(
+                "the standbys of synchronized_standby_slots ({slots}) to confirm what they have"
+            );
+            Wait { of: format!("{who} standbys"), who: who.0, for_whom }
+        };
+        Ok(rows.iter().map(wait).collect())
+    }
+}
+
+/// One session's wait.
+struct Wait {
+    /// Tells it from others.
+    of: String,
+    who: String,
+    for_whom: String,
 }

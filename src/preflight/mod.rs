@@ -29,6 +29,7 @@ mod replication_slots;
 mod row_security;
 mod server_version;
 mod slot_limit;
+mod standby_slots;
 mod subscription;
 mod table_kind;
 mod usable_key;
@@ -62,6 +63,7 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("primary", primary::check(s).await).await?;
     report.take("logical_decoding", logical_decoding::check(s).await).await?;
     report.take("replication_slots", replication_slots::check(s).await).await?;
+    report.take("standby_slots", standby_slots::check(s).await).await?;
     report.take("walsenders", walsenders::check(s).await).await?;
     report.take("connections", connections::check(s).await).await?;
     report.take("replication_connection", replication_connection::check(s).await).await?;

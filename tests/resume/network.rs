@@ -6,9 +6,9 @@ use pgwraith::demo::cluster::Cluster;
 use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
 
-use super::{CHANGE, TABLE, nothing_is_lost, nothing_was_forgotten, resume};
+use super::{CHANGE, TABLE, kill, nothing_is_lost, nothing_was_forgotten, resume};
 use crate::harness::{self, Background, Output, Proxy, SmallDisk, When};
-use crate::scene::{Held, SOON, Shop, shop};
+use crate::scene::{Held, SOON, Shop, shop, shop_with};
 
 /// The arguments of a run that reaches its server through the proxy.
 fn through(shop: &Shop, proxy: &Proxy) -> Vec<String> {
@@ -158,6 +158,77 @@ async fn a_standby_is_promoted_and_the_run_recovered_there() {
     assert_eq!(output.json()["rows_copied"], 0, "{output}");
     assert_eq!(shop.value::<String>("SELECT note FROM orders WHERE id = 5").await, "untold");
     assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// A cluster whose logical streams wait for its standby, which keeps their slots too; and the standby.
+async fn with_synchronized_standby() -> (Shop, Cluster) {
+    let shop = shop_with(&[("synchronized_standby_slots", "sb")]).await;
+    create_orders(&shop.client, 3_000).await.unwrap();
+    let refused = async |what: &str| {
+        let output = shop.run("orders", &CHANGE).await.expect_code(3);
+        let told = format!("synchronized_standby_slots names \"sb\", which {what}");
+        assert!(output.stderr.contains(&told), "{output}");
+    };
+    refused("is no physical slot of this server").await;
+    shop.exec("SELECT pg_create_physical_replication_slot('sb', true)").await;
+    refused("is used by no standby now").await;
+    let follows = [
+        ("primary_slot_name", "sb"),
+        ("hot_standby_feedback", "on"),
+        ("sync_replication_slots", "on"),
+    ];
+    let standby = shop.cluster.standby(&follows).await.unwrap();
+    standby.caught_up_with(&shop.cluster).await.unwrap();
+    (shop, standby)
+}
+
+/// Our slot may fail over: it is there after the promotion. What it would have told of the last moments
+/// before is not.
+#[tokio::test]
+async fn a_slot_that_survives_a_promotion_is_not_trusted() {
+    if !harness::since(17) {
+        return;
+    }
+    let (mut shop, standby) = with_synchronized_standby().await;
+    let held = shop.held("verify", "orders", &CHANGE).await;
+    assert!(held.run.said().contains("the stream waits for the standbys"), "{}", held.run.said());
+    let there = harness::connect(&standby.dsn("shop")).await;
+    let kept = "SELECT EXISTS (SELECT 1 FROM pg_replication_slots WHERE synced AND NOT temporary)";
+    harness::wait_for_sql(&there, "the standby has the slot", kept).await;
+    kill(held).await;
+    standby.caught_up_with(&shop.cluster).await.unwrap();
+    shop.cluster.crash().await.unwrap();
+    standby.promote().await.unwrap();
+    shop.dsn = standby.dsn("shop");
+    shop.client = shop.session().await;
+    assert_eq!(shop.held_back().await.len(), 2, "slot and publication are here too");
+    shop.exec("DROP FUNCTION gate() CASCADE; UPDATE orders SET note = 'untold' WHERE id = 5").await;
+    // Its setting names a slot that only the old primary had.
+    shop.exec("ALTER SYSTEM SET synchronized_standby_slots = ''").await;
+    shop.exec("SELECT pg_reload_conf()").await;
+    let output = resume(&shop, &["--take-over"]).await.expect_code(1);
+    for text in ["was promoted since (timeline 1 then, 2 now)", "--recover"] {
+        assert!(output.stderr.contains(text), "{text}: {output}");
+    }
+    let output = resume(&shop, &["--recover"]).await.expect_code(0);
+    assert_eq!(output.json()["recovered"]["mismatches"], 1, "{output}");
+    assert_eq!(shop.value::<String>("SELECT note FROM orders WHERE id = 5").await, "untold");
+    assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// A standby that goes down holds our stream up: that is told, and the run goes on when it is back.
+#[tokio::test]
+async fn a_stream_that_waits_for_a_standby_says_so() {
+    if !harness::since(17) {
+        return;
+    }
+    let (shop, mut standby) = with_synchronized_standby().await;
+    let mut held = shop.held("verify", "orders", &CHANGE).await;
+    standby.crash().await.unwrap();
+    held.release().await;
+    held.run.wait_for_saying("standbys of synchronized_standby_slots (sb)").await;
+    standby.restart().await.unwrap();
+    held.run.finish(SOON).await.expect_code(0);
 }
 
 /// Some room for the table's copy, and then none.
