@@ -13,7 +13,6 @@ mod generator;
 mod harness;
 mod index;
 mod keys;
-mod lost_reply;
 mod meaning;
 mod objects;
 mod oracle;

@@ -26,7 +26,7 @@ pub struct ConnInfo {
     pub user: String,
     /// Whether and how TLS is used over TCP.
     pub ssl: SslSettings,
-    /// The limit for reaching one server; `None` waits.
+    /// The limit for a connection to one server, until it can be used; `None` waits.
     pub connect_timeout: Option<Duration>,
     /// Server options for the startup message (`-c name=value …`).
     pub options: Option<String>,
@@ -148,9 +148,12 @@ fn give_passwords(
     }
 }
 
+/// What libpq would wait for without end: a run notices that a server is not reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Zero and less wait without limit.
 fn connect_timeout(settings: &Settings) -> Result<Option<Duration>> {
-    let Some(text) = settings.given("connect_timeout") else { return Ok(None) };
+    let Some(text) = settings.given("connect_timeout") else { return Ok(Some(CONNECT_TIMEOUT)) };
     match text.trim().parse::<i32>() {
         Ok(seconds) => Ok(u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs)),
         Err(_) => Err(settings.bad_value("connect_timeout", "a whole number of seconds")),
@@ -189,7 +192,7 @@ mod tests {
         let info = ConnInfo::resolve_with(None, &Fake::new()).unwrap();
         assert_eq!(info.display(), "database \"os\" as \"os\" on /var/run/postgresql:5432");
         assert_eq!(info.hosts[0].password, None);
-        assert_eq!(info.connect_timeout, None);
+        assert_eq!(info.connect_timeout, Some(CONNECT_TIMEOUT));
         assert_eq!(resolve("user=u").dbname, "u");
         assert_eq!(resolve("user=u dbname=''").dbname, "u");
         let bare = Fake::new().without("/etc/passwd");

@@ -5,6 +5,7 @@ use std::slice;
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -87,7 +88,17 @@ impl Connector {
         Err(last.unwrap_or_else(|| Error::usage("the connection string names no host")))
     }
 
+    /// As with libpq, the limit is for all of it: a network that loses packets may do so behind the TCP
+    /// connection.
     async fn open(&self, host: &Host, role: &str) -> Result<Session> {
+        let opened = self.open_in_any_time(host, role);
+        let Some(limit) = self.info.connect_timeout else { return opened.await };
+        timeout(limit, opened).await.unwrap_or_else(|_| {
+            Err(self.refused(Error::lost(format!("no answer within {limit:?}"))))
+        })
+    }
+
+    async fn open_in_any_time(&self, host: &Host, role: &str) -> Result<Session> {
         let mut last = None;
         for &tls in self.info.attempts(host) {
             match self.client(host, tls, role).await {

@@ -78,6 +78,11 @@ impl Background {
         }
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Panics, showing what it said, if it has ended.
     #[track_caller]
     pub fn expect_running(&mut self) {

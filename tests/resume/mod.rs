@@ -6,6 +6,7 @@ mod cleanup;
 mod killed;
 mod network;
 mod recover;
+mod stalled;
 
 use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};

@@ -11,7 +11,7 @@ use crate::harness::{self, Background, Output, Proxy, SmallDisk, When};
 use crate::scene::{Held, SOON, Shop, shop, shop_with};
 
 /// The arguments of a run that reaches its server through the proxy.
-fn through(shop: &Shop, proxy: &Proxy) -> Vec<String> {
+pub(super) fn through(shop: &Shop, proxy: &Proxy) -> Vec<String> {
     let dsn = proxy.dsn(&shop.dsn);
     let small = ["--chunk-rows", "300", "--chunk-time", "8ms"];
     let given = ["run", "orders", "-d", &dsn, "--json"];
@@ -56,8 +56,12 @@ async fn connections_that_break_at_commit() {
         let what = format!("{role} {when:?}");
         assert_eq!(output.code, Some(0), "{what}: {output}");
         // The cutover looks its outcome up itself.
-        if role != "cutover" {
-            went_on(&output, &what);
+        match (role, when) {
+            ("cutover", When::After) => {
+                assert_eq!(output.json()["cutover"]["attempts"], 1, "{what}: {output}")
+            }
+            ("cutover", When::Before) => {}
+            _ => went_on(&output, &what),
         }
         nothing_was_forgotten(&output);
         nothing_is_lost(&shop, traffic).await;
