@@ -50,6 +50,14 @@ pub const ALL: &[&str] = &[
 pub const OF_RECOVERY: &[&str] =
     &["epoch raised", "marked unproven", "lost slot dropped", "slot made", "slot recorded"];
 
+/// Those that a run comes by where memory holds fewer keys than change.
+#[cfg(feature = "failpoints")]
+pub const OF_SPILLING: &[&str] = &["keys ready", "keys stored", "keys loaded"];
+
+/// Those that a run comes by where its table is truncated.
+#[cfg(feature = "failpoints")]
+pub const OF_TRUNCATE: &[&str] = &["truncate stored", "truncate ready", "truncate followed"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =

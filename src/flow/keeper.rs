@@ -108,6 +108,7 @@ impl Keeper {
             return Ok(false);
         }
         let replaced = self.store(&spills).await?;
+        failpoint!("keys stored");
         self.tracker.dirty().spilled(spills, replaced);
         self.tracker.freed.notify_one();
         Ok(true)
@@ -128,6 +129,7 @@ impl Keeper {
              SELECT $1, $2, 'key', u.key, u.xid::pg_catalog.xid8 FROM ROWS FROM (\
              pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)";
         self.session.execute(insert, &[migration, flow, &keys, &xids]).await?;
+        failpoint!("keys ready");
         self.session.batch("COMMIT").await?;
         Ok(replaced)
     }
@@ -152,6 +154,7 @@ impl Keeper {
         }
         drop(dirty);
         self.tracker.announce();
+        failpoint!("keys loaded");
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::capture::Tracker;
 use super::dirty::Barrier;
 use super::write::{Door, Isolation, Writer};
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::pg::{Session, Snapshot};
 
 /// How often to ask whether a commit has become visible.
@@ -47,10 +48,12 @@ impl Truncator {
     async fn pass(&self, barrier: Option<Barrier>) -> Result<()> {
         let Some(barrier) = barrier else { return Ok(()) };
         self.store(barrier).await?;
+        failpoint!("truncate stored");
         self.tracker.dirty().barrier_stored(barrier);
         let _alone = self.door.alone().await;
         self.wait_until_visible(barrier.xid).await?;
         self.truncate(barrier).await?;
+        failpoint!("truncate followed");
         self.tracker.dirty().truncated(barrier);
         self.tracker.announce();
         Ok(())
@@ -93,6 +96,7 @@ impl Truncator {
                    AND kind = 'truncate' AND xid <= $3::pg_catalog.text::pg_catalog.xid8";
         let (flow, xid) = (&self.flow, barrier.xid.to_string());
         self.session.execute(sql, &[&flow.migration, &flow.number, &xid]).await?;
+        failpoint!("truncate ready");
         self.session.batch("COMMIT").await
     }
 }

@@ -6,8 +6,8 @@ use pgwraith::failpoint;
 use rand::RngExt;
 
 use super::{CHANGE, TABLE, nothing_is_lost, nothing_was_forgotten, resume};
-use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, shop};
+use crate::harness::{self, Background, Failpoint};
+use crate::scene::{SOON, Shop, exec, shop};
 
 /// Many ranges, and something left to do behind the swap.
 async fn orders(shop: &Shop, rows: u64) -> Traffic {
@@ -107,6 +107,52 @@ async fn dying_twice_in_a_row_and_in_the_midst_of_things() {
         dies_at(second, 1, resumed(&shop, &[])).await;
         goes_on(&shop, second).await;
         nothing_is_lost(&shop, traffic).await;
+    }
+}
+
+#[tokio::test]
+async fn dying_while_keys_go_to_the_database_and_come_back() {
+    let mut shop = shop().await;
+    for (n, point) in failpoint::OF_SPILLING.iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        let traffic = orders(&shop, 20_000).await;
+        let few = ["--max-keys-in-memory", "10"].map(str::to_owned);
+        let arguments: Vec<String> = run(&shop).into_iter().chain(few).collect();
+        dies_at(point, 1, arguments).await;
+        goes_on(&shop, point).await;
+        nothing_is_lost(&shop, traffic).await;
+    }
+}
+
+/// What was copied before a TRUNCATE is gone, whoever empties the new table.
+#[tokio::test]
+async fn dying_while_a_truncate_is_followed() {
+    let mut shop = shop().await;
+    for (n, point) in failpoint::OF_TRUNCATE.iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        create_orders(&shop.client, 2_000).await.unwrap();
+        harness::make_state(&shop.dsn, &shop.client).await;
+        let gate = Failpoint::at_chunk(&shop.client, shop.session().await, 3).await;
+        let slow = ["--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
+        let change: Vec<&str> = CHANGE.iter().chain(&slow).copied().collect();
+        let arguments = shop.arguments("orders", &change);
+        let dying =
+            Background::start_with(&[("FAILPOINTS", &format!("{point}=return"))], arguments);
+        gate.wait_for_somebody().await;
+        let session = shop.session().await;
+        let truncated = tokio::spawn(async move {
+            let sql = "TRUNCATE orders; INSERT INTO orders (customer_id, status, amount) VALUES (1, 'after', 1)";
+            exec(&session, sql).await;
+        });
+        let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = 'orders'::regclass AND NOT granted)";
+        harness::wait_for_sql(&shop.client, "it waits for the chunk", waits).await;
+        gate.open().await;
+        truncated.await.unwrap();
+        let output = dying.finish(SOON).await;
+        assert_eq!(output.signal, Some(libc::SIGKILL), "{point}: {output}");
+        goes_on(&shop, point).await;
+        let statuses = "SELECT string_agg(status, ' ') FROM orders";
+        assert_eq!(shop.value::<String>(statuses).await, "after", "{point}");
     }
 }
 
