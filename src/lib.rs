@@ -44,4 +44,5 @@ pub mod pg;
 pub mod preflight;
 pub mod shadow;
 pub mod telemetry;
+pub mod throttle;
 pub mod wal;

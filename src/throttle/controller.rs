@@ -1,0 +1,191 @@
+//! How fast the copy may go: a pure function of what was read, and when.
+//!
+//! What presses reacts late, and most of it adds up: a standby that gets more than it can take falls
+//! further behind for as long as that lasts, and its lag is seen half a second later. So the speed follows
+//! not only how near a signal is to its limit but how fast it comes nearer (a proportional and a derivative
+//! part, on the logarithm of the speed, so that it does not matter how fast a standby is). The speed that
+//! each signal would allow is found for itself, and the least one counts: limits are kept alone and
+//! together. Between signals that allow all and one that forbids anything there is no switching back and
+//! forth: a signal that stopped the copy lets it go on at half of the speed at which it was stopped.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// One signal, as it was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// As shown to the operator: `standby eu2`.
+    pub signal: String,
+    /// The value as a share of its limit: 1 is at the limit. None where it could not be measured.
+    pub pressure: Option<f64>,
+    /// Value and limit for people: `1.9 of 2 s`; why it could not be measured.
+    pub text: String,
+}
+
+/// What the copy may do until the next decision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Workers that may work; 0 stops the copy at the next chunk boundary.
+    pub workers: usize,
+    /// The share of the time that each may work.
+    pub duty: f64,
+    pub reason: Reason,
+}
+
+/// Why it is going as fast as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reason {
+    /// Nothing holds it back.
+    Free,
+    /// The operator paused it.
+    Paused,
+    /// This signal is the nearest to its limit.
+    HeldBack(Reading),
+    /// This signal is over its limit by far, or was a moment ago.
+    Stopped(Reading),
+    /// This signal cannot be measured, which counts as over its limit.
+    Blind(Reading),
+}
+
+/// Where a signal is held: below its limit by what it may overshoot.
+const SETPOINT: f64 = 0.6;
+/// From here on the copy stops, until the signal is below its limit again.
+const STOP: f64 = 1.5;
+/// How much the speed's logarithm changes a second for a distance of one limit from the setpoint.
+const GAIN: f64 = 0.5;
+/// And for an approach of one limit a second.
+const DAMPING: f64 = 1.5;
+/// Over the limit the speed is halved each second at least.
+const OVER: f64 = -std::f64::consts::LN_2;
+/// No faster than this a second: a reading may be wrong.
+const FALL: f64 = -3.0;
+const RISE: f64 = 0.7;
+/// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
+/// it up before is gone.
+const QUIET: f64 = 0.1;
+const QUIET_FOR: f64 = 6.0;
+/// The least speed, as a share of the most: from nothing it could not rise.
+const LEAST: f64 = 0.02;
+/// Over how long the approach is averaged, in seconds.
+const SMOOTHING: f64 = 0.35;
+/// Longer ago nothing was decided: then the clock stood still for us, not for the server.
+const LONGEST_STEP: Duration = Duration::from_secs(2);
+
+/// The constants are tuned for this many decisions a second, and readings that are up to 0.6 s old.
+pub const EVERY: Duration = Duration::from_millis(250);
+
+/// The controller of one copy.
+#[derive(Debug)]
+pub struct Controller {
+    /// Workers at full speed.
+    most: f64,
+    /// In workers, from `LEAST` of the most to the most.
+    speed: f64,
+    signals: HashMap<String, Signal>,
+    decided: Option<Instant>,
+}
+
+/// What is known of a signal from before.
+#[derive(Debug, Default)]
+struct Signal {
+    pressure: f64,
+    /// A second, averaged.
+    approach: f64,
+    /// Seconds for which it has been quiet.
+    quiet: f64,
+    stops: bool,
+}
+
+impl Controller {
+    /// Begins at half speed.
+    pub fn new(workers: usize) -> Self {
+        let most = workers.max(1) as f64;
+        Controller { most, speed: most / 2.0, signals: HashMap::new(), decided: None }
+    }
+
+    /// Other workers at full speed from now on.
+    pub fn set_workers(&mut self, workers: usize) {
+        let most = workers.max(1) as f64;
+        self.speed *= most / self.most;
+        self.most = most;
+    }
+
+    /// Decides, at a moment no earlier than the last decision's.
+    pub fn decide(&mut self, readings: &[Reading], paused: bool, now: Instant) -> Decision {
+        let since = self.decided.map_or(Duration::ZERO, |at| now.duration_since(at));
+        self.decided = Some(now);
+        let seconds = since.min(LONGEST_STEP).as_secs_f64();
+        self.signals.retain(|signal, _| readings.iter().any(|r| r.signal == *signal));
+        if paused {
+            return stop(Reason::Paused);
+        }
+        let mut least: Option<(f64, &Reading)> = None;
+        let mut stopped: Option<Reason> = None;
+        let mut stops_now = false;
+        for reading in readings {
+            let Some(pressure) = reading.pressure else {
+                stopped = Some(Reason::Blind(reading.clone()));
+                continue;
+            };
+            let signal = self.signals.entry(reading.signal.clone()).or_default();
+            let before = signal.stops;
+            let change = signal.take(pressure, seconds);
+            stops_now |= signal.stops && !before;
+            if signal.stops && stopped.is_none() {
+                stopped = Some(Reason::Stopped(reading.clone()));
+            }
+            if least.is_none_or(|(of, _)| change < of) {
+                least = Some((change, reading));
+            }
+        }
+        if stops_now {
+            self.speed /= 2.0;
+        }
+        let change = least.map_or(RISE, |(change, _)| change).clamp(FALL, RISE);
+        if stopped.is_none() || change < 0.0 {
+            self.speed *= (change * seconds).exp();
+        }
+        self.speed = self.speed.clamp(self.most * LEAST, self.most);
+        match stopped {
+            Some(reason) => stop(reason),
+            None => self.go(least.map(|(_, reading)| reading)),
+        }
+    }
+
+    fn go(&self, nearest: Option<&Reading>) -> Decision {
+        let workers = (self.speed - 1e-9).ceil().max(1.0);
+        let reason = match nearest {
+            Some(reading) if self.speed < self.most => Reason::HeldBack(reading.clone()),
+            _ => Reason::Free,
+        };
+        Decision { workers: workers as usize, duty: (self.speed / workers).min(1.0), reason }
+    }
+}
+
+fn stop(reason: Reason) -> Decision {
+    Decision { workers: 0, duty: 0.0, reason }
+}
+
+impl Signal {
+    /// Takes a reading in; returns the change a second of the speed's logarithm that it asks for.
+    fn take(&mut self, pressure: f64, seconds: f64) -> f64 {
+        let pressure = pressure.clamp(0.0, 100.0);
+        if seconds > 0.0 {
+            let approach = (pressure - self.pressure) / seconds;
+            self.approach += (approach - self.approach) * (seconds / SMOOTHING).min(1.0);
+        }
+        self.pressure = pressure;
+        self.stops = pressure >= STOP || self.stops && pressure >= 1.0;
+        self.quiet = if pressure < QUIET { self.quiet + seconds } else { 0.0 };
+        let change = GAIN * (SETPOINT - pressure) - DAMPING * self.approach;
+        match pressure {
+            1.0.. => change.min(OVER),
+            _ if self.quiet > QUIET_FOR => RISE,
+            _ => change,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

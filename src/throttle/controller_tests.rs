@@ -1,0 +1,191 @@
+//! The controller against standbys, and applications, that are simulated.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const STEP: Duration = Duration::from_millis(50);
+const EVERY: u32 = (super::EVERY.as_millis() / STEP.as_millis()) as u32;
+
+fn reading(signal: &str, pressure: f64) -> Reading {
+    Reading { signal: signal.to_owned(), pressure: Some(pressure), text: format!("{pressure}") }
+}
+
+/// A standby that takes `capacity` workers' speed; how far it is behind is seen `delay` steps later.
+struct Standby {
+    capacity: f64,
+    limit: f64,
+    backlog: f64,
+    seen: VecDeque<f64>,
+}
+
+impl Standby {
+    fn new(capacity: f64, limit: f64, delay: usize) -> Standby {
+        Standby { capacity, limit, backlog: 0.0, seen: VecDeque::from(vec![0.0; delay + 1]) }
+    }
+
+    fn lag(&self) -> f64 {
+        self.backlog / self.capacity
+    }
+
+    fn step(&mut self, speed: f64) {
+        self.backlog = (self.backlog + (speed - self.capacity) * STEP.as_secs_f64()).max(0.0);
+        self.seen.push_back(self.lag());
+        self.seen.pop_front();
+    }
+
+    fn reading(&self, signal: &str) -> Reading {
+        reading(signal, self.seen[0] / self.limit)
+    }
+}
+
+/// What was seen of a simulated run, after some seconds to settle.
+#[derive(Default, Debug)]
+struct Course {
+    work: f64,
+    seconds: f64,
+    over: f64,
+    fastest: f64,
+    slowest: f64,
+}
+
+/// `seconds` of a copy by `workers` against `standbys`, the first `settle` of them not counted.
+fn simulate(workers: usize, standbys: &mut [Standby], settle: u32, seconds: u32) -> Course {
+    let mut controller = Controller::new(workers);
+    let start = Instant::now();
+    let mut course = Course { slowest: f64::MAX, ..Course::default() };
+    let mut speed = 0.0;
+    for step in 0..seconds * 20 {
+        if step % EVERY == 0 {
+            let name = |n: usize| format!("standby {n}");
+            let readings: Vec<Reading> =
+                standbys.iter().enumerate().map(|(n, s)| s.reading(&name(n))).collect();
+            let decision = controller.decide(&readings, false, start + STEP * step);
+            speed = decision.workers as f64 * decision.duty;
+        }
+        standbys.iter_mut().for_each(|standby| standby.step(speed));
+        if step >= settle * 20 {
+            course.seconds += STEP.as_secs_f64();
+            course.work += speed * STEP.as_secs_f64();
+            if standbys.iter().any(|s| s.lag() > s.limit) {
+                course.over += STEP.as_secs_f64();
+            }
+            course.fastest = course.fastest.max(speed);
+            course.slowest = course.slowest.min(speed);
+        }
+    }
+    course
+}
+
+proptest! {
+    /// The lag stays under its limit, and the copy gets most of what the standby can take. What is seen
+    /// may be late, but not by more than two thirds of the limit.
+    #[test]
+    fn a_steady_standby_is_used_and_not_overrun(
+        workers in 1usize..=8,
+        share in 0.05f64..1.5,
+        limit in 0.5f64..10.0,
+        delay in 0usize..=12,
+    ) {
+        let capacity = share * workers as f64;
+        let delay = delay.min((limit / STEP.as_secs_f64() / 1.5) as usize);
+        let course = simulate(workers, &mut [Standby::new(capacity, limit, delay)], 60, 300);
+        let got = course.work / course.seconds;
+        prop_assert!(course.over <= 0.05 * course.seconds, "{course:?}");
+        prop_assert!(got >= 0.8 * capacity.min(workers as f64), "{got} of {capacity}: {course:?}");
+        let switches = course.fastest >= workers as f64 && course.slowest == 0.0;
+        prop_assert!(!switches, "{course:?}");
+    }
+
+    /// Of several the slowest counts, and nobody's limit is broken.
+    #[test]
+    fn every_limit_is_kept_together(
+        shares in proptest::collection::vec(0.1f64..1.5, 2..5),
+        limit in 1.0f64..5.0,
+    ) {
+        let mut standbys: Vec<Standby> =
+            shares.iter().map(|share| Standby::new(share * 4.0, limit, 6)).collect();
+        let course = simulate(4, &mut standbys, 60, 300);
+        let slowest = shares.iter().fold(1.0f64, |least, share| least.min(*share)) * 4.0;
+        prop_assert!(course.over <= 0.05 * course.seconds, "{course:?}");
+        prop_assert!(course.work / course.seconds >= 0.8 * slowest, "{course:?}");
+    }
+
+    /// Whatever is read, in whatever order: the decision is one that can be followed.
+    #[test]
+    fn any_readings_give_a_decision(
+        steps in proptest::collection::vec((0u64..5000, proptest::option::of(-1.0f64..1e12), any::<bool>()), 1..100),
+    ) {
+        let mut controller = Controller::new(3);
+        let mut now = Instant::now();
+        for (millis, pressure, paused) in steps {
+            now += Duration::from_millis(millis);
+            let reading = Reading { signal: "any".into(), pressure, text: String::new() };
+            let decision = controller.decide(&[reading], paused, now);
+            prop_assert!(decision.workers <= 3 && (0.0..=1.0).contains(&decision.duty));
+            let stops = paused || pressure.is_none_or(|p| p >= STOP);
+            prop_assert!(!stops || decision.workers == 0, "{decision:?}");
+        }
+    }
+}
+
+fn after(
+    controller: &mut Controller,
+    now: &mut Instant,
+    readings: &[Reading],
+    ticks: u32,
+) -> Decision {
+    let mut last = None;
+    for _ in 0..ticks {
+        *now += super::EVERY;
+        last = Some(controller.decide(readings, false, *now));
+    }
+    last.unwrap()
+}
+
+#[test]
+fn it_recovers_within_seconds() {
+    let (mut controller, mut now) = (Controller::new(4), Instant::now());
+    let over = after(&mut controller, &mut now, &[reading("lag", 1.4)], 60);
+    assert!(over.workers <= 1 && over.duty <= 0.1, "{over:?}");
+    let free = after(&mut controller, &mut now, &[reading("lag", 0.0)], 44);
+    assert_eq!((free.workers, free.duty, free.reason), (4, 1.0, Reason::Free));
+}
+
+#[test]
+fn far_over_the_limit_it_stops_and_goes_on_below() {
+    let (mut controller, mut now) = (Controller::new(4), Instant::now());
+    let one = |pressure| [reading("standby eu2", pressure)];
+    assert_eq!(after(&mut controller, &mut now, &one(0.0), 60).reason, Reason::Free);
+    let stopped = after(&mut controller, &mut now, &one(1.6), 1);
+    assert_eq!((stopped.workers, stopped.reason), (0, Reason::Stopped(one(1.6)[0].clone())));
+    assert_eq!(
+        after(&mut controller, &mut now, &one(1.1), 4).workers,
+        0,
+        "not below its limit yet"
+    );
+    let on = after(&mut controller, &mut now, &one(0.9), 1);
+    assert!(on.workers > 0 && matches!(on.reason, Reason::HeldBack(_)), "{on:?}");
+    assert!((on.workers as f64) * on.duty <= 2.0, "no faster than half: {on:?}");
+}
+
+#[test]
+fn what_cannot_be_measured_stops_it_and_the_operator_comes_first() {
+    let mut controller = Controller::new(2);
+    let blind = Reading { signal: "replica r".into(), pressure: None, text: "no answer".into() };
+    let readings = [reading("lag", 0.0), blind.clone()];
+    let now = Instant::now();
+    let decision = controller.decide(&readings, false, now);
+    assert_eq!((decision.workers, decision.reason), (0, Reason::Blind(blind)));
+    assert_eq!(controller.decide(&readings, true, now).reason, Reason::Paused);
+}
+
+#[test]
+fn other_workers_keep_the_share() {
+    let (mut controller, mut now) = (Controller::new(2), Instant::now());
+    assert_eq!(after(&mut controller, &mut now, &[], 20).workers, 2);
+    controller.set_workers(8);
+    assert_eq!(after(&mut controller, &mut now, &[], 1).workers, 8);
+}
