@@ -29,6 +29,7 @@ mod small_disk;
 mod standby;
 mod subscribers;
 mod takeover;
+mod throttle;
 mod traffic;
 mod twins;
 mod verification;

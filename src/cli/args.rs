@@ -22,6 +22,8 @@ pub enum Command {
     Run(RunArgs),
     /// Go on with an unfinished migration, from any host
     Resume(ResumeArgs),
+    /// Change limits of an unfinished migration, also while it runs
+    Set(SetArgs),
     /// Undo an unfinished migration: slot, publication, shadow, state
     Abort(AbortArgs),
     /// List what dead runs have left in the database; remove it with --yes
@@ -106,11 +108,32 @@ pub struct LimitArgs {
     /// built CONCURRENTLY [default: 10GB, or half of max_slot_wal_keep_size where that is less]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_slot_wal: Option<u64>,
+    /// How far a standby may be behind [default: 2s]
+    #[arg(long, value_parser = duration)]
+    pub max_lag: Option<Duration>,
+    /// The same in bytes of WAL [default: 256MB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_lag_bytes: Option<u64>,
+    /// Standbys that may be behind as they like, by application_name; may be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub ignore_standby: Option<Vec<String>>,
+    /// WAL that a subscriber in use may have to read still [default: 1GB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_subscriber_lag: Option<u64>,
+    /// WAL that the whole server may write a second
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_wal_rate: Option<u64>,
+    /// A query: while the number that it gives is greater than zero, the copy rests
+    #[arg(long, value_name = "SQL")]
+    pub throttle_query: Option<String>,
+    /// Rest until `pgwraith set TABLE pause=off` [default: off]
+    #[arg(long, num_args = 0..=1, default_missing_value = "on", require_equals = true, value_name = "ON|OFF", value_parser = switch)]
+    pub pause: Option<bool>,
     /// How long to go on trying while the server cannot be reached [default: 30min]
     #[arg(long, value_parser = patience)]
     pub retry_for: Option<Duration>,
-    /// Give the slot up when the run is stopped (`resume` then takes --recover); =false keeps it [default: false]
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    /// Give the slot up when the run is stopped (`resume` then takes --recover) [default: off]
+    #[arg(long, num_args = 0..=1, default_missing_value = "on", require_equals = true, value_name = "ON|OFF", value_parser = switch)]
     pub drop_slot_on_stop: Option<bool>,
 }
 
@@ -131,6 +154,25 @@ pub struct ResumeArgs {
     /// Print one JSON object on standard output at the end
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// The table; may be schema-qualified and quoted
+    pub table: String,
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Limits by the names of `pgwraith run`'s flags: workers=4 max-lag=500ms pause=on
+    #[arg(required = true, value_name = "NAME=VALUE")]
+    pub limits: Vec<String>,
+}
+
+/// The limits of [`SetArgs`], as flags.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+pub struct SetLimits {
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +209,15 @@ pub struct DemoArgs {
     /// Writes per second of the whole traffic
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
+}
+
+/// As PostgreSQL reads booleans.
+fn switch(text: &str) -> Result<bool, String> {
+    match text.to_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        _ => Err("it is on or off".into()),
+    }
 }
 
 /// Of patience there may be none.

@@ -1,7 +1,7 @@
 //! `pgwraith demo`: everything at once, on a private server.
 
 use super::args::DemoArgs;
-use super::{run, signals};
+use super::{resolve, run, signals};
 use crate::change::Request;
 use crate::conninfo::ConnInfo;
 use crate::demo::cluster::{Cluster, ServerBinaries};
@@ -62,6 +62,7 @@ async fn migrate(dsn: &str, supervisor: &Supervisor) -> Result<String> {
     let settings = Settings::default();
     let telemetry = Telemetry::start(TABLE, Show::Progress);
     let run = Run {
+        reread: resolve::reread,
         connector: &connector,
         table: TABLE,
         settings: &settings,

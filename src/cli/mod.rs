@@ -6,6 +6,7 @@ mod cleanup;
 mod demo;
 mod resolve;
 mod run;
+mod set;
 mod signals;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let done: Result<()> = match arguments.command {
         Command::Run(command) => run::run(command).await,
         Command::Resume(command) => run::resume(command).await,
+        Command::Set(command) => set::set(command).await,
         Command::Abort(command) => abort::abort(command).await,
         Command::Cleanup(command) => cleanup::cleanup(command).await,
         Command::Demo(command) => demo::demo(command).await,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use clap::Parser;
 use serde_json::{Map, Value};
 
-use super::args::{Connection, LimitArgs, RunArgs};
+use super::args::{Connection, LimitArgs, RunArgs, SetLimits};
 use crate::change::Request;
 use crate::conninfo::ConnInfo;
 use crate::cutover;
@@ -13,6 +14,7 @@ use crate::flow::keeper::Limits;
 use crate::migration::{CopySettings, IndexSettings, Settings};
 use crate::pg::Connector;
 use crate::preflight::EventTriggers;
+use crate::throttle;
 
 /// The database to talk to.
 pub(super) fn connector(connection: &Connection) -> Result<Connector> {
@@ -67,10 +69,19 @@ pub(super) fn over(given: &LimitArgs, before: &Value) -> Result<LimitArgs> {
         Value::Object(before) => before.clone(),
         _ => Map::new(),
     };
-    if let Value::Object(given) = serde_json::to_value(given).map_err(unreadable)? {
-        all.extend(given.into_iter().filter(|(_, value)| !value.is_null()));
+    if let Value::Object(given) = self::given(given)? {
+        all.extend(given);
     }
     serde_json::from_value(Value::Object(all)).map_err(unreadable)
+}
+
+/// Only what is given, as it is kept.
+pub(super) fn given(limits: &LimitArgs) -> Result<Value> {
+    let mut all = kept(limits)?;
+    if let Some(all) = all.as_object_mut() {
+        all.retain(|_, value| !value.is_null());
+    }
+    Ok(all)
 }
 
 /// As they are kept for whoever resumes.
@@ -104,11 +115,44 @@ pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Set
             lock_timeout: limits.lock_timeout.unwrap_or(cutover.lock_timeout).min(max_lock_hold),
             patience: patience.max(Duration::from_secs(1)),
         },
+        throttle: throttle(limits),
+        paused: limits.pause.unwrap_or(standard.paused),
         max_snapshot_age: limits.max_snapshot_age.unwrap_or(standard.max_snapshot_age),
         event_triggers,
         retry_for: limits.retry_for.unwrap_or(standard.retry_for),
         drop_slot_on_stop: limits.drop_slot_on_stop.unwrap_or(standard.drop_slot_on_stop),
     }
+}
+
+fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
+    let standard = throttle::limits::Limits::default();
+    throttle::limits::Limits {
+        lag: limits.max_lag.unwrap_or(standard.lag),
+        lag_bytes: limits.max_lag_bytes.unwrap_or(standard.lag_bytes),
+        ignored: limits.ignore_standby.clone().unwrap_or(standard.ignored),
+        subscriber_bytes: limits.max_subscriber_lag.unwrap_or(standard.subscriber_bytes),
+        wal_rate: limits.max_wal_rate,
+        query: limits.throttle_query.clone(),
+    }
+}
+
+/// What kept flags mean to a run that is under way.
+pub(super) fn reread(kept: &Value) -> Result<Settings> {
+    let limits = over(&LimitArgs::default(), kept)?;
+    // Preflight is over.
+    Ok(settings(&limits, EventTriggers::Allow))
+}
+
+/// `name=value`, each as the flag of that name.
+pub(super) fn assignments(typed: &[String]) -> Result<LimitArgs> {
+    let flags = typed.iter().map(|one| format!("--{one}"));
+    let parsed = SetLimits::try_parse_from(flags);
+    parsed.map(|set| set.limits).map_err(|e| {
+        let text = e.to_string();
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Error::usage(format!("{}: {first}", typed.join(" ")))
+            .next("Give NAME=VALUE, with the names of the limits in `pgwraith run --help`")
+    })
 }
 
 #[cfg(test)]
@@ -124,6 +168,31 @@ mod tests {
         assert_eq!(over(&given, &Value::Null).unwrap().index_jobs, None);
         let settings = settings(&all, EventTriggers::Refuse);
         assert_eq!((settings.copy.workers, settings.index.jobs), (1, 3));
+    }
+
+    #[test]
+    fn limits_are_set_by_the_names_of_their_flags() {
+        let set = |all: &[&str]| {
+            let typed: Vec<String> = all.iter().map(|one| (*one).to_owned()).collect();
+            assignments(&typed).map_err(|e| e.to_string())
+        };
+        let limits =
+            set(&["workers=4", "max-lag=500ms", "pause=on", "ignore-standby=a,b"]).unwrap();
+        assert_eq!((limits.workers, limits.pause), (Some(4), Some(true)));
+        assert_eq!(limits.max_lag, Some(Duration::from_millis(500)));
+        assert_eq!(limits.ignore_standby, Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(set(&["pause=off"]).unwrap().pause, Some(false));
+        for (bad, told) in [
+            ("speed=4", "--speed"),
+            ("workers=no", "workers"),
+            ("workers", "workers"),
+            ("4", "--4"),
+        ] {
+            let error = set(&[bad]).unwrap_err();
+            assert!(error.contains(told), "{bad}: {error}");
+        }
+        let reread = reread(&kept(&limits).unwrap()).unwrap();
+        assert!(reread.paused && reread.throttle.lag == Duration::from_millis(500));
     }
 
     #[test]

@@ -78,6 +78,7 @@ async fn carry_out(table: &str, as_object: bool, prepared: Result<Prepared>) -> 
         table,
         settings: &settings,
         options: &options,
+        reread: resolve::reread,
         meter: telemetry.meter(),
         supervisor,
     };

@@ -58,6 +58,8 @@ impl Range {
 #[derive(Debug, Clone)]
 pub struct Pace {
     target: Duration,
+    /// Of the target, where there is little time to work.
+    share: f64,
     most_wal: u64,
     rows: i64,
 }
@@ -68,17 +70,33 @@ impl Pace {
 
     /// Starts with `rows` and aims at `target` a range, and at `most_wal` bytes of log.
     pub fn new(rows: i64, target: Duration, most_wal: u64) -> Self {
-        Pace { target, most_wal, rows: rows.clamp(1, Self::MOST) }
+        Pace { target, share: 1.0, most_wal, rows: rows.clamp(1, Self::MOST) }
     }
 
     /// One range for everything.
     pub fn whole() -> Self {
-        Pace { target: Duration::MAX, most_wal: u64::MAX, rows: i64::MAX }
+        Pace { target: Duration::MAX, share: 1.0, most_wal: u64::MAX, rows: i64::MAX }
     }
 
     /// Rows of the next range.
     pub fn rows(&self) -> i64 {
         self.rows
+    }
+
+    /// Aims at another time a range from now on.
+    pub fn aim(&mut self, target: Duration) {
+        if self.target != Duration::MAX {
+            self.target = target;
+        }
+    }
+
+    /// The next range takes only this share of its time: what is seldom should not be much at once.
+    pub fn take_a_share(&mut self, share: f64) {
+        if self.target != Duration::MAX && share != self.share {
+            let rows = (self.rows as f64 * share / self.share) as i64;
+            self.rows = rows.clamp(Self::FEWEST.min(self.rows), Self::MOST);
+            self.share = share;
+        }
     }
 
     /// Learns from a range of `rows` that took `took` and wrote `wal` bytes. Grows at most twofold,
@@ -87,7 +105,7 @@ impl Pace {
         if rows < self.rows / 2 {
             return; // The last range, or a gap: says nothing of speed.
         }
-        let by_time = self.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let by_time = self.target.as_secs_f64() * self.share / took.as_secs_f64().max(1e-6);
         let by_wal = self.most_wal as f64 / (wal as f64).max(1.0);
         let factor = by_time.min(by_wal).clamp(0.1, 2.0);
         let next = (rows as f64 * factor) as i64;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
 
 use super::blame::blame;
-use super::brake::Brake;
 use super::chunk::{Kind, Planner, Range};
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
@@ -15,6 +15,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Lsn, Session, Snapshot};
+use crate::throttle::valve::Valve;
 
 /// A chunk that failed for a passing reason is tried so often.
 const ATTEMPTS: u32 = 8;
@@ -32,21 +33,44 @@ pub struct Copier {
     pub writer: Writer,
     pub door: Door,
     pub planner: Mutex<Planner>,
-    pub brake: Brake,
+    pub valve: Valve,
+    /// Every range was handed out: nobody waits for another.
+    pub covered: CancellationToken,
 }
 
 impl Copier {
-    /// One worker: takes range after range until the key space is covered. Tells each to `report`.
-    pub async fn work(&self, session: &Session, report: impl Fn(Copied)) -> Result<()> {
+    /// The worker `number`, from 0: takes range after range until the key space is covered, as fast as it
+    /// may. Tells each to `report`.
+    pub async fn work(
+        &self,
+        session: &Session,
+        number: usize,
+        report: impl Fn(Copied),
+    ) -> Result<()> {
         session.batch("SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0").await?;
+        let mut worked = Duration::ZERO;
         loop {
+            tokio::select! {
+                biased;
+                () = self.covered.cancelled() => return Ok(()),
+                () = self.valve.pass(number, worked) => {}
+            }
             let shared = self.door.share().await;
-            let Some(range) = self.planner.lock().await.next().await? else { return Ok(()) };
+            let Some(range) = self.next_range().await? else {
+                self.covered.cancel();
+                return Ok(());
+            };
             let copied = self.copy(session, &range).await?;
             drop(shared);
             report(copied);
-            tokio::time::sleep(self.brake.pause(copied.took)).await;
+            worked = copied.took;
         }
+    }
+
+    async fn next_range(&self) -> Result<Option<Range>> {
+        let mut planner = self.planner.lock().await;
+        planner.pace.take_a_share(self.valve.share());
+        planner.next().await
     }
 
     async fn copy(&self, session: &Session, range: &Range) -> Result<Copied> {

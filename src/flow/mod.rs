@@ -10,7 +10,6 @@
 //! no two transactions write one key at a time (**Invariant 4**).
 
 pub mod blame;
-pub mod brake;
 pub mod capture;
 pub mod chunk;
 pub mod compare;

@@ -26,6 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{RawArray, Session, quote_ident, quote_literal};
+use crate::throttle::valve::Valve;
 
 /// So few keys are left for the comparison under the cutover lock.
 const FEW: usize = 500;
@@ -55,6 +56,7 @@ pub struct Verifier {
     pub writer: Writer,
     pub tracker: Arc<Tracker>,
     pub planner: Mutex<Planner>,
+    pub valve: Valve,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
     /// So many differing rows are named.
@@ -97,6 +99,8 @@ impl Verifier {
         let mut progress = Progress::default();
         let mut key_rounds = 0;
         loop {
+            // Before there is a snapshot.
+            self.valve.pass(0, Duration::ZERO).await;
             self.round(sessions, fence, &mut progress, &report).await?;
             let ranges_done = self.planner.lock().await.is_complete() && progress.again.is_empty();
             if ranges_done {
@@ -226,10 +230,15 @@ impl Verifier {
         for key in &ready {
             progress.open.remove(key);
         }
-        let again = Mutex::new(std::mem::take(&mut progress.again));
-        let found = Mutex::new((Vec::new(), Findings::default()));
-        let workers = sessions.iter().map(|session| async {
-            while Instant::now() < deadline && !self.in_the_way(sessions).await? {
+        let open_again = Mutex::new(std::mem::take(&mut progress.again));
+        let all_found = Mutex::new((Vec::new(), Findings::default()));
+        let (again, found) = (&open_again, &all_found);
+        let workers = sessions.iter().enumerate().map(|(number, session)| async move {
+            // Who may not go on now leaves the round, whose snapshot must not grow old meanwhile.
+            while self.valve.lets(number)
+                && Instant::now() < deadline
+                && !self.in_the_way(sessions).await?
+            {
                 let repeated = again.lock().await.pop();
                 let (range, second) = match repeated {
                     Some(range) => (range, true),
@@ -250,12 +259,14 @@ impl Verifier {
                     let differences = self.find(session, &range, recorded).await?;
                     found.lock().await.0.push((range, differences, second));
                 }
+                let rest = self.valve.pass(number, started.elapsed());
+                let _ = tokio::time::timeout_at(deadline.into(), rest).await;
             }
             Ok::<_, Error>(())
         });
         futures_util::future::try_join_all(workers).await?;
-        progress.again = again.into_inner();
-        let (suspects, findings) = found.into_inner();
+        progress.again = open_again.into_inner();
+        let (suspects, findings) = all_found.into_inner();
         progress.findings.ranges += findings.ranges;
         progress.findings.rows += findings.rows;
         Ok((differing, suspects))

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use crate::error::Result;
 use crate::flow::Flow;
-use crate::flow::brake::Brake;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::write::{Door, Writer};
 use crate::pg::{Connector, Session};
 use crate::telemetry::Meter;
+use crate::throttle::valve::Valve;
+
+use super::run::Settings;
 
 /// What the phases of one run share.
 pub(super) struct Context {
@@ -19,8 +23,10 @@ pub(super) struct Context {
     pub(super) door: Door,
     pub(super) fence: Fence,
     pub(super) meter: Meter,
-    /// Pressed by whoever protects the server.
-    pub(super) brake: Brake,
+    /// Opened and shut by whoever protects the server.
+    pub(super) valve: Valve,
+    /// The settings as they are by now.
+    pub(super) settings: watch::Receiver<Settings>,
 }
 
 impl Context {

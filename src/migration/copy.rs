@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::flow::chunk::{Kind, Pace, Planner};
-use crate::flow::copy::Copier;
-use crate::telemetry::{Meter, Sample};
+use crate::flow::copy::{Copied, Copier};
+use crate::telemetry::Sample;
 
 use super::context::Context;
 
@@ -38,13 +41,15 @@ impl Default for CopySettings {
 }
 
 /// Copies every range. Returning is the proof that the last one was reached (**Invariant 2**).
-pub(super) async fn copy(context: &Context, settings: CopySettings) -> Result<()> {
+pub(super) async fn copy(context: &Context) -> Result<()> {
+    let mut settings = context.settings.clone();
+    let now = settings.borrow_and_update().copy;
     let mut planner = Planner::new(
         context.session("plan").await?,
         Arc::clone(&context.flow),
         context.writer.clone(),
         Kind::Copy,
-        Pace::new(settings.first_chunk, settings.chunk_time, CHUNK_WAL),
+        Pace::new(now.first_chunk, now.chunk_time, CHUNK_WAL),
     )
     .await?;
     let before = planner.go_on().await?;
@@ -54,21 +59,34 @@ pub(super) async fn copy(context: &Context, settings: CopySettings) -> Result<()
         writer: context.writer.clone(),
         door: context.door.clone(),
         planner: Mutex::new(planner),
-        brake: context.brake.clone(),
+        valve: context.valve.clone(),
+        covered: CancellationToken::new(),
     };
-    let mut sessions = Vec::new();
-    for n in 1..=settings.workers.max(1) {
-        sessions.push(context.session(&format!("copy {n}")).await?);
+    let mut workers = FuturesUnordered::new();
+    for number in 0..now.workers.max(1) {
+        workers.push(worker(context, &copier, number));
     }
-    let report = |meter: Meter| {
-        move |copied: crate::flow::copy::Copied| {
-            meter.tell(Sample::Copied(copied.rows, copied.took));
+    while !workers.is_empty() {
+        tokio::select! {
+            Some(done) = workers.next() => done?,
+            Ok(()) = settings.changed() => {
+                let now = settings.borrow_and_update().copy;
+                copier.planner.lock().await.pace.aim(now.chunk_time);
+                // One that is not wanted any more waits at the valve.
+                for number in workers.len()..now.workers {
+                    workers.push(worker(context, &copier, number));
+                }
+            }
         }
-    };
-    let workers = sessions.iter().map(|s| copier.work(s, report(context.meter.clone())));
-    futures_util::future::try_join_all(workers).await?;
+    }
     if !copier.planner.lock().await.is_complete() {
         return Err(Error::failed("the copy ended before the last range"));
     }
     Ok(())
+}
+
+async fn worker(context: &Context, copier: &Copier, number: usize) -> Result<()> {
+    let session = context.session(&format!("copy {}", number + 1)).await?;
+    let report = |copied: Copied| context.meter.tell(Sample::Copied(copied.rows, copied.took));
+    copier.work(&session, number, report).await
 }

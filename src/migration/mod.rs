@@ -8,11 +8,13 @@ mod cleanup;
 mod context;
 mod copy;
 mod end;
+mod governor;
 mod index;
 mod prepare;
 mod resume;
 mod retry;
 mod run;
+mod set;
 mod slot;
 mod slot_guard;
 mod slot_limits;
@@ -31,6 +33,7 @@ pub use copy::CopySettings;
 pub use index::IndexSettings;
 pub use resume::{Unfinished, unfinished};
 pub use run::{How, Report, Run, Settings};
+pub use set::set;
 pub use supervisor::Supervisor;
 
 /// Where a migration stands; the `phase` of its row.

@@ -25,6 +25,7 @@ use crate::pg::{Connector, Session};
 use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
+use crate::throttle;
 
 /// The first run's epoch.
 const FIRST_EPOCH: i64 = 1;
@@ -36,6 +37,10 @@ pub struct Settings {
     pub index: IndexSettings,
     pub keeper: Limits,
     pub cutover: cutover::Limits,
+    /// Of what presses.
+    pub throttle: throttle::limits::Limits,
+    /// The operator wants it to rest.
+    pub paused: bool,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
     pub event_triggers: EventTriggers,
@@ -52,6 +57,8 @@ impl Default for Settings {
             index: IndexSettings::default(),
             keeper: Limits::default(),
             cutover: cutover::Limits::default(),
+            throttle: throttle::limits::Limits::default(),
+            paused: false,
             max_snapshot_age: Duration::from_secs(30),
             event_triggers: EventTriggers::default(),
             retry_for: Duration::from_secs(1800),
@@ -107,6 +114,8 @@ pub struct Run<'a> {
     pub settings: &'a Settings,
     /// The flags behind the settings, for whoever resumes.
     pub options: &'a Value,
+    /// What flags mean, where they are set anew in mid-run.
+    pub reread: fn(&Value) -> Result<Settings>,
     pub meter: Meter,
     pub supervisor: Supervisor,
 }

@@ -10,15 +10,18 @@ use super::slot_limits::SlotLimits;
 use super::supervisor::Supervisor;
 use super::teardown;
 use crate::error::{Error, Result};
-use crate::flow::brake::Brake;
 use crate::pg::{Lossy, Lsn, Session};
 use crate::telemetry::Meter;
+use crate::throttle::controller::Reading;
+use crate::throttle::signals::{Told, sizes};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Who holds the slot back is told again only after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
-/// From this share of the limit on the copy slows down.
-const SLOW_FROM: f64 = 0.5;
+/// From this share of the limit on it is told who holds the slot back.
+const TELL_FROM: f64 = 0.5;
+/// The copy is to be slowed down early, and to have stopped long before the slot is given up.
+const AT_THE_LIMIT: f64 = 1.7;
 
 /// The server moves a slot's position on only every 15 s or so: less than this is no sign of anything.
 const LEAST: u64 = 32 << 20;
@@ -30,7 +33,7 @@ pub(super) struct SlotGuard {
     pub(super) slot: String,
     /// `--max-slot-wal`.
     pub(super) asked: Option<u64>,
-    pub(super) brake: Brake,
+    pub(super) told: Told,
     pub(super) meter: Meter,
 }
 
@@ -53,14 +56,18 @@ impl SlotGuard {
             }
             let Some(seen) = self.look().await? else { continue };
             let pressure = pressure(seen.held, seen.safe, limit);
-            self.brake.press(pressure);
+            self.told.tell(Reading {
+                signal: "slot".to_owned(),
+                pressure: Some(pressure * AT_THE_LIMIT),
+                text: sizes(seen.held, limit),
+            });
             if pressure >= 1.0 || seen.lost {
                 let why = self.who().await?;
                 // Told first: without its slot the stream breaks, and that is not the reason.
                 supervisor.fail(self.over(&seen, limit, &why));
                 return teardown::drop_slot(&self.session, &self.slot).await;
             }
-            if pressure > 0.0 && told.is_none_or(|at| at.elapsed() > TELL_AGAIN) {
+            if pressure >= TELL_FROM && told.is_none_or(|at| at.elapsed() > TELL_AGAIN) {
                 told = Some(Instant::now());
                 let why = self.who().await?;
                 self.meter.note(format!(
@@ -125,7 +132,7 @@ impl SlotGuard {
     }
 }
 
-/// How hard to brake, from 0 to 1; at 1 the limit is reached. `safe` is what is left until the server
+/// How near the limit is: at 1 it is reached. `safe` is what is left until the server
 /// gives the slot up by its own limit: half of the limit's last eighth is left to it.
 fn pressure(held: u64, safe: Option<i64>, limit: u64) -> f64 {
     let share = held as f64 / limit.max(1) as f64;
@@ -133,7 +140,7 @@ fn pressure(held: u64, safe: Option<i64>, limit: u64) -> f64 {
         let all = held as f64 + safe.max(0) as f64;
         held as f64 / (all * 15.0 / 16.0).max(1.0)
     });
-    ((share.max(near) - SLOW_FROM) / (1.0 - SLOW_FROM)).clamp(0.0, 1.0)
+    share.max(near)
 }
 
 #[cfg(test)]
@@ -141,20 +148,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_copy_slows_down_from_half_of_the_limit_on() {
+    fn what_is_held_back_is_a_share_of_the_limit() {
         let gb = 1u64 << 30;
         assert_eq!(pressure(0, None, gb), 0.0);
-        assert_eq!(pressure(gb / 2, None, gb), 0.0);
-        assert_eq!(pressure(gb * 3 / 4, None, gb), 0.5);
+        assert_eq!(pressure(gb / 2, None, gb), 0.5);
         assert_eq!(pressure(gb, None, gb), 1.0);
-        assert_eq!(pressure(2 * gb, None, gb), 1.0);
+        assert_eq!(pressure(2 * gb, None, gb), 2.0);
     }
 
     #[test]
     fn the_slot_is_given_up_before_the_server_does() {
         let gb = 1i64 << 30;
         assert!(pressure(gb as u64, Some(gb / 100), u64::MAX) >= 1.0);
-        assert!(pressure(gb as u64, Some(gb), u64::MAX) < 0.1);
+        assert!(pressure(gb as u64, Some(gb), u64::MAX) < 0.6);
         assert!(pressure(1, Some(-5), u64::MAX) >= 1.0, "already beyond");
     }
 }

@@ -9,23 +9,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::begun::{Begun, Known};
 use super::context::Context;
-use super::run::{Report, Run};
+use super::governor::Governor;
+use super::run::{Report, Run, Settings};
 use super::slot_guard::SlotGuard;
 use super::store::Stored;
 use super::supervisor::{Background, Supervisor};
 use super::watchdog::Watchdog;
-use super::{Phase, after, begun, catch_up, copy, index, prepare, store, teardown, verify, watch};
+use super::{
+    Phase, after, begun, catch_up, copy, governor, index, prepare, store, teardown, verify, watch,
+};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::Plan;
 use crate::cutover::{self, Cutover};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::Flow;
-use crate::flow::brake::Brake;
 use crate::flow::capture::{Fence, Tracker, capture};
 use crate::flow::keeper::Keeper;
 use crate::flow::truncate::Truncator;
@@ -34,6 +37,8 @@ use crate::flow::write::{Door, Writer, superseded};
 use crate::pg::sqlstate::classify;
 use crate::pg::{Lsn, Session, shell_word};
 use crate::telemetry::{Meter, Sample};
+use crate::throttle::signals::{Asked, Signals, Told};
+use crate::throttle::valve::Valve;
 use crate::wal::ReplicationStream;
 
 /// One stretch.
@@ -101,12 +106,15 @@ impl Stretch<'_, '_> {
         let Begun { known, flow, fingerprint, stream, start, at, new_slot, unproven } = begun;
         let here = Here { at, new_slot, unproven };
         let flow = Arc::new(flow);
-        let (context, mut background) = self.start(control, &known, flow, stream, start).await?;
+        let live = Sender::new(self.run.settings.clone());
+        let settings = live.subscribe();
+        let (context, mut background) =
+            self.start(control, &known, flow, stream, (start, settings)).await?;
         let session = context.session("watch").await?;
         let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
         let failing = guard.clone();
         background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
-        background.push(self.guard_slot(&context).await?);
+        background.extend(self.govern(&context, live).await?);
         background.push(self.watchdog(&context).await?);
         let done = guard.guard(self.in_order(control, &known, &context, &fingerprint, here)).await;
         for task in background {
@@ -130,7 +138,7 @@ impl Stretch<'_, '_> {
         known: &Known,
         flow: Arc<Flow>,
         stream: ReplicationStream,
-        start: Lsn,
+        (start, live): (Lsn, Receiver<Settings>),
     ) -> Result<(Context, Vec<Background>)> {
         let settings = self.run.settings;
         let tracker = Arc::new(Tracker::default());
@@ -176,20 +184,40 @@ impl Stretch<'_, '_> {
             self.supervisor.spawn(|end| tell_backlog(watched.0, watched.1, end)),
         ];
         let connector = self.run.connector.clone();
-        let brake = Brake::default();
-        Ok((Context { connector, flow, writer, tracker, door, fence, meter, brake }, background))
+        let valve = Valve::default();
+        let context =
+            Context { connector, flow, writer, tracker, door, fence, meter, valve, settings: live };
+        Ok((context, background))
     }
 
-    async fn guard_slot(&self, context: &Context) -> Result<Background> {
+    /// Those who see that the run takes no more than it may.
+    async fn govern(&self, context: &Context, live: Sender<Settings>) -> Result<Vec<Background>> {
+        let (told, asked) = (Told::default(), Asked::default());
         let guard = SlotGuard {
             session: context.session("slot").await?,
             slot: context.flow.slot.clone(),
             asked: self.run.settings.index.max_slot_wal,
-            brake: context.brake.clone(),
+            told: told.clone(),
             meter: context.meter.clone(),
         };
-        let failing = self.supervisor.clone();
-        Ok(self.supervisor.spawn(|end| guard.guard(failing, end)))
+        let governor = Governor {
+            control: context.session("governor").await?,
+            migration: self.migration,
+            signals: Signals::prepare(context.session("signals").await?).await?,
+            told,
+            asked: asked.clone(),
+            valve: context.valve.clone(),
+            settings: live,
+            reread: self.run.reread,
+            meter: context.meter.clone(),
+        };
+        let session = context.session("throttle query").await?;
+        let (settings, failing) = (context.settings.clone(), self.supervisor.clone());
+        Ok(vec![
+            self.supervisor.spawn(|end| guard.guard(failing, end)),
+            self.supervisor.spawn(|end| governor.govern(end)),
+            self.supervisor.spawn(|end| governor::ask(session, asked, settings, end)),
+        ])
     }
 
     async fn watchdog(&self, context: &Context) -> Result<Background> {
@@ -210,7 +238,7 @@ impl Stretch<'_, '_> {
         fingerprint: &Fingerprint,
         here: Here,
     ) -> Result<Report> {
-        let settings = self.run.settings;
+        let settings = || context.settings.borrow().clone();
         if here.at == Phase::Prepare {
             prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
             failpoint!("shadow made");
@@ -221,19 +249,19 @@ impl Stretch<'_, '_> {
         }
 
         self.enter(control, here, Phase::Copy).await?;
-        copy::copy(context, settings.copy).await?;
+        copy::copy(context).await?;
 
         self.enter(control, here, Phase::Index).await?;
         let plans = index::plans(context, &known.source, &known.target)?;
-        index::build_first(context, &settings.index, &plans).await?;
-        let syncs = catch_up::start(context, &self.supervisor, settings.copy.workers).await?;
+        index::build_first(context, &settings().index, &plans).await?;
+        let syncs = catch_up::start(context, &self.supervisor, settings().copy.workers).await?;
         let recovered = match here.unproven {
             true => Some(self.compare_anew(control, context).await?),
             false => None,
         };
-        index::build_unique(context, &settings.index, &known.target, &plans).await?;
+        index::build_unique(context, &settings().index, &known.target, &plans).await?;
         if here.at <= Phase::Index {
-            index::vacuum(context, &settings.index, &known.target).await?;
+            index::vacuum(context, &settings().index, &known.target).await?;
             failpoint!("vacuumed");
         }
 
@@ -244,7 +272,7 @@ impl Stretch<'_, '_> {
         let now =
             catalog::fingerprint(control, known.source.oid, &context.flow.publication).await?;
         fingerprint.check(&now, &known.names.source.to_string())?;
-        let (verify, open) = verify::verify(context, settings, u64::MAX).await?;
+        let (verify, open) = verify::verify(context, u64::MAX).await?;
 
         self.enter(control, here, Phase::Cutover).await?;
         let cutover = Cutover {
@@ -259,7 +287,7 @@ impl Stretch<'_, '_> {
             target: &known.target,
             fingerprint,
             meter: &context.meter,
-            limits: settings.cutover,
+            limits: settings().cutover,
         };
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
         for task in syncs {
@@ -278,7 +306,7 @@ impl Stretch<'_, '_> {
     /// What the old slot would have told since it was lost is found by comparing every row: before
     /// anything relies on the shadow being the source at some moment.
     async fn compare_anew(&self, control: &Session, context: &Context) -> Result<Findings> {
-        let (findings, _) = verify::verify(context, self.run.settings, EXPECTED).await?;
+        let (findings, _) = verify::verify(context, EXPECTED).await?;
         context.meter.note(format!(
             "recovered: {} of {} ranges differed, {} rows in them were copied again",
             findings.differing_ranges, findings.ranges, findings.mismatches

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::context::Context;
-use super::run::Settings;
 use crate::error::Result;
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::key::Key;
@@ -19,11 +18,8 @@ const FIRST_RANGE: i64 = 50_000;
 
 /// Compares every range, from the first one on; what differs is repaired and compared again. Returns what
 /// was found and the keys that are too hot to compare. `named` is how many rows that differ are named.
-pub(super) async fn verify(
-    context: &Context,
-    settings: &Settings,
-    named: u64,
-) -> Result<(Findings, HashSet<Key>)> {
+pub(super) async fn verify(context: &Context, named: u64) -> Result<(Findings, HashSet<Key>)> {
+    let settings = context.settings.borrow().clone();
     let mut sessions = Vec::new();
     for n in 1..=settings.copy.workers.max(1) {
         sessions.push(context.session(&format!("verify {n}")).await?);
@@ -42,6 +38,7 @@ pub(super) async fn verify(
         writer: context.writer.clone(),
         tracker: Arc::clone(&context.tracker),
         planner: Mutex::new(planner),
+        valve: context.valve.clone(),
         max_snapshot_age: settings.max_snapshot_age,
         named,
     };

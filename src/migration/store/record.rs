@@ -216,6 +216,26 @@ pub(in crate::migration) async fn keep_options(
     Ok(())
 }
 
+/// Sets some of the flags.
+pub(in crate::migration) async fn set_options(
+    session: &Session,
+    migration: i64,
+    flags: &Value,
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.migration SET options = COALESCE(options, '{}') || $2 WHERE id = $1";
+    session.execute(sql, &[&migration, flags]).await?;
+    Ok(())
+}
+
+/// The flags as they are by now; None where the migration is gone.
+pub(in crate::migration) async fn options(
+    session: &Session,
+    migration: i64,
+) -> Result<Option<Value>> {
+    let sql = "SELECT COALESCE(options, '{}') FROM pgwraith.migration WHERE id = $1";
+    Ok(session.maybe(sql, &[&migration]).await?.map(|row| row.get(0)))
+}
+
 /// Whether the migration's names were swapped.
 pub(in crate::migration) async fn is_swapped(session: &Session, migration: i64) -> Result<bool> {
     let sql = "SELECT outcome IS NOT DISTINCT FROM 'swapped' FROM pgwraith.migration WHERE id = $1";

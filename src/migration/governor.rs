@@ -1,0 +1,215 @@
+//! Watches over the run's speed: reads what presses and what the operator set, decides, and says why.
+//!
+//! What was set is read from the database, where any session may have written it; four times a second, so
+//! that it takes effect within a second whatever became of a notification.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::run::Settings;
+use super::store;
+use crate::error::Result;
+use crate::pg::Session;
+use crate::telemetry::Meter;
+use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
+use crate::throttle::signals::{Asked, Signals, Told};
+use crate::throttle::valve::Valve;
+
+/// A server that does not tell how it is within this time is not well.
+const ANSWER: Duration = Duration::from_secs(2);
+/// The same reason is told again only after this.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// It may be gone in a moment.
+const WORTH_TELLING: Duration = Duration::from_secs(2);
+
+/// What it takes to read the settings anew.
+pub(super) type Reread = fn(&Value) -> Result<Settings>;
+
+/// Decides how fast one stretch may go.
+pub(super) struct Governor {
+    /// Used by the governor alone.
+    pub(super) control: Session,
+    pub(super) migration: i64,
+    pub(super) signals: Signals,
+    pub(super) told: Told,
+    pub(super) asked: Asked,
+    pub(super) valve: Valve,
+    pub(super) settings: watch::Sender<Settings>,
+    pub(super) reread: Reread,
+    pub(super) meter: Meter,
+}
+
+impl Governor {
+    /// Works until `end`; fails where the server is lost.
+    pub(super) async fn govern(mut self, end: CancellationToken) -> Result<()> {
+        let mut controller = Controller::new(self.settings.borrow().copy.workers);
+        let mut options = store::options(&self.control, self.migration).await?;
+        let mut voice = Voice::default();
+        loop {
+            if timeout(EVERY, end.cancelled()).await.is_ok() {
+                return Ok(());
+            }
+            let now = store::options(&self.control, self.migration).await?;
+            if let Some(now) = now.filter(|now| Some(now) != options.as_ref()) {
+                self.take_over(&now);
+                options = Some(now);
+            }
+            let settings = self.settings.borrow().clone();
+            controller.set_workers(settings.copy.workers);
+            let readings = self.readings(&settings).await?;
+            let decision = controller.decide(&readings, settings.paused, Instant::now());
+            self.valve.set(&decision);
+            if let Some(text) = voice.says(&decision, Instant::now()) {
+                self.meter.note(text);
+            }
+        }
+    }
+
+    /// What cannot be understood changes nothing.
+    fn take_over(&self, options: &Value) {
+        match (self.reread)(options) {
+            Ok(settings) => {
+                self.meter.note(format!("set: {}", set(options)));
+                self.settings.send_replace(settings);
+            }
+            Err(e) => self.meter.note(format!("what was set is not understood: {e}")),
+        }
+    }
+
+    async fn readings(&mut self, settings: &Settings) -> Result<Vec<Reading>> {
+        let limits = &settings.throttle;
+        let read = self.signals.read(limits);
+        tokio::pin!(read);
+        let mut readings = match timeout(ANSWER, &mut read).await {
+            Ok(readings) => readings?,
+            Err(_) => {
+                let signal = "server".to_owned();
+                let text = format!("no answer within {} s", ANSWER.as_secs());
+                let blind = Reading { signal, pressure: None, text };
+                self.valve.set(&Decision { workers: 0, duty: 0.0, reason: Reason::Blind(blind) });
+                read.await?
+            }
+        };
+        readings.extend(self.told.readings());
+        let asked = limits.query.as_ref().map(|sql| self.asked.reading(sql, Instant::now()));
+        readings.extend(asked);
+        Ok(readings)
+    }
+}
+
+/// The settings that are not the usual ones, as they are typed.
+fn set(options: &Value) -> String {
+    let all = options.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    let typed = all.map(|(name, value)| {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        format!("{}={value}", name.replace('_', "-"))
+    });
+    typed.collect::<Vec<_>>().join(" ")
+}
+
+/// Asks the operator's own question, whatever it is by now.
+pub(super) async fn ask(
+    session: Session,
+    asked: Asked,
+    mut settings: watch::Receiver<Settings>,
+    end: CancellationToken,
+) -> Result<()> {
+    loop {
+        let sql = settings.borrow_and_update().throttle.query.clone();
+        let work = async {
+            match &sql {
+                Some(sql) => asked.ask(&session, sql).await,
+                None => {
+                    // Without a sender the governor is gone, and the end near.
+                    if settings.changed().await.is_err() {
+                        end.cancelled().await;
+                    }
+                    Ok(())
+                }
+            }
+        };
+        tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            done = work => done?,
+        }
+    }
+}
+
+/// Says what holds the copy up, once it lasts, and when it is over.
+#[derive(Default)]
+struct Voice {
+    /// What holds it up now, and since when; whether that was told, and when.
+    held: Option<(String, Instant)>,
+    told: Option<(String, Instant)>,
+}
+
+impl Voice {
+    fn says(&mut self, decision: &Decision, now: Instant) -> Option<String> {
+        let (gist, text) = match &decision.reason {
+            // Slower for a while, as it should be: the progress shows it.
+            Reason::Free | Reason::HeldBack(_) => {
+                self.held = None;
+                return self.told.take().map(|_| "it goes on".to_owned());
+            }
+            Reason::Paused => ("paused".to_owned(), "paused by the operator".to_owned()),
+            Reason::Stopped(r) => {
+                (r.signal.clone(), format!("it waits for {}: {}", r.signal, r.text))
+            }
+            Reason::Blind(r) => (
+                r.signal.clone(),
+                format!("it waits, since {} cannot be measured: {}", r.signal, r.text),
+            ),
+        };
+        let since = match &self.held {
+            Some((held, since)) if *held == gist => *since,
+            _ => now,
+        };
+        self.held = Some((gist.clone(), since));
+        let told = self
+            .told
+            .as_ref()
+            .is_some_and(|(before, at)| *before == gist && now.duration_since(*at) < TELL_AGAIN);
+        if told || decision.reason != Reason::Paused && now.duration_since(since) < WORTH_TELLING {
+            return None;
+        }
+        self.told = Some((gist, now));
+        Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lasts_is_told_once_a_minute_and_that_it_is_over() {
+        let (mut voice, start) = (Voice::default(), Instant::now());
+        let reading = Reading {
+            signal: "standby eu2".into(),
+            pressure: Some(2.0),
+            text: "4.0 of 2 s".into(),
+        };
+        let decision = |reason| Decision { workers: 0, duty: 0.0, reason };
+        let mut at = |seconds, reason: &Reason| {
+            voice.says(&decision(reason.clone()), start + Duration::from_secs(seconds))
+        };
+        let stopped = Reason::Stopped(reading);
+        assert_eq!(at(0, &stopped), None);
+        assert_eq!(at(2, &stopped).unwrap(), "it waits for standby eu2: 4.0 of 2 s");
+        assert_eq!(at(30, &stopped), None);
+        assert!(at(62, &stopped).is_some());
+        assert_eq!(at(63, &Reason::Free).unwrap(), "it goes on");
+        assert_eq!(at(64, &Reason::Free), None);
+        assert_eq!(at(65, &Reason::Paused).unwrap(), "paused by the operator");
+    }
+
+    #[test]
+    fn what_was_set_is_shown_as_it_is_typed() {
+        let options = serde_json::json!({"max_lag": "500ms", "workers": 4, "chunk_rows": null});
+        assert_eq!(set(&options), "max-lag=500ms workers=4");
+    }
+}

@@ -1,0 +1,102 @@
+//! What presses: each signal is read, and told as a share of its limit.
+
+mod positions;
+mod query;
+mod standbys;
+mod subscribers;
+mod told;
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Statement;
+
+use positions::Positions;
+pub use query::Asked;
+use standbys::{Standby, Standbys};
+pub use told::Told;
+
+use super::controller::Reading;
+use super::limits::Limits;
+use crate::error::{Error, Result};
+use crate::pg::{Lsn, Session};
+
+/// Over how long the rate of writing is averaged.
+const RATE_SPAN: Duration = Duration::from_secs(2);
+/// A standby that is behind is made to report again, at most so often.
+const REMIND: Duration = Duration::from_millis(500);
+
+/// Reads the signals of one server.
+pub struct Signals {
+    /// Used for this alone.
+    session: Session,
+    statements: [Statement; 3],
+    positions: Positions,
+    standbys: Standbys,
+    reminded: Option<Instant>,
+}
+
+impl Signals {
+    /// Prepares the reading.
+    pub async fn prepare(session: Session) -> Result<Self> {
+        let statements = [
+            session.prepare("SELECT pg_catalog.pg_current_wal_lsn()").await?,
+            session.prepare(standbys::SQL).await?,
+            session.prepare(subscribers::SQL).await?,
+        ];
+        let (positions, standbys) = (Positions::default(), Standbys::default());
+        Ok(Signals { session, statements, positions, standbys, reminded: None })
+    }
+
+    /// Reads all signals that have a limit.
+    pub async fn read(&mut self, limits: &Limits) -> Result<Vec<Reading>> {
+        let [written, standbys, subscribers] = &self.statements;
+        let session = &self.session;
+        let (written, standbys, subscribers) = tokio::try_join!(
+            session.run(written, &[]),
+            session.run(standbys, &[]),
+            session.run(subscribers, &[])
+        )?;
+        let written =
+            written.first().ok_or_else(|| Error::failed("the server tells no position"))?;
+        let (written, now): (Lsn, _) = (written.get(0), Instant::now());
+        self.positions.note(now, written);
+        let there = Standby::all(&standbys);
+        let mut readings = self.standbys.read(&there, (written, &self.positions), limits, now);
+        self.remind(&readings, now).await?;
+        readings.extend(subscribers::read(&subscribers, written, limits));
+        readings.extend(limits.wal_rate.and_then(|limit| self.rate(limit)));
+        Ok(readings)
+    }
+
+    /// A standby reports how far it has replayed when it gets more log, and else only each ten seconds: while
+    /// the copy rests nobody would hear that it has caught up.
+    async fn remind(&mut self, readings: &[Reading], now: Instant) -> Result<()> {
+        let late = readings.iter().any(|reading| reading.pressure.is_some_and(|p| p >= 0.5));
+        if late && self.reminded.is_none_or(|at| now.duration_since(at) >= REMIND) {
+            self.reminded = Some(now);
+            let sql = "SELECT pg_catalog.pg_logical_emit_message(false, 'pgwraith/remind', '')";
+            self.session.query(sql, &[]).await?;
+        }
+        Ok(())
+    }
+
+    fn rate(&self, limit: u64) -> Option<Reading> {
+        let rate = self.positions.rate(RATE_SPAN)?;
+        Some(Reading {
+            signal: "wal-rate".to_owned(),
+            pressure: Some(rate / limit.max(1) as f64),
+            text: format!("{} a second", sizes(rate as u64, limit)),
+        })
+    }
+}
+
+/// `1.9 of 2 s`
+fn times(value: Duration, limit: Duration) -> String {
+    format!("{:.1} of {} s", value.as_secs_f64(), limit.as_secs_f64())
+}
+
+/// `12 of 256 MB`
+pub fn sizes(value: u64, limit: u64) -> String {
+    let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    format!("{} of {} MB", megabytes(value), megabytes(limit))
+}

@@ -1,0 +1,67 @@
+//! When the server had written its log up to where: tells how old a position is.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::pg::Lsn;
+
+/// So many are kept: some minutes at four a second. An older position counts as as old as the oldest.
+const MOST: usize = 2400;
+
+/// Positions of the log, as they were read one after another.
+#[derive(Debug, Default)]
+pub(super) struct Positions(VecDeque<(Instant, Lsn)>);
+
+impl Positions {
+    pub(super) fn note(&mut self, now: Instant, written: Lsn) {
+        if self.0.len() == MOST {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, written));
+    }
+
+    /// How long ago the server first had more than that. By the server's own reports of `replay_lag` a
+    /// standby that is frozen stays where it was when it last spoke.
+    pub(super) fn age(&self, position: Lsn, now: Instant) -> Duration {
+        let beyond = self.0.iter().find(|(_, written)| *written > position);
+        beyond.map_or(Duration::ZERO, |(at, _)| now.duration_since(*at))
+    }
+
+    /// Bytes written a second, over the last `span` or as long as is known; None where that is nothing yet.
+    pub(super) fn rate(&self, span: Duration) -> Option<f64> {
+        let (last, end) = self.0.back()?;
+        let (first, begin) =
+            self.0.iter().rev().find(|(at, _)| last.duration_since(*at) >= span)?;
+        Some(end.bytes_since(*begin) as f64 / last.duration_since(*first).as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_as_old_as_what_came_right_behind_it() {
+        let (mut positions, start) = (Positions::default(), Instant::now());
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        assert_eq!(positions.age(Lsn(5), at(0)), Duration::ZERO);
+        for (seconds, written) in [(0, 100), (1, 100), (2, 300), (3, 700)] {
+            positions.note(at(seconds), Lsn(written));
+        }
+        assert_eq!(positions.age(Lsn(700), at(9)), Duration::ZERO, "nothing came behind it");
+        assert_eq!(positions.age(Lsn(300), at(9)).as_secs(), 6);
+        assert_eq!(positions.age(Lsn(150), at(9)).as_secs(), 7);
+        assert_eq!(positions.age(Lsn(1), at(9)).as_secs(), 9, "older than all that is known");
+        assert_eq!(positions.rate(Duration::from_secs(2)), Some(300.0));
+        assert_eq!(positions.rate(Duration::from_secs(9)), None);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_some_minutes() {
+        let (mut positions, start) = (Positions::default(), Instant::now());
+        for n in 0..MOST as u64 + 10 {
+            positions.note(start + Duration::from_secs(n), Lsn(n));
+        }
+        assert_eq!(positions.0.len(), MOST);
+    }
+}

@@ -1,0 +1,156 @@
+//! How far the physical standbys are behind.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::positions::Positions;
+use super::{sizes, times};
+use crate::pg::{Lossy, Lsn};
+use crate::throttle::controller::Reading;
+use crate::throttle::limits::Limits;
+
+/// What a standby last reported: one that has replayed all but the last moment's log may say so only in
+/// ten seconds (`wal_receiver_status_interval`), on a server that writes nothing meanwhile.
+const NOTHING: u64 = 64 << 10;
+/// One that vanishes may come back, and be further behind: for so long it counts as over.
+const VANISHED: Duration = Duration::from_secs(30);
+
+/// Of every standby: who, where its log is (null: it has not told), bytes behind.
+pub(super) const SQL: &str = "
+  SELECT r.application_name, r.pid, r.replay_lsn
+  FROM pg_catalog.pg_stat_replication r
+  WHERE r.state <> 'backup' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s
+    WHERE s.active_pid = r.pid AND s.slot_type = 'logical')";
+
+/// The standbys that were seen.
+#[derive(Debug, Default)]
+pub(super) struct Standbys {
+    /// By name, the last of those with one name.
+    seen: BTreeMap<String, Instant>,
+}
+
+/// One, as the server tells of it.
+#[derive(Debug)]
+pub(super) struct Standby {
+    pub(super) name: String,
+    pub(super) replayed: Option<Lsn>,
+}
+
+impl Standby {
+    pub(super) fn all(rows: &[tokio_postgres::Row]) -> Vec<Standby> {
+        let mut all: Vec<Standby> = Vec::new();
+        for row in rows {
+            let (Lossy(name), pid): (Lossy, i32) = (row.get(0), row.get(1));
+            // Standbys of one name are told apart.
+            let taken = all.iter().any(|standby| standby.name == name);
+            let name = if taken { format!("{name} (pid {pid})") } else { name };
+            all.push(Standby { name, replayed: row.get(2) });
+        }
+        all
+    }
+}
+
+impl Standbys {
+    /// The readings, and whether one of them should report anew.
+    pub(super) fn read(
+        &mut self,
+        now_there: &[Standby],
+        (written, positions): (Lsn, &Positions),
+        limits: &Limits,
+        now: Instant,
+    ) -> Vec<Reading> {
+        let ignored = |name: &str| limits.ignored.iter().any(|ignored| ignored == name);
+        let counted = now_there.iter().filter(|standby| !ignored(&standby.name));
+        let mut readings = Vec::new();
+        for standby in counted {
+            self.seen.insert(standby.name.clone(), now);
+            readings.push(of(standby, written, positions, limits, now));
+        }
+        self.seen.retain(|name, at| !ignored(name) && now.duration_since(*at) < VANISHED);
+        let gone = self.seen.iter().filter(|(_, at)| **at != now);
+        readings.extend(gone.map(|(name, at)| Reading {
+            signal: format!("standby {name}"),
+            pressure: None,
+            text: format!("gone for {} s", now.duration_since(*at).as_secs()),
+        }));
+        readings
+    }
+}
+
+fn of(
+    standby: &Standby,
+    written: Lsn,
+    positions: &Positions,
+    limits: &Limits,
+    now: Instant,
+) -> Reading {
+    let signal = format!("standby {}", standby.name);
+    let Some(replayed) = standby.replayed else {
+        let text = "it does not tell how far it is (or pg_read_all_stats is lacking)".to_owned();
+        return Reading { signal, pressure: None, text };
+    };
+    let bytes = written.bytes_since(replayed);
+    let lag = if bytes < NOTHING { Duration::ZERO } else { positions.age(replayed, now) };
+    let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
+    let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
+    let text = match by_time >= by_size {
+        true => times(lag, limits.lag),
+        false => sizes(bytes, limits.lag_bytes),
+    };
+    Reading { signal, pressure: Some(by_time.max(by_size)), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standby(name: &str, replayed: Option<u64>) -> Standby {
+        Standby { name: name.into(), replayed: replayed.map(Lsn) }
+    }
+
+    #[test]
+    fn a_standby_is_measured_by_time_and_by_size() {
+        let (mut standbys, mut positions, start) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        let limits = Limits { ignored: vec!["delayed".into()], ..Limits::default() };
+        positions.note(start, Lsn(0));
+        positions.note(start + Duration::from_secs(1), Lsn(1 << 20));
+        let now = start + Duration::from_secs(2);
+        let written = Lsn(1 << 20);
+        let there = [
+            standby("on time", Some((1 << 20) - 1000)),
+            standby("late", Some(0)),
+            standby("silent", None),
+            standby("delayed", Some(0)),
+        ];
+        let readings = standbys.read(&there, (written, &positions), &limits, now);
+        let told: Vec<_> =
+            readings.iter().map(|r| (r.signal.as_str(), r.pressure, r.text.as_str())).collect();
+        assert_eq!(
+            told[0],
+            ("standby on time", Some((1000.0) / (256 << 20) as f64), "1 of 256 MB")
+        );
+        assert_eq!(told[1], ("standby late", Some(0.5), "1.0 of 2 s"));
+        assert_eq!((told[2].0, told[2].1), ("standby silent", None));
+        assert_eq!(told.len(), 3, "what is ignored is not there");
+
+        let small = Limits { lag_bytes: 1 << 20, ..Limits::default() };
+        let readings = standbys.read(&there[1..2], (written, &positions), &small, now);
+        assert_eq!((readings[0].pressure, readings[0].text.as_str()), (Some(1.0), "1 of 1 MB"));
+    }
+
+    #[test]
+    fn one_that_vanishes_counts_as_over_for_a_while() {
+        let (mut standbys, positions, start) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        let limits = Limits::default();
+        let mut at = |seconds, there: &[Standby]| {
+            let now = start + Duration::from_secs(seconds);
+            standbys.read(there, (Lsn(0), &positions), &limits, now)
+        };
+        assert_eq!(at(0, &[standby("eu", Some(0))])[0].pressure, Some(0.0));
+        let gone = at(10, &[]);
+        assert_eq!((gone[0].pressure, gone[0].text.as_str()), (None, "gone for 10 s"));
+        assert_eq!(at(40, &[]), []);
+    }
+}

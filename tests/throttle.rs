@@ -1,0 +1,120 @@
+//! What presses holds the copy up, and the operator changes limits while it runs.
+
+use pgwraith::demo::orders::create_orders;
+
+use crate::harness::{self, Output};
+use crate::scene::{Held, SOON, Shop, exec, shop, value, wait_for};
+
+/// Many small ranges.
+const SLOW: [&str; 7] =
+    ["--rebuild", "--chunk-rows", "300", "--chunk-time", "3ms", "--workers", "1"];
+
+async fn set(shop: &Shop, limits: &[&str]) -> Output {
+    let given = ["set", "orders", "-d", &shop.dsn];
+    harness::run(given.iter().chain(limits)).await
+}
+
+/// A run that is held where it begins to copy.
+async fn held(shop: &Shop, rows: u64, more: &[&str]) -> Held {
+    create_orders(&shop.client, rows).await.unwrap();
+    let change: Vec<&str> = SLOW.iter().chain(more).copied().collect();
+    shop.held("copy", "orders", &change).await
+}
+
+const COPIED: &str = "SELECT count(*) FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+
+/// Nothing is copied any more: the last range that had been begun is done.
+async fn it_rests(shop: &Shop) {
+    let began = std::time::Instant::now();
+    loop {
+        let before = shop.value::<i64>(COPIED).await;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        if shop.value::<i64>(COPIED).await == before {
+            return;
+        }
+        assert!(began.elapsed() < SOON, "it goes on and on");
+    }
+}
+
+#[tokio::test]
+async fn a_standby_that_is_frozen_holds_the_copy_up() {
+    let shop = shop().await;
+    let standby = shop.cluster.standby(&[]).await.unwrap();
+    let mut held = held(&shop, 100_000, &["--max-lag", "200ms"]).await;
+    standby.caught_up_with(&shop.cluster).await.unwrap();
+    let there = harness::connect(&standby.dsn("postgres")).await;
+    let startup = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'";
+    let startup: i32 = value(&there, startup).await;
+    signal(startup, libc::SIGSTOP);
+    held.release().await;
+    held.run.wait_for_saying("it waits for standby walreceiver: ").await;
+    it_rests(&shop).await;
+    signal(startup, libc::SIGCONT);
+    held.run.wait_for_saying("it goes on").await;
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+/// It counts as over until it is forgotten.
+#[tokio::test]
+async fn a_standby_that_vanishes_holds_the_copy_up_for_a_while() {
+    let shop = shop().await;
+    let mut standby = shop.cluster.standby(&[]).await.unwrap();
+    let mut held = held(&shop, 50_000, &["--pause"]).await;
+    held.release().await;
+    held.run.wait_for_saying("paused by the operator").await;
+    standby.crash().await.unwrap();
+    set(&shop, &["pause=off"]).await.expect_code(0);
+    held.run.wait_for_saying("standby walreceiver cannot be measured: gone for").await;
+    set(&shop, &["ignore-standby=walreceiver"]).await.expect_code(0);
+    held.run.wait_for_saying("it goes on").await;
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+fn signal(pid: i32, signal: i32) {
+    // SAFETY: kill takes plain numbers.
+    unsafe { libc::kill(pid, signal) };
+}
+
+#[tokio::test]
+async fn the_operator_pauses_it_and_lets_it_go_on_with_more_workers() {
+    let shop = shop().await;
+    let mut held = held(&shop, 50_000, &[]).await;
+    set(&shop, &["pause=on"]).await.expect_code(0);
+    held.run.wait_for_saying("paused by the operator").await;
+    held.release().await;
+    it_rests(&shop).await;
+    assert_eq!(shop.value::<i64>(COPIED).await, 0);
+    set(&shop, &["workers=3", "chunk-time=20ms"]).await.expect_code(0);
+    let third = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/copy 3')";
+    wait_for(&shop.client, &mut held.run, "the third worker is there", third).await;
+    set(&shop, &["pause=off"]).await.expect_code(0);
+    held.run.wait_for_saying("it goes on").await;
+    let events = "SELECT string_agg(who || ' ' || detail, '; ' ORDER BY id) FROM pgwraith.event WHERE what = 'set'";
+    let events: String = shop.value(events).await;
+    assert_eq!(events, "postgres pause=on; postgres workers=3 chunk-time=20ms; postgres pause=off");
+    let options = "SELECT options->>'workers' FROM pgwraith.migration";
+    assert_eq!(shop.value::<String>(options).await, "3");
+    held.run.finish(SOON).await.expect_code(0);
+
+    let nothing = set(&shop, &["pause=on"]).await.expect_code(2);
+    assert!(nothing.stderr.contains("has no unfinished migration"), "{nothing}");
+    let wrong = set(&shop, &["speed=9"]).await.expect_code(2);
+    assert!(wrong.stderr.contains("speed=9"), "{wrong}");
+}
+
+#[tokio::test]
+async fn the_operators_own_question_holds_it_up() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE busy (n int); INSERT INTO busy VALUES (1)").await;
+    let query = "SELECT n FROM public.busy";
+    let mut held = held(&shop, 50_000, &["--throttle-query", query]).await;
+    held.release().await;
+    held.run.wait_for_saying("it waits for throttle-query: 1").await;
+    it_rests(&shop).await;
+    exec(&shop.client, "UPDATE busy SET n = 0").await;
+    held.run.wait_for_saying("it goes on").await;
+    exec(&shop.client, "DROP TABLE busy").await;
+    held.run.wait_for_saying("throttle-query cannot be measured").await;
+    set(&shop, &["throttle-query=SELECT -1"]).await.expect_code(0);
+    held.run.finish(SOON).await.expect_code(0);
+}
