@@ -15,7 +15,7 @@ use crate::telemetry::Meter;
 use crate::throttle::controller::Reading;
 use crate::throttle::signals::{Told, sizes};
 
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(500);
 /// Who holds the slot back is told again only after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// From this share of the limit on it is told who holds the slot back.
@@ -23,8 +23,16 @@ const TELL_FROM: f64 = 0.5;
 /// The copy is to be slowed down early, and to have stopped long before the slot is given up.
 const AT_THE_LIMIT: f64 = 1.7;
 
-/// The server moves a slot's position on only every 15 s or so: less than this is no sign of anything.
+/// Less than this is no sign of anything.
 const LEAST: u64 = 32 << 20;
+/// Over its limit the slot is given up after so long, in which it may yet move on; or at once where it is over
+/// by far.
+const GRACE: Duration = Duration::from_secs(10);
+const BY_FAR: f64 = 1.25;
+/// From this share of the limit on the server is made to move the slot on.
+const NUDGE_FROM: f64 = 0.15;
+/// What is asked of the server for that may take no longer.
+const NUDGE_LIMIT: &str = "500ms";
 
 /// Guards one slot.
 pub(super) struct SlotGuard {
@@ -45,23 +53,36 @@ struct Seen {
     lost: bool,
 }
 
+impl Seen {
+    fn is_over_by_far(&self, limit: u64) -> bool {
+        let most = (limit as f64 * BY_FAR) as u64 + 2 * LEAST;
+        self.lost || self.held >= most || near(self.held, self.safe) >= 1.0
+    }
+}
+
 impl SlotGuard {
     /// Works until `end`. Where the slot holds back too much the run is stopped and the slot dropped.
     pub(super) async fn guard(self, supervisor: Supervisor, end: CancellationToken) -> Result<()> {
         let limit = SlotLimits::read(&self.session, self.asked).await?.bytes().max(LEAST);
         let mut told: Option<Instant> = None;
+        let mut over: Option<Instant> = None;
         loop {
             if timeout(EVERY, end.cancelled()).await.is_ok() {
                 return Ok(());
             }
             let Some(seen) = self.look().await? else { continue };
             let pressure = pressure(seen.held, seen.safe, limit);
+            if pressure >= NUDGE_FROM {
+                self.nudge().await?;
+            }
             self.told.tell(Reading {
                 signal: "slot".to_owned(),
                 pressure: Some(pressure * AT_THE_LIMIT),
                 text: sizes(seen.held, limit),
             });
-            if pressure >= 1.0 || seen.lost {
+            over = (pressure >= 1.0).then(|| over.unwrap_or_else(Instant::now));
+            let waited = over.is_some_and(|since| since.elapsed() >= GRACE);
+            if waited || seen.is_over_by_far(limit) {
                 let why = self.who().await?;
                 // Told first: without its slot the stream breaks, and that is not the reason.
                 supervisor.fail(self.over(&seen, limit, &why));
@@ -75,6 +96,31 @@ impl SlotGuard {
                     seen.held >> 20,
                     limit >> 20
                 ));
+            }
+        }
+    }
+
+    /// A slot's position moves on to where running transactions were last noted in the log, which the server
+    /// does by itself only each 15 s (`LogStandbySnapshot`): the copy of a large table writes gigabytes in
+    /// that time, all of them confirmed and still kept. Making a logical slot notes them too, and needs no
+    /// more than we may do already.
+    async fn nudge(&self) -> Result<()> {
+        let name = format!("{}_nudge", self.slot);
+        let sql = "SELECT pg_catalog.pg_create_logical_replication_slot($1, 'pgoutput', true)";
+        self.session.set("statement_timeout", NUDGE_LIMIT).await?;
+        // Noted first; then it waits for those transactions, which is of no use to us.
+        let made = self.session.query(sql, &[&name]).await;
+        self.session.set("statement_timeout", "0").await?;
+        match made {
+            Ok(_) => {
+                let sql = "SELECT pg_catalog.pg_drop_replication_slot($1)";
+                self.session.query(sql, &[&name]).await.map(drop)
+            }
+            Err(e) if self.session.is_closed() => Err(e),
+            // Out of time, or no slot is free.
+            Err(e) => {
+                tracing::debug!("the slot could not be moved on: {e}");
+                Ok(())
             }
         }
     }
@@ -132,15 +178,18 @@ impl SlotGuard {
     }
 }
 
-/// How near the limit is: at 1 it is reached. `safe` is what is left until the server
-/// gives the slot up by its own limit: half of the limit's last eighth is left to it.
+/// How near the nearer of both limits is: at 1 it is reached.
 fn pressure(held: u64, safe: Option<i64>, limit: u64) -> f64 {
-    let share = held as f64 / limit.max(1) as f64;
-    let near = safe.map_or(0.0, |safe| {
+    near(held, safe).max(held as f64 / limit.max(1) as f64)
+}
+
+/// How near the server's own limit is, by what is left until it gives the slot up: half of the limit's last
+/// eighth is left to it.
+fn near(held: u64, safe: Option<i64>) -> f64 {
+    safe.map_or(0.0, |safe| {
         let all = held as f64 + safe.max(0) as f64;
         held as f64 / (all * 15.0 / 16.0).max(1.0)
-    });
-    share.max(near)
+    })
 }
 
 #[cfg(test)]

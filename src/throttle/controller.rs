@@ -86,7 +86,7 @@ pub struct Controller {
 }
 
 /// What is known of a signal from before.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Signal {
     pressure: f64,
     /// A second, averaged.
@@ -164,6 +164,13 @@ impl Controller {
 
 fn stop(reason: Reason) -> Decision {
     Decision { workers: 0, duty: 0.0, reason }
+}
+
+impl Default for Signal {
+    /// One that has not pressed so far.
+    fn default() -> Self {
+        Signal { pressure: 0.0, approach: 0.0, quiet: QUIET_FOR, stops: false }
+    }
 }
 
 impl Signal {

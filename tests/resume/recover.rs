@@ -120,6 +120,18 @@ async fn a_slot_that_holds_back_too_much_is_given_up_and_recovered_from() {
     assert_eq!(output.json()["recovered"]["mismatches"], 1, "{output}");
 }
 
+/// The server moves a slot on only each 15 s; the run, which writes more than it may hold back in that time,
+/// sees to it more often.
+#[tokio::test]
+async fn a_run_does_not_give_its_slot_up_because_of_itself() {
+    let shop = shop().await;
+    create_orders(&shop.client, 500_000).await.unwrap();
+    let change: Vec<&str> = CHANGE.iter().chain(&["--max-slot-wal", "48MB"]).copied().collect();
+    let output = shop.run("orders", &change).await.expect_code(0);
+    let written = "SELECT pg_total_relation_size('orders') > 48 * 1024 * 1024";
+    assert!(shop.value::<bool>(written).await, "{output}");
+}
+
 /// The server's own limit, at a time when no tool was there to guard the slot.
 #[tokio::test]
 async fn a_slot_that_the_server_invalidated_is_recovered_from() {
