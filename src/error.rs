@@ -8,6 +8,9 @@ use std::fmt;
 pub enum Kind {
     /// The run failed; the source is untouched and still in use.
     Failed,
+    /// The run failed, and what the application changed since is not known: only a comparison of every row
+    /// (`resume --recover`) can go on.
+    Unproven,
     /// The command line or the change asked for is wrong.
     Usage,
     /// Preflight refused the run before anything was touched.
@@ -24,7 +27,7 @@ impl Kind {
     /// The process exit code.
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Failed => 1,
+            Kind::Failed | Kind::Unproven => 1,
             Kind::Usage => 2,
             Kind::Refused => 3,
             Kind::DataDiffers => 4,

@@ -23,18 +23,31 @@ async fn sabotaged(shop: &Shop, phase: &str, sql: &str) -> Output {
     let oid: u32 = shop.value("SELECT 't'::regclass::oid").await;
     let held = shop.held(phase, "t", &["--rebuild"]).await;
     let publication: String = shop.value("SELECT publication FROM pgwraith.flow").await;
+    let is_ours = sql.contains(PUBLICATION);
     let sql = &sql.replace(PUBLICATION, &publication);
     shop.exec(sql).await;
     application_goes_on(shop).await;
     let wanted = shop.rows("t").await;
     let output = held.finish().await;
 
-    assert_eq!(output.code, Some(6), "{sql}: {output}");
+    assert_eq!(output.code, Some(if is_ours { 1 } else { 6 }), "{sql}: {output}");
     let now: u32 = shop.value("SELECT 't'::regclass::oid").await;
     assert_eq!(now, oid, "{sql}: the source was swapped away: {output}");
     assert_eq!(shop.rows("t").await, wanted, "{sql}");
     assert_eq!(shop.held_back().await, [""; 0], "{sql}: {output}");
+    if is_ours {
+        recovered(shop, sql, &output).await;
+        assert_eq!(shop.rows("t").await, wanted, "{sql}");
+    }
     output
+}
+
+/// What the source became meanwhile is found by comparing.
+async fn recovered(shop: &Shop, sql: &str, output: &Output) {
+    assert!(output.stderr.contains("`pgwraith resume t --recover`"), "{sql}: {output}");
+    shop.exec("DROP FUNCTION gate() CASCADE").await;
+    harness::run(["resume", "t", "-d", &shop.dsn, "--recover"]).await.expect_code(0);
+    assert_eq!(shop.held_back().await, [""; 0], "{sql}");
 }
 
 /// Our publication stands in the way of updates where it no longer fits the replica identity: it

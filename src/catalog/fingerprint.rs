@@ -22,6 +22,9 @@ const FILE: &str = "file";
 /// Our publication.
 const PUBLICATION: &str = "publication";
 
+/// How a difference begins that is about it: all of ours are named so.
+const OURS: &str = "publication, pgwraith_";
+
 /// The catalogs' words on one source and its publication.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fingerprint(Value);
@@ -62,6 +65,10 @@ impl Fingerprint {
         let mut value = self.0.clone();
         let Some(all) = value.as_object_mut() else { return value };
         all.remove(FILE);
+        // None at all is told one by one, too.
+        if let Some(none) = all.get_mut(PUBLICATION).filter(|value| value.is_null()) {
+            *none = Value::Object(serde_json::Map::new());
+        }
         if let (false, Some(Value::Object(columns))) = (rewritten, all.get_mut("column")) {
             for column in columns.values_mut() {
                 *column = column.as_str().map(without_xmin).into();
@@ -80,12 +87,21 @@ impl Fingerprint {
             let what = format!("{table} was dropped while the migration ran");
             return Err(Error::new(Kind::NotResumable, what));
         }
+        // Those of others that have all tables are in there too.
+        let ours = |text: &String| text.starts_with(OURS);
+        if differences.iter().all(ours) {
+            return Err(Error::new(
+                Kind::Unproven,
+                format!(
+                    "pgwraith's publication was altered or dropped while the migration ran, and what the \
+                 application changed since is not known ({})",
+                    differences.join("; ")
+                ),
+            ));
+        }
         Err(Error::new(
             Kind::NotResumable,
-            format!(
-                "{table} or pgwraith's publication was changed while the migration ran: {}",
-                differences.join("; ")
-            ),
+            format!("{table} was changed while the migration ran: {}", differences.join("; ")),
         )
         .next("The copy can no longer be trusted: start again once what is left is removed"))
     }

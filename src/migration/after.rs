@@ -64,10 +64,7 @@ pub(super) async fn run(
 }
 
 async fn connect(connector: &Connector, role: &str) -> Result<Session> {
-    let session = connector.session(role).await?;
-    // A tool that is gone does not go on in the server.
-    session.set("client_connection_check_interval", "1s").await?;
-    Ok(session)
+    connector.session(role).await
 }
 
 /// An owner who lacks a right to name what is his, in a schema he may not use, has it done by the tool.

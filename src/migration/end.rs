@@ -100,7 +100,8 @@ impl Run<'_> {
         let may_go_on = match kind {
             Kind::Stopped => !self.settings.drop_slot_on_stop,
             Kind::Failed | Kind::DataDiffers | Kind::Refused => true,
-            Kind::Usage | Kind::NotResumable => false,
+            // Where it is still there, the slot tells nothing that anybody could go on from.
+            Kind::Unproven | Kind::Usage | Kind::NotResumable => false,
         };
         may_go_on && stored.phase().is_none_or(|phase| phase > Phase::Prepare)
     }
@@ -136,8 +137,14 @@ impl Run<'_> {
         if for_good {
             // What a run that goes on needs of the source's side goes too: nobody will.
             teardown::release(session, stored).await?;
-        } else if let Some(slot) = &stored.slot {
-            teardown::drop_slot(session, slot).await?;
+        } else {
+            if let Some(slot) = &stored.slot {
+                teardown::drop_slot(session, slot).await?;
+            }
+            // As somebody left it, it may make the application's updates fail.
+            if let (Kind::Unproven, Some(publication)) = (kind, &stored.publication) {
+                teardown::drop_publication(session, publication).await?;
+            }
         }
         let shadow = &stored.names.shadow;
         let left = match stored.shadow_oid {

@@ -21,6 +21,8 @@ use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How often it is noted that the run is there.
+const IS_THERE: Duration = Duration::from_secs(5);
 /// The same reason is told again only after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// It may be gone in a moment.
@@ -34,6 +36,7 @@ pub(super) struct Governor {
     /// Used by the governor alone.
     pub(super) control: Session,
     pub(super) migration: i64,
+    pub(super) epoch: i64,
     pub(super) signals: Signals,
     pub(super) told: Told,
     pub(super) asked: Asked,
@@ -49,9 +52,14 @@ impl Governor {
         let mut controller = Controller::new(self.settings.borrow().copy.workers);
         let mut options = store::options(&self.control, self.migration).await?;
         let mut voice = Voice::default();
+        let mut noted: Option<Instant> = None;
         loop {
             if timeout(EVERY, end.cancelled()).await.is_ok() {
                 return Ok(());
+            }
+            if noted.is_none_or(|at| at.elapsed() >= IS_THERE) {
+                store::is_there(&self.control, self.migration, self.epoch).await?;
+                noted = Some(Instant::now());
             }
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| Some(now) != options.as_ref()) {

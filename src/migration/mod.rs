@@ -10,6 +10,7 @@ mod copy;
 mod end;
 mod governor;
 mod index;
+mod liveness;
 mod prepare;
 mod resume;
 mod retry;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::copy::CopySettings;
 use super::index::IndexSettings;
@@ -27,6 +27,8 @@ use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
 use crate::throttle;
 
+/// A server that does not let go of what is left of a run in this time is not reached.
+const REACHED: Duration = Duration::from_secs(60);
 /// The first run's epoch.
 const FIRST_EPOCH: i64 = 1;
 
@@ -123,6 +125,11 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Migrates the table. On any error the source is as it was.
     pub async fn migrate(&self, request: &Request) -> Result<Report> {
+        let (migration, fresh) = self.supervisor.guard(self.begin(request)).await?;
+        self.go_on(migration, FIRST_EPOCH, Some(fresh), false).await
+    }
+
+    async fn begin(&self, request: &Request) -> Result<(i64, (Table, Plan))> {
         let control = self.connector.session("control").await?;
         let oid = catalog::find(&control, self.table).await?;
         let source = catalog::read(&control, oid)
@@ -130,18 +137,30 @@ impl Run<'_> {
             .ok_or_else(|| Error::usage(format!("{} is not there any more", self.table)))?;
         let names = Names::of(&source.qualified());
         self.preflight(&control, &source, &names).await?;
-        let plan = self.supervisor.guard(change::rehearse(&control, &source, request)).await?;
+        let plan = change::rehearse(&control, &source, request).await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
         store::ensure(&control).await?;
         let migration = store::begin(&control, oid, &names, request, self.options).await?;
         failpoint!("begun");
-        drop(control);
-        self.go_on(migration, FIRST_EPOCH, Some((source, plan)), false).await
+        Ok((migration, (source, plan)))
     }
 
     /// Goes on with the unfinished migration of the table, from wherever it stands.
     pub async fn resume(&self, how: How) -> Result<Report> {
+        let mut patience = Patience::new(self.settings.retry_for);
+        let (migration, epoch) = loop {
+            let began = Instant::now();
+            match self.supervisor.guard(self.take_up(how)).await {
+                Ok(taken) => break taken,
+                Err(error) => self.rest(error, &mut patience, began.elapsed()).await?,
+            }
+        };
+        self.go_on(migration, epoch, None, how.recover).await
+    }
+
+    /// Takes the migration over. Nothing of that is undone by doing it again.
+    async fn take_up(&self, how: How) -> Result<(i64, i64)> {
         let control = self.connector.session("control").await?;
         let stored = resume::find(&control, self.table).await?;
         store::ensure(&control).await?;
@@ -151,8 +170,24 @@ impl Run<'_> {
         if let Some(source) = catalog::read(&control, stored.source_oid).await? {
             self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         }
-        drop(control);
-        self.go_on(stored.id, epoch, None, how.recover).await
+        Ok((stored.id, epoch))
+    }
+
+    /// Waits until it is worth trying again; what does not pass by itself comes back at once.
+    async fn rest(&self, error: Error, patience: &mut Patience, lasted: Duration) -> Result<()> {
+        let passes = error.kind() == Kind::Failed && classify(&error).passes();
+        let pause = if passes { patience.pause(lasted) } else { None };
+        let Some(pause) = pause else { return Err(error) };
+        self.meter.note(format!(
+            "{}; going on from the state in {:.1} s",
+            error.what().trim_end_matches('.'),
+            pause.as_secs_f64()
+        ));
+        let wait = async {
+            sleep(pause).await;
+            Ok(())
+        };
+        self.supervisor.guard(wait).await
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
@@ -163,7 +198,7 @@ impl Run<'_> {
             names,
             event_triggers: self.settings.event_triggers,
         };
-        let findings = self.supervisor.guard(preflight::run(&subject)).await?;
+        let findings = preflight::run(&subject).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {
             self.meter.note(format!("{}: {}. {}", finding.check, finding.what, finding.mend));
         }
@@ -186,8 +221,8 @@ impl Run<'_> {
             let began = Instant::now();
             let stretch = async {
                 if lost {
-                    let session = self.connector.session("control").await?;
-                    epoch = takeover::take_back(&session, migration, epoch).await?;
+                    let back = self.take_back(migration, epoch);
+                    epoch = self.supervisor.guard(back).await?;
                 }
                 let supervisor = self.supervisor.next_stretch();
                 Stretch { run: self, supervisor, migration, epoch, recover }
@@ -198,26 +233,22 @@ impl Run<'_> {
                 Ok(()) => return report.ok_or_else(|| Error::failed("nothing was swapped")),
                 Err(error) => error,
             };
-            let passes = error.kind() == Kind::Failed && classify(&error).passes();
-            let pause = if passes { patience.pause(began.elapsed()) } else { None };
-            let Some(pause) = pause else {
+            if let Err(error) = self.rest(error, &mut patience, began.elapsed()).await {
                 return self.end(migration, epoch, error, report).await;
-            };
-            self.meter.note(format!(
-                "{}; going on from the state in {:.1} s",
-                error.what().trim_end_matches('.'),
-                pause.as_secs_f64()
-            ));
-            let wait = async {
-                sleep(pause).await;
-                Ok(())
-            };
-            if let Err(stopped) = self.supervisor.guard(wait).await {
-                return self.end(migration, epoch, stopped, report).await;
             }
             // A new slot was asked for once; where it got lost again, that is news.
             recover = false;
             lost = true;
         }
+    }
+
+    /// The server may take connections, and answer nothing.
+    async fn take_back(&self, migration: i64, epoch: i64) -> Result<i64> {
+        let back = async {
+            let session = self.connector.session("control").await?;
+            takeover::take_back(&session, migration, epoch).await
+        };
+        let lost = || Error::lost("the server does not answer");
+        timeout(REACHED, back).await.unwrap_or_else(|_| Err(lost()))
     }
 }

@@ -65,8 +65,14 @@ impl Stretch<'_, '_> {
             return Err(superseded());
         }
         if !stored.swapped {
-            let begun = self.supervisor.guard(self.begin(&control, &stored, fresh)).await?;
-            *report = Some(self.phases(&control, begun).await?);
+            let watchdog = self.watchdog().await?;
+            let swapped = async {
+                let begun = self.supervisor.guard(self.begin(&control, &stored, fresh)).await?;
+                self.phases(&control, begun).await
+            };
+            let swapped = swapped.await;
+            watchdog.finish().await;
+            *report = Some(swapped?);
         }
         let report = report.get_or_insert_with(|| Report::of_swapped(&stored.names));
         self.tidy_up(&control, &stored).await?;
@@ -115,7 +121,6 @@ impl Stretch<'_, '_> {
         let failing = guard.clone();
         background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
         background.extend(self.govern(&context, live).await?);
-        background.push(self.watchdog(&context).await?);
         let done = guard.guard(self.in_order(control, &known, &context, &fingerprint, here)).await;
         for task in background {
             task.finish().await;
@@ -203,6 +208,7 @@ impl Stretch<'_, '_> {
         let governor = Governor {
             control: context.session("governor").await?,
             migration: self.migration,
+            epoch: self.epoch,
             signals: Signals::prepare(context.session("signals").await?).await?,
             told,
             asked: asked.clone(),
@@ -220,12 +226,12 @@ impl Stretch<'_, '_> {
         ])
     }
 
-    async fn watchdog(&self, context: &Context) -> Result<Background> {
+    async fn watchdog(&self) -> Result<Background> {
         let watchdog = Watchdog {
-            session: context.session("watchdog").await?,
+            session: self.session("watchdog").await?,
             migration: self.migration,
             unanswered: self.run.connector.unanswered().clone(),
-            meter: context.meter.clone(),
+            meter: self.run.meter.clone(),
         };
         Ok(self.supervisor.spawn(|end| watchdog.watch(end)))
     }

@@ -1,7 +1,7 @@
 //! Who runs a migration: whether somebody does, and how another takes it over (**Invariant 9**).
 
 use super::store::{self, Stored};
-use super::teardown;
+use super::{liveness, teardown};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
@@ -10,9 +10,8 @@ use crate::pg::{Lossy, Session, shell_word};
 /// Takes the migration over from a run that has ended; from one that is alive only where `take_over`
 /// says so. Returns the epoch to write in.
 pub(super) async fn claim(session: &Session, stored: &Stored, take_over: bool) -> Result<i64> {
-    let alive = sessions(session, stored.id).await?;
-    if !alive.is_empty() && !take_over {
-        return Err(is_alive(stored, &alive));
+    if !take_over && let Some(by) = liveness::run_by(session, stored).await? {
+        return Err(is_alive(stored, &by));
     }
     cut_off(session, stored.id).await
 }
@@ -58,20 +57,10 @@ pub(super) async fn sessions(session: &Session, migration: i64) -> Result<Vec<St
     Ok(rows.iter().map(told).collect())
 }
 
-fn is_alive(stored: &Stored, sessions: &[String]) -> Error {
+fn is_alive(stored: &Stored, by: &str) -> Error {
     let source = &stored.names.source;
     let word = shell_word(&source.to_string());
-    let by = match &stored.run_by {
-        Some((host, process)) => format!("process {process} on {host}"),
-        None => "another process".to_owned(),
-    };
-    let (first, more) = (&sessions[0], sessions.len() - 1);
-    Error::new(
-        Kind::Refused,
-        format!(
-            "the migration of {source} is being run by {by}: the server has its sessions, {first} and {more} more"
-        ),
-    )
+    Error::new(Kind::Refused, format!("the migration of {source} is being run by {by}"))
     .state("Nothing was touched")
     .next(format!(
         "Let it go on; or `pgwraith resume {word} --take-over` cuts it off and goes on here, also where that \

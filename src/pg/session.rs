@@ -41,9 +41,14 @@ const PINNED_AT_START: &[(&str, &str)] = &[
 const PINNED_LATER: &str =
     "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;";
 
+/// A tool that was killed leaves nothing at work for long, not even the building of an index.
+const NOTICES_A_LOST_CLIENT: &str = "SET client_connection_check_interval = '1s'";
+
 /// Pins what could not be pinned at the start, and asks who the server is.
 pub(super) async fn settle(client: Client, role: &str, unanswered: &Unanswered) -> Result<Session> {
     client.batch_execute(PINNED_LATER).await?;
+    // Not every platform of a server can look whether its client is still there.
+    client.batch_execute(NOTICES_A_LOST_CLIENT).await.ok();
     let row = client
         .query_one(
             "SELECT pg_catalog.pg_backend_pid(), \

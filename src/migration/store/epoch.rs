@@ -24,9 +24,34 @@ pub(in crate::migration) async fn raise_epoch(
 }
 
 /// The machine that this process runs on.
-pub(super) fn host() -> String {
+pub(in crate::migration) fn host() -> String {
     let named = std::fs::read_to_string("/proc/sys/kernel/hostname");
     named.map_or_else(|_| "an unknown host".to_owned(), |name| name.trim().to_owned())
+}
+
+/// Notes that the run of this epoch is there.
+pub(in crate::migration) async fn is_there(
+    session: &Session,
+    migration: i64,
+    epoch: i64,
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.migration SET seen_at = pg_catalog.clock_timestamp() \
+               WHERE id = $1 AND epoch = $2";
+    session.execute(sql, &[&migration, &epoch]).await?;
+    Ok(())
+}
+
+/// Seconds since the last run was there, or since the server has been back where it was there shortly before
+/// the server went; None where that is not known.
+pub(in crate::migration) async fn silence(
+    session: &Session,
+    migration: i64,
+) -> Result<Option<f64>> {
+    let sql = "SELECT pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - \
+                 GREATEST(m.seen, CASE WHEN s.started - m.seen < interval '30 minutes' THEN s.started END)) \
+               FROM (SELECT (pg_catalog.to_jsonb(m)->>'seen_at')::timestamptz AS seen FROM pgwraith.migration m WHERE m.id = $1) m, \
+                 (SELECT pg_catalog.pg_postmaster_start_time() AS started) s";
+    Ok(session.maybe(sql, &[&migration]).await?.and_then(|row| row.get(0)))
 }
 
 /// Begins a transaction in which no successor can begin or abort the migration; false, and no

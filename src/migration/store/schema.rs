@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 2] = [CREATE, RESUME];
+const VERSIONS: [&str; 3] = [CREATE, RESUME, LIVENESS];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -127,3 +127,6 @@ ALTER TABLE pgwraith.flow ADD COLUMN projection jsonb, ADD COLUMN key jsonb, ADD
 ALTER TABLE pgwraith.chunk ADD COLUMN lower_key bytea, ADD COLUMN upper_key bytea;
 ALTER TABLE pgwraith.event ADD COLUMN role text;
 ";
+
+// When a run was last there.
+const LIVENESS: &str = "ALTER TABLE pgwraith.migration ADD COLUMN seen_at timestamptz;";
