@@ -102,6 +102,29 @@ async fn the_operator_pauses_it_and_lets_it_go_on_with_more_workers() {
     assert!(wrong.stderr.contains("speed=9"), "{wrong}");
 }
 
+/// It stays in sync, for as long as the operator likes.
+#[tokio::test]
+async fn the_cutover_waits_for_the_operators_word() {
+    let shop = shop().await;
+    let held = held(&shop, 1_000, &["--postpone-cutover", "--cutover-patience", "1s"]).await;
+    held.release().await;
+    let mut run = held.run;
+    run.wait_for_saying("postponed until `pgwraith cutover`").await;
+    shop.exec("UPDATE orders SET note = 'late' WHERE id = 5; DELETE FROM orders WHERE id = 6")
+        .await;
+    let synced = "SELECT note = 'late' FROM orders_v2 WHERE id = 5";
+    wait_for(&shop.client, &mut run, "the new table follows", synced).await;
+    set(&shop, &["pause=on"]).await.expect_code(0);
+    run.wait_for_saying("the cutover waits: paused by the operator").await;
+    let cutover = harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    assert!(!cutover.stdout.contains("nobody runs it"), "{cutover}");
+    set(&shop, &["pause=off"]).await.expect_code(0);
+    run.finish(SOON).await.expect_code(0);
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM orders").await, 999);
+    let events = "SELECT count(*) FROM pgwraith.event WHERE what = 'cutover'";
+    assert_eq!(shop.value::<i64>(events).await, 1);
+}
+
 #[tokio::test]
 async fn the_operators_own_question_holds_it_up() {
     let shop = shop().await;

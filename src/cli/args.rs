@@ -24,6 +24,8 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Change limits of an unfinished migration, also while it runs
     Set(SetArgs),
+    /// Swap the names now, of a migration that was postponed
+    Cutover(CutoverArgs),
     /// Undo an unfinished migration: slot, publication, shadow, state
     Abort(AbortArgs),
     /// List what dead runs have left in the database; remove it with --yes
@@ -129,6 +131,9 @@ pub struct LimitArgs {
     /// Rest until `pgwraith set TABLE pause=off` [default: off]
     #[arg(long, num_args = 0..=1, default_missing_value = "on", require_equals = true, value_name = "ON|OFF", value_parser = switch)]
     pub pause: Option<bool>,
+    /// Do everything but the swap, and wait in sync until `pgwraith cutover TABLE` [default: off]
+    #[arg(long, num_args = 0..=1, default_missing_value = "on", require_equals = true, value_name = "ON|OFF", value_parser = switch)]
+    pub postpone_cutover: Option<bool>,
     /// How long to go on trying while the server cannot be reached [default: 30min]
     #[arg(long, value_parser = patience)]
     pub retry_for: Option<Duration>,
@@ -165,6 +170,14 @@ pub struct SetArgs {
     /// Limits by the names of `pgwraith run`'s flags: workers=4 max-lag=500ms pause=on
     #[arg(required = true, value_name = "NAME=VALUE")]
     pub limits: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct CutoverArgs {
+    /// The table; may be schema-qualified and quoted
+    pub table: String,
+    #[command(flatten)]
+    pub connection: Connection,
 }
 
 /// The limits of [`SetArgs`], as flags.

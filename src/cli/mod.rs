@@ -21,6 +21,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Command::Run(command) => run::run(command).await,
         Command::Resume(command) => run::resume(command).await,
         Command::Set(command) => set::set(command).await,
+        Command::Cutover(command) => set::cutover(command).await,
         Command::Abort(command) => abort::abort(command).await,
         Command::Cleanup(command) => cleanup::cleanup(command).await,
         Command::Demo(command) => demo::demo(command).await,

@@ -117,6 +117,7 @@ pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Set
         },
         throttle: throttle(limits),
         paused: limits.pause.unwrap_or(standard.paused),
+        postponed: limits.postpone_cutover.unwrap_or(standard.postponed),
         max_snapshot_age: limits.max_snapshot_age.unwrap_or(standard.max_snapshot_age),
         event_triggers,
         retry_for: limits.retry_for.unwrap_or(standard.retry_for),

@@ -1,15 +1,27 @@
-//! `pgwraith set`.
+//! `pgwraith set` and `pgwraith cutover`.
 
-use super::args::SetArgs;
+use super::args::{Connection, CutoverArgs, SetArgs};
 use super::resolve;
 use crate::error::Result;
 use crate::migration;
 
 pub(super) async fn set(args: SetArgs) -> Result<()> {
-    let flags = resolve::given(&resolve::assignments(&args.limits)?)?;
-    let connector = resolve::connector(&args.connection)?;
-    let typed = args.limits.join(" ");
-    migration::set(&connector, &args.table, &flags, &typed).await?;
-    println!("{}: {typed}", args.table);
+    change(&args.table, &args.connection, "set", &args.limits).await
+}
+
+pub(super) async fn cutover(args: CutoverArgs) -> Result<()> {
+    let now = ["postpone-cutover=off".to_owned()];
+    change(&args.table, &args.connection, "cutover", &now).await
+}
+
+async fn change(table: &str, connection: &Connection, what: &str, limits: &[String]) -> Result<()> {
+    let flags = resolve::given(&resolve::assignments(limits)?)?;
+    let connector = resolve::connector(connection)?;
+    let typed = limits.join(" ");
+    let was_alive = migration::set(&connector, table, &flags, what, &typed).await?;
+    println!("{table}: {typed}");
+    if !was_alive {
+        println!("nobody runs it now: `pgwraith resume` goes on with this");
+    }
     Ok(())
 }

@@ -40,6 +40,9 @@ use locker::Locker;
 use look::Obstacle;
 use met::Met;
 
+/// How often to look whether the operator lets it go on.
+const HELD_POLL: Duration = Duration::from_millis(100);
+
 /// The limits of the cutover.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -111,6 +114,8 @@ pub struct Cutover<'a> {
     pub fingerprint: &'a Fingerprint,
     pub meter: &'a Meter,
     pub limits: Limits,
+    /// What the operator has it wait for, if anything.
+    pub held: &'a (dyn Fn() -> Option<&'static str> + Sync),
 }
 
 impl Cutover<'_> {
@@ -121,13 +126,18 @@ impl Cutover<'_> {
         let observer = self.connector.session(&role("observer")).await?;
         let session = self.connector.session(&role("final sync")).await?;
         let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
-        let started = Instant::now();
+        let mut started = Instant::now();
         let mut attempts = 0;
         let mut met = Met::default();
         let mut refused: Option<String> = None;
         loop {
+            if self.is_held().await {
+                started = Instant::now();
+            }
             let obstacle = match self.prepare(&observer, &syncer, started).await? {
                 Err(obstacle) => obstacle,
+                // He may have said so meanwhile.
+                Ok(_) if (self.held)().is_some() => continue,
                 Ok(ready) => {
                     attempts += 1;
                     let tried = Attempt::make(self, &observer, &ready, &open, attempts).await?;
@@ -165,6 +175,18 @@ impl Cutover<'_> {
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
+    }
+
+    /// Waits for the operator. Returns whether it did.
+    async fn is_held(&self) -> bool {
+        let mut told = None;
+        while let Some(why) = (self.held)() {
+            if told.replace(why) != Some(why) {
+                self.meter.note(format!("the cutover waits: {why}"));
+            }
+            sleep(HELD_POLL).await;
+        }
+        told.is_some()
     }
 
     /// Everything that can be done without blocking anybody. On success the shadow has equalled the

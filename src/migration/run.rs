@@ -43,6 +43,8 @@ pub struct Settings {
     pub throttle: throttle::limits::Limits,
     /// The operator wants it to rest.
     pub paused: bool,
+    /// The cutover waits for the operator's word.
+    pub postponed: bool,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
     pub event_triggers: EventTriggers,
@@ -61,6 +63,7 @@ impl Default for Settings {
             cutover: cutover::Limits::default(),
             throttle: throttle::limits::Limits::default(),
             paused: false,
+            postponed: false,
             max_snapshot_age: Duration::from_secs(30),
             event_triggers: EventTriggers::default(),
             retry_for: Duration::from_secs(1800),

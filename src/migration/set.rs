@@ -2,17 +2,25 @@
 
 use serde_json::Value;
 
-use super::{resume, store};
+use super::{liveness, resume, store};
 use crate::error::Result;
 use crate::pg::Connector;
 
-/// Sets flags of the unfinished migration of `table`, and notes who did.
-pub async fn set(connector: &Connector, table: &str, flags: &Value, typed: &str) -> Result<()> {
+/// Sets flags of the unfinished migration of `table`, and notes who did; `what` he did is the event's name.
+/// Returns whether somebody runs it who will notice.
+pub async fn set(
+    connector: &Connector,
+    table: &str,
+    flags: &Value,
+    what: &str,
+    typed: &str,
+) -> Result<bool> {
     let session = connector.session("set").await?;
     let found = resume::find(&session, table).await?;
     store::ensure(&session).await?;
     session.batch("BEGIN").await?;
     store::set_options(&session, found.id, flags).await?;
-    store::event(&session, found.id, "set", typed).await?;
-    session.batch("COMMIT").await
+    store::event(&session, found.id, what, typed).await?;
+    session.batch("COMMIT").await?;
+    Ok(liveness::run_by(&session, &found).await?.is_some())
 }

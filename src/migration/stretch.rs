@@ -294,6 +294,14 @@ impl Stretch<'_, '_> {
             fingerprint,
             meter: &context.meter,
             limits: settings().cutover,
+            held: &|| {
+                let settings = context.settings.borrow();
+                match (settings.paused, settings.postponed) {
+                    (true, _) => Some("paused by the operator"),
+                    (_, true) => Some("postponed until `pgwraith cutover`"),
+                    _ => None,
+                }
+            },
         };
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
         for task in syncs {

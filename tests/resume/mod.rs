@@ -110,15 +110,10 @@ async fn a_run_that_is_killed_in_a_chunk_copies_the_rest() {
     shop.exec("DELETE FROM orders WHERE id = 7; UPDATE orders SET note = 'meanwhile' WHERE id = 8")
         .await;
 
-    let alive = resume(&shop, &[]).await;
-    assert_eq!(alive.code, Some(3), "its backend waits in the chunk: {alive}");
-    assert!(
-        alive.stderr.contains("is being run by process") && alive.stderr.contains("--take-over"),
-        "{alive}"
-    );
-    point.open().await;
+    // Its backend notices that its client is gone.
     let quiet = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
     harness::wait_for_sql(&shop.client, "the sessions end", quiet).await;
+    point.open().await;
     let settled: i64 = shop.value("SELECT sum(rows)::int8 FROM pgwraith.chunk WHERE done").await;
     let output = resume(&shop, &[]).await.expect_code(0);
     let copied = output.json()["rows_copied"].as_i64().unwrap();
@@ -160,6 +155,36 @@ async fn a_frozen_run_is_taken_over_and_writes_nothing_when_it_wakes_up() {
     let output = held.run.finish(SOON).await.expect_code(6);
     assert!(output.stderr.contains("taken this migration over"), "{output}");
     nothing_is_lost(&shop, traffic).await;
+}
+
+/// One that waits for its server has no sessions, and goes on in a moment.
+#[tokio::test]
+async fn a_run_that_has_lost_its_sessions_is_alive_until_its_process_is_gone() {
+    let shop = shop().await;
+    create_orders(&shop.client, 1_000).await.unwrap();
+    let held = shop.held("verify", "orders", &CHANGE).await;
+    held.run.signal(libc::SIGSTOP);
+    let ours = "pg_stat_activity WHERE application_name LIKE 'pgwraith/%'";
+    shop.exec(&format!("SELECT pg_terminate_backend(pid) FROM {ours}")).await;
+    let quiet = format!("SELECT NOT EXISTS (SELECT 1 FROM {ours})");
+    harness::wait_for_sql(&shop.client, "the sessions end", &quiet).await;
+    shop.exec("DROP FUNCTION gate() CASCADE").await;
+    let alive = resume(&shop, &[]).await.expect_code(3);
+    for told in ["is being run by process", "--take-over"] {
+        assert!(alive.stderr.contains(told), "{alive}");
+    }
+    kill(held).await;
+    // From another host nobody sees the process: only that it was there shortly before.
+    shop.exec("UPDATE pgwraith.migration SET host = 'another'").await;
+    let silent = resume(&shop, &[]).await.expect_code(3);
+    assert!(silent.stderr.contains("on another, which was there"), "{silent}");
+    shop.exec("UPDATE pgwraith.migration SET seen_at = seen_at - interval '61 s'").await;
+    // Nor did the server come back only now.
+    let started = "SELECT pg_postmaster_start_time() < clock_timestamp() - interval '61 s'";
+    if !shop.value::<bool>(started).await {
+        shop.exec("UPDATE pgwraith.migration SET seen_at = seen_at - interval '1 hour'").await;
+    }
+    resume(&shop, &[]).await.expect_code(0);
 }
 
 #[tokio::test]
