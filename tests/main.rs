@@ -27,6 +27,7 @@ mod several_hosts;
 mod since_18;
 mod small_disk;
 mod standby;
+mod status;
 mod subscribers;
 mod takeover;
 mod throttle;

@@ -22,6 +22,8 @@ pub enum Command {
     Run(RunArgs),
     /// Go on with an unfinished migration, from any host
     Resume(ResumeArgs),
+    /// Where the migrations of the database stand
+    Status(StatusArgs),
     /// Change limits of an unfinished migration, also while it runs
     Set(SetArgs),
     /// Swap the names now, of a migration that was postponed
@@ -157,6 +159,20 @@ pub struct ResumeArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Print one JSON object on standard output at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The table; without it, all of the database
+    pub table: Option<String>,
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Show it again every two seconds
+    #[arg(long)]
+    pub watch: bool,
+    /// Print JSON objects on standard output
     #[arg(long)]
     pub json: bool,
 }

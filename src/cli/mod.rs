@@ -8,6 +8,7 @@ mod resolve;
 mod run;
 mod set;
 mod signals;
+mod status;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let done: Result<()> = match arguments.command {
         Command::Run(command) => run::run(command).await,
         Command::Resume(command) => run::resume(command).await,
+        Command::Status(command) => status::status(command).await,
         Command::Set(command) => set::set(command).await,
         Command::Cutover(command) => set::cutover(command).await,
         Command::Abort(command) => abort::abort(command).await,

@@ -3,9 +3,10 @@
 //! What was set is read from the database, where any session may have written it; four times a second, so
 //! that it takes effect within a second whatever became of a notification.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::run::Settings;
 use super::store;
 use crate::error::Result;
+use crate::flow::capture::Tracker;
 use crate::pg::Session;
 use crate::telemetry::Meter;
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
@@ -23,6 +25,8 @@ use crate::throttle::valve::Valve;
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often it is noted that the run is there.
 const IS_THERE: Duration = Duration::from_secs(5);
+/// How often the state gets what the run sees of itself.
+const KEEP: Duration = Duration::from_secs(1);
 /// The same reason is told again only after this.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 /// It may be gone in a moment.
@@ -41,7 +45,10 @@ pub(super) struct Governor {
     pub(super) told: Told,
     pub(super) asked: Asked,
     pub(super) valve: Valve,
+    pub(super) tracker: Arc<Tracker>,
     pub(super) settings: watch::Sender<Settings>,
+    /// The flags that the settings are from.
+    pub(super) options: Value,
     pub(super) reread: Reread,
     pub(super) meter: Meter,
 }
@@ -50,31 +57,51 @@ impl Governor {
     /// Works until `end`; fails where the server is lost.
     pub(super) async fn govern(mut self, end: CancellationToken) -> Result<()> {
         let mut controller = Controller::new(self.settings.borrow().copy.workers);
-        let mut options = store::options(&self.control, self.migration).await?;
         let mut voice = Voice::default();
         let mut noted: Option<Instant> = None;
+        let mut kept = Instant::now();
         loop {
-            if timeout(EVERY, end.cancelled()).await.is_ok() {
-                return Ok(());
-            }
             if noted.is_none_or(|at| at.elapsed() >= IS_THERE) {
                 store::is_there(&self.control, self.migration, self.epoch).await?;
                 noted = Some(Instant::now());
             }
             let now = store::options(&self.control, self.migration).await?;
-            if let Some(now) = now.filter(|now| Some(now) != options.as_ref()) {
+            if let Some(now) = now.filter(|now| *now != self.options) {
                 self.take_over(&now);
-                options = Some(now);
+                self.options = now;
             }
             let settings = self.settings.borrow().clone();
             controller.set_workers(settings.copy.workers);
             let readings = self.readings(&settings).await?;
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
+            if kept.elapsed() >= KEEP {
+                let facts = self.facts(&decision, &readings);
+                store::keep_progress(&self.control, self.migration, self.epoch, &facts).await?;
+                kept = Instant::now();
+            }
             if let Some(text) = voice.says(&decision, Instant::now()) {
                 self.meter.note(text);
             }
+            if timeout(EVERY, end.cancelled()).await.is_ok() {
+                return Ok(());
+            }
         }
+    }
+
+    fn facts(&self, decision: &Decision, readings: &[Reading]) -> Value {
+        let (waiting, synced) = {
+            let dirty = self.tracker.dirty();
+            (dirty.backlog(), dirty.synced())
+        };
+        let signals: Vec<Value> = readings
+            .iter()
+            .map(|r| json!({"signal": r.signal, "share": r.pressure, "text": r.text}))
+            .collect();
+        json!({
+            "workers": decision.workers, "duty": decision.duty, "reason": told(&decision.reason),
+            "keys_waiting": waiting, "keys_synced": synced, "signals": signals,
+        })
     }
 
     /// What cannot be understood changes nothing.
@@ -106,6 +133,19 @@ impl Governor {
         let asked = limits.query.as_ref().map(|sql| self.asked.reading(sql, Instant::now()));
         readings.extend(asked);
         Ok(readings)
+    }
+}
+
+/// Why it goes as fast as it does, in a few words.
+fn told(reason: &Reason) -> String {
+    match reason {
+        Reason::Free => "nothing holds it back".to_owned(),
+        Reason::Paused => "paused by the operator".to_owned(),
+        Reason::HeldBack(r) => format!("held back by {}: {}", r.signal, r.text),
+        Reason::Stopped(r) => format!("it waits for {}: {}", r.signal, r.text),
+        Reason::Blind(r) => {
+            format!("it waits, since {} cannot be measured: {}", r.signal, r.text)
+        }
     }
 }
 
@@ -157,35 +197,30 @@ struct Voice {
 
 impl Voice {
     fn says(&mut self, decision: &Decision, now: Instant) -> Option<String> {
-        let (gist, text) = match &decision.reason {
+        let gist = match &decision.reason {
             // Slower for a while, as it should be: the progress shows it.
             Reason::Free | Reason::HeldBack(_) => {
                 self.held = None;
                 return self.told.take().map(|_| "it goes on".to_owned());
             }
-            Reason::Paused => ("paused".to_owned(), "paused by the operator".to_owned()),
-            Reason::Stopped(r) => {
-                (r.signal.clone(), format!("it waits for {}: {}", r.signal, r.text))
-            }
-            Reason::Blind(r) => (
-                r.signal.clone(),
-                format!("it waits, since {} cannot be measured: {}", r.signal, r.text),
-            ),
+            Reason::Paused => "paused".to_owned(),
+            Reason::Stopped(r) | Reason::Blind(r) => r.signal.clone(),
         };
         let since = match &self.held {
             Some((held, since)) if *held == gist => *since,
             _ => now,
         };
         self.held = Some((gist.clone(), since));
-        let told = self
+        let is_told = self
             .told
             .as_ref()
             .is_some_and(|(before, at)| *before == gist && now.duration_since(*at) < TELL_AGAIN);
-        if told || decision.reason != Reason::Paused && now.duration_since(since) < WORTH_TELLING {
+        if is_told || decision.reason != Reason::Paused && now.duration_since(since) < WORTH_TELLING
+        {
             return None;
         }
         self.told = Some((gist, now));
-        Some(text)
+        Some(told(&decision.reason))
     }
 }
 

@@ -19,6 +19,7 @@ mod set;
 mod slot;
 mod slot_guard;
 mod slot_limits;
+mod status;
 mod store;
 mod stretch;
 mod supervisor;
@@ -35,6 +36,7 @@ pub use index::IndexSettings;
 pub use resume::{Unfinished, unfinished};
 pub use run::{How, Report, Run, Settings};
 pub use set::set;
+pub use status::{Slot, Status, status};
 pub use supervisor::Supervisor;
 
 /// Where a migration stands; the `phase` of its row.

@@ -213,7 +213,9 @@ impl Stretch<'_, '_> {
             told,
             asked: asked.clone(),
             valve: context.valve.clone(),
+            tracker: Arc::clone(&context.tracker),
             settings: live,
+            options: self.run.options.clone(),
             reread: self.run.reread,
             meter: context.meter.clone(),
         };

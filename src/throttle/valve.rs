@@ -25,9 +25,9 @@ struct Flow {
 }
 
 impl Default for Valve {
-    /// Open.
+    /// Shut, until somebody has decided.
     fn default() -> Self {
-        Valve(Arc::new(watch::Sender::new(Flow { workers: usize::MAX, duty: 1.0 })))
+        Valve(Arc::new(watch::Sender::new(Flow { workers: 0, duty: 0.0 })))
     }
 }
 
@@ -96,6 +96,8 @@ mod tests {
             valve.pass(number, worked).await;
             began.elapsed()
         };
+        assert!(!valve.lets(0));
+        set(&valve, 8, 1.0);
         assert_eq!(took(7, second).await, Duration::ZERO);
         set(&valve, 1, 0.25);
         assert_eq!((valve.lets(0), valve.lets(1)), (true, false));

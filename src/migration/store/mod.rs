@@ -3,6 +3,7 @@
 mod after;
 mod epoch;
 mod flow;
+mod progress;
 mod record;
 mod schema;
 
@@ -11,6 +12,7 @@ pub(super) use epoch::{hold_epoch, host, is_there, raise_epoch, silence};
 pub(super) use flow::{
     Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
 };
+pub(super) use progress::keep_progress;
 pub(super) use record::{
     Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options, load,
     options, record_shadow, set_options, swapped, unfinished,

@@ -222,7 +222,7 @@ pub(in crate::migration) async fn set_options(
     migration: i64,
     flags: &Value,
 ) -> Result<()> {
-    let sql = "UPDATE pgwraith.migration SET options = COALESCE(options, '{}') || $2 WHERE id = $1";
+    let sql = "UPDATE pgwraith.migration SET options = COALESCE(NULLIF(options, 'null'), '{}') || $2 WHERE id = $1";
     session.execute(sql, &[&migration, flags]).await?;
     Ok(())
 }
@@ -232,7 +232,7 @@ pub(in crate::migration) async fn options(
     session: &Session,
     migration: i64,
 ) -> Result<Option<Value>> {
-    let sql = "SELECT COALESCE(options, '{}') FROM pgwraith.migration WHERE id = $1";
+    let sql = "SELECT COALESCE(options, 'null') FROM pgwraith.migration WHERE id = $1";
     Ok(session.maybe(sql, &[&migration]).await?.map(|row| row.get(0)))
 }
 

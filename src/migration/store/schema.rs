@@ -4,7 +4,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 3] = [CREATE, RESUME, LIVENESS];
+const VERSIONS: [&str; 3] = [CREATE, RESUME, WATCHING];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -128,5 +128,33 @@ ALTER TABLE pgwraith.chunk ADD COLUMN lower_key bytea, ADD COLUMN upper_key byte
 ALTER TABLE pgwraith.event ADD COLUMN role text;
 ";
 
-// When a run was last there.
-const LIVENESS: &str = "ALTER TABLE pgwraith.migration ADD COLUMN seen_at timestamptz;";
+// When a run was last there, and what it sees of itself: of no use after a crash, and not worth any log.
+const WATCHING: &str = "
+ALTER TABLE pgwraith.migration ADD COLUMN seen_at timestamptz;
+CREATE UNLOGGED TABLE pgwraith.progress (
+  migration_id int8 PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), facts jsonb NOT NULL);
+CREATE VIEW pgwraith.status AS
+SELECT m.id, pg_catalog.format('%I.%I', m.source_schema, m.source_name) AS source,
+  pg_catalog.format('%I.%I', m.source_schema, m.shadow_name) AS shadow, m.phase, m.outcome, m.started_at, m.finished_at,
+  m.host, m.process, m.seen_at, k.rows_copied, k.rows_verified, k.rows_last_minute,
+  NULLIF(GREATEST(t.reltuples, 0), 0)::int8 AS rows_estimated,
+  f.slot, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8 AS slot_bytes, s.safe_wal_size,
+  pg_catalog.age(s.catalog_xmin) AS slot_xmin_age, s.wal_status,
+  p.at AS progress_at, p.facts->>'reason' AS reason, (p.facts->>'keys_waiting')::int8 AS keys_waiting,
+  (p.facts->>'keys_synced')::int8 AS keys_synced, p.facts->'signals' AS signals,
+  COALESCE((m.options->>'pause')::bool, false) AS paused,
+  COALESCE((m.options->>'postpone_cutover')::bool, false) AS postponed,
+  (SELECT e.what || COALESCE(': ' || NULLIF(e.detail, ''), '') FROM pgwraith.event e WHERE e.migration_id = m.id
+    ORDER BY e.id DESC LIMIT 1) AS last_event
+FROM pgwraith.migration m
+LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1
+LEFT JOIN pgwraith.progress p ON p.migration_id = m.id
+LEFT JOIN pg_catalog.pg_class t ON t.oid = m.source_oid
+LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = f.slot
+CROSS JOIN LATERAL (SELECT COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'copy'), 0)::int8 AS rows_copied,
+    COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'verify'), 0)::int8 AS rows_verified,
+    COALESCE(sum(c.rows) FILTER (WHERE c.finished_at > clock_timestamp() - interval '1 minute'), 0)::int8 AS rows_last_minute
+  FROM pgwraith.chunk c WHERE c.migration_id = m.id AND c.done) k;
+COMMENT ON VIEW pgwraith.status IS 'Where each migration stands, as `pgwraith status` tells it';
+GRANT SELECT ON pgwraith.status TO pg_monitor;
+";

@@ -1,0 +1,106 @@
+//! `pgwraith status`: its first lines answer whether the application is hurt, whether anybody is needed, whether
+//! the run may be stopped, and what it holds.
+
+use std::time::Duration;
+
+use super::args::StatusArgs;
+use super::resolve;
+use crate::error::Result;
+use crate::migration::{self, Status};
+use crate::pg::shell_word;
+
+/// How often it is shown anew.
+const EVERY: Duration = Duration::from_secs(2);
+
+pub(super) async fn status(args: StatusArgs) -> Result<()> {
+    let connector = resolve::connector(&args.connection)?;
+    loop {
+        let all = migration::status(&connector, args.table.as_deref()).await?;
+        if args.json {
+            println!("{}", serde_json::json!({ "migrations": all }));
+        } else if all.is_empty() {
+            println!("no migration is under way in this database");
+        }
+        for status in all.iter().filter(|_| !args.json) {
+            println!("{}", as_text(status));
+        }
+        if !args.watch {
+            return Ok(());
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+fn as_text(s: &Status) -> String {
+    let table = shell_word(&s.source);
+    let percent = s.percent.map(|p| format!(" {p:.0} %")).unwrap_or_default();
+    let stop = match s.phase.as_str() {
+        "done" => "the names are swapped",
+        _ => "old table in use: safe to stop",
+    };
+    let application = if s.blocks { "APPLICATION WAITS FOR US" } else { "application OK" };
+    let mut lines = vec![format!(
+        "{} → {}   {}{percent}   {application}   {stop}",
+        s.source,
+        s.shadow,
+        s.phase.to_uppercase()
+    )];
+    lines.push(format!("needs you: {}", needed(s, &table)));
+    lines.push(match &s.run_by {
+        Some(by) => format!("run by {by}"),
+        None => "nobody runs it".to_owned(),
+    });
+    if s.run_by.is_some() {
+        let reason = s.reason.as_deref().unwrap_or("why it is not faster is unknown");
+        lines.push(format!("{:.0} rows/s in the last minute; {reason}", s.rows_per_second));
+    }
+    lines.push(format!("we hold: {}", held(s)));
+    if let Some(keys) = s.keys_waiting {
+        lines.push(format!("changed keys: {keys} wait to be applied"));
+    }
+    if let Some(event) = &s.last_event {
+        lines.push(format!("last: {event}"));
+    }
+    let pause = if s.paused { "off" } else { "on" };
+    lines.push(format!(
+        "pause: pgwraith set {table} pause={pause}    abort: pgwraith abort {table}"
+    ));
+    lines.join("\n  ") + "\n"
+}
+
+fn needed(s: &Status, table: &str) -> String {
+    if s.run_by.is_none() {
+        return format!("nobody runs it: `pgwraith resume {table}` goes on");
+    }
+    match s.blocked_by.split_first() {
+        Some((first, _)) => format!("{first} keeps it waiting"),
+        None if s.paused => "it is paused".to_owned(),
+        None if s.postponed && s.phase == "cutover" => {
+            format!("it waits for `pgwraith cutover {table}`")
+        }
+        None => "nothing".to_owned(),
+    }
+}
+
+fn held(s: &Status) -> String {
+    let slot = match &s.slot {
+        Some(slot) if slot.lost => format!("slot {}, which is lost", slot.name),
+        Some(slot) => {
+            let until = match slot.safe_bytes {
+                Some(safe) => format!("{} MB until the server gives it up", safe.max(0) >> 20),
+                None => "without limit".to_owned(),
+            };
+            let xmin = slot.xmin_age.map(|age| format!(", catalog xmin of {age} transactions ago"));
+            format!(
+                "slot {}: {} MB of WAL, {until}{}",
+                slot.name,
+                slot.bytes >> 20,
+                xmin.unwrap_or_default()
+            )
+        }
+        None => "no slot".to_owned(),
+    };
+    let locks =
+        if s.blocks { "a lock that others wait for" } else { "no lock that anybody waits for" };
+    format!("{slot}; {locks} on {}", s.source)
+}
