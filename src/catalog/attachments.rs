@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::passing;
 use super::read::parse;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{Session, quote_ident};
@@ -25,7 +26,7 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
         "WITH t AS (SELECT c.*, c.oid AS toid FROM pg_catalog.pg_class c WHERE c.oid = $1) \
          SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', kind, 'name', name) \
          ORDER BY kind, name), '[]') FROM (SELECT DISTINCT kind, name FROM ({}) u) x",
-        KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS)
+        KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS).replace("PASSING", passing::OBJECTS)
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
@@ -119,6 +120,20 @@ const KINDS: &[&str] = &[
      JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
      JOIN pg_catalog.pg_attribute a ON a.attrelid = toid AND a.attnum = d.refobjsubid
      WHERE s.seqtypid <> a.atttypid OR c.relpersistence <> t.relpersistence",
+    // Whatever names one of its indexes ('t_pkey'::regclass): that goes with the old table, and nothing
+    // says it again. Foreign keys are about the columns, and the table's own expressions are above.
+    "SELECT 'use of an index by name', pg_catalog.format('%s by %s', x.indexrelid::pg_catalog.regclass,
+       pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid))
+     FROM t JOIN pg_catalog.pg_index x ON x.indrelid = toid
+     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = x.indexrelid
+     WHERE d.deptype = 'n' AND (d.classid, d.objid) NOT IN (SELECT p.classid, p.objid FROM (PASSING) p)
+       AND NOT (d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid IN (
+         SELECT k.oid FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' OR k.conrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid IN (
+         SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+         WHERE f.adrelid = toid AND a.attgenerated <> ''))",
     // The nets below: whatever refers to the row type, which no other table can have;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
      WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
