@@ -36,6 +36,8 @@ pub struct Table {
     pub total_bytes: i64,
     /// None is the built-in default: everything for the owner, nothing for others.
     pub grants: Option<Vec<Grant>>,
+    /// Those that somebody was granted something on.
+    pub system_columns: Vec<SystemColumn>,
     pub columns: Vec<Column>,
     pub indexes: Vec<Index>,
     /// Its own constraints but foreign keys.
@@ -55,6 +57,13 @@ pub struct Grant {
     pub grantee: Option<String>,
     pub privilege: String,
     pub grantable: bool,
+}
+
+/// A column that every table has (`xmin`, `ctid`).
+#[derive(Debug, Clone, Deserialize)]
+pub struct SystemColumn {
+    pub name: String,
+    pub grants: Vec<Grant>,
 }
 
 /// One live column.

@@ -136,7 +136,9 @@ const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
     COALESCE(c.reloptions, '{}') AS options,
     COALESCE((SELECT x.reloptions FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid), '{}') AS toast_options,
     {comment of pg_class c.oid 0} AS comment, {comment of pg_type c.reltype 0} AS type_comment,
-    {grants of c.relacl} AS grants
+    {grants of c.relacl} AS grants,
+    COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', s.attname, 'grants', {grants of s.attacl}) ORDER BY s.attnum)
+      FROM pg_catalog.pg_attribute s WHERE s.attrelid = c.oid AND s.attnum < 0 AND s.attacl IS NOT NULL), '[]') AS system_columns
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_roles r ON r.oid = c.relowner LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace

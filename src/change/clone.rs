@@ -72,7 +72,11 @@ async fn same_privileges(session: &Session, source: &Table, clone: &Clone) -> Re
         all.filter(|g| g.grantee.as_deref() != Some(&table.owner)).cloned().collect()
     };
     let columns = source.columns.iter().zip(&now.columns);
+    let on_system = |table: &Table| -> Vec<Grant> {
+        table.system_columns.iter().flat_map(|c| &c.grants).cloned().collect()
+    };
     let same = of_others(source) == of_others(&now)
+        && on_system(source) == on_system(&now)
         && columns
             .into_iter()
             .all(|(was, is)| was.grants.iter().flatten().eq(is.grants.iter().flatten()));

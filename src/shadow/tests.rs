@@ -39,7 +39,7 @@ fn orders(id_type: &str) -> Table {
         "access_method": "heap", "tablespace": null, "is_partition": false, "row_security": false,
         "force_row_security": false, "options": [], "toast_options": [], "comment": null, "type_comment": null,
         "statistics": [], "foreign_keys": [], "replica_identity": "d", "estimated_rows": 1.0, "heap_bytes": 0,
-        "total_bytes": 0, "grants": null, "columns": [id, size, generated],
+        "total_bytes": 0, "grants": null, "system_columns": [], "columns": [id, size, generated],
         "indexes": [index(10, "orders_pkey", "USING btree (id)", &[1])],
         "constraints": [
             {"oid": 20, "name": "orders_pkey", "kind": "p", "definition": "PRIMARY KEY (id)", "validated": true,
