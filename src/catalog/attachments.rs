@@ -141,7 +141,7 @@ const KINDS: &[&str] = &[
          OR y.oid = (SELECT z.typarray FROM pg_catalog.pg_type z WHERE z.oid = t.reltype))
        AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'i')",
     // whatever refers to the table and is neither one of its own parts that the model carries
-    // (defaults, constraints, indexes, owned sequences, toast) nor of a kind that follows it;
+    // (defaults, constraints, indexes, owned sequences, statistics, toast) nor of a kind that follows it;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
      WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid
        AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = toid)
@@ -158,8 +158,11 @@ const KINDS: &[&str] = &[
        AND NOT (d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
          AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE toid IN (g.tgrelid, g.tgconstrrelid)))
        AND NOT (FOLLOWS)
-       AND d.classid NOT IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
-         'pg_catalog.pg_publication_rel'::pg_catalog.regclass)",
+       AND NOT (d.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
+         AND d.objid IN (SELECT x.oid FROM pg_catalog.pg_statistic_ext x WHERE x.stxrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_publication_rel'::pg_catalog.regclass
+         AND d.objid IN (SELECT r.oid FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = toid))
+       AND d.classid <> 'pg_catalog.pg_rewrite'::pg_catalog.regclass",
     // and whatever calls the sequence of an identity column, since the shadow gets one of its own. A
     // serial's moves.
     "SELECT 'use of an identity sequence', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)

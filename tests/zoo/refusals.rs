@@ -134,6 +134,16 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         "t",
         &["by statistics object public.st"],
     ),
+    (
+        "CREATE TABLE other (id int PRIMARY KEY, k oid); CREATE PUBLICATION feed FOR TABLE other WHERE (id <> 't'::regclass::oid::int)",
+        "t",
+        &["publication of table public.other in publication feed"],
+    ),
+    (
+        "CREATE TABLE other (id int, k oid); CREATE STATISTICS st ON id, (k = 't'::regclass) FROM other",
+        "t",
+        &["dependent object statistics object public.st"],
+    ),
     ("ALTER TABLE t SET UNLOGGED", "t", &["unlogged"]),
     (
         "CREATE TYPE shape AS (id int, v text); CREATE TABLE typed OF shape (PRIMARY KEY (id))",
