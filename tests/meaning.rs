@@ -77,6 +77,33 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
     }
 }
 
+/// An index has a name of its own, which somebody may have.
+#[tokio::test]
+async fn names_that_the_change_brings_are_free_or_refused() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, b int, CONSTRAINT u UNIQUE (b)); INSERT INTO t VALUES (1, 2, 3); \
+         CREATE TABLE o (id int); CREATE INDEX t_a_key ON o (id); CREATE INDEX i2 ON o (id); CREATE SEQUENCE i3_v2; \
+         CREATE DOMAIN kind AS text",
+    )
+    .await;
+    for (clause, told) in [
+        ("ADD UNIQUE (a)", "\"t_a_key\", and that is the name of another index"),
+        ("ADD CONSTRAINT i2 UNIQUE (a)", "\"i2\", and that is the name of another index"),
+        ("ADD CONSTRAINT t UNIQUE (a)", "relation \"t\" already exists"),
+        ("ADD CONSTRAINT t_old UNIQUE (a)", "the old table after the swap"),
+        ("ADD CONSTRAINT i3 UNIQUE (a)", "another sequence with _v2 at its end"),
+        ("RENAME CONSTRAINT u TO i2", "\"i2\", and that is the name of another index"),
+    ] {
+        refused(&shop, &["--alter", clause], 2, told).await;
+    }
+    let clauses = "DROP CONSTRAINT u, ADD CONSTRAINT u UNIQUE (a), ADD CONSTRAINT kind UNIQUE (b), \
+                   ADD CONSTRAINT t_pkey_old UNIQUE (a, b)";
+    shop.run("t", &["--alter", clauses]).await.expect_code(0);
+    let names = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname ~ '^(t_pkey|u$|u_|kind$)'";
+    assert_eq!(shop.value::<String>(names).await, "kind t_pkey t_pkey_old t_pkey_old1 u u_old");
+}
+
 /// A plain ALTER says so too.
 #[tokio::test]
 async fn a_serial_that_is_used_elsewhere_is_not_dropped() {
