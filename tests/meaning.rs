@@ -34,6 +34,22 @@ async fn operators_that_are_not_printed_are_compared() {
     }
 }
 
+/// A function's argument is printed like a column of a table that has the function's name.
+#[tokio::test]
+async fn an_argument_does_not_become_a_column() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2); \
+         CREATE FUNCTION t(x int) RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t WHERE t.id = x; END",
+    )
+    .await;
+    let told =
+        "function public.t(integer): the text that PostgreSQL prints of it means something else";
+    refused(&shop, &["--alter", "ADD COLUMN x int"], 3, told).await;
+    shop.run("t", &["--alter", "ADD COLUMN y int"]).await.expect_code(0);
+    assert_eq!(shop.value::<i64>("SELECT t(2)").await, 1);
+}
+
 /// A column's name is another column's afterwards.
 #[tokio::test]
 async fn columns_that_exchange_names_are_not_taken_for_each_other() {

@@ -98,7 +98,7 @@ async fn same_meaning(session: &Session, source: &Table, clone: &Clone) -> Resul
     let is = meaning::parts(session, clone.oid, &moves).await?;
     let nothing = meaning::Meaning::new();
     for (part, was) in &was {
-        if let Some(why) = meaning::lost(was, is.get(part).unwrap_or(&nothing)) {
+        if let Some(why) = meaning::lost(was, is.get(part).unwrap_or(&nothing), false) {
             return Err(Error::new(Kind::Refused, format!("{part} of {}: {why}", source.qualified()))
                 .state("Nothing was touched")
                 .next("Write it with its operators named, OPERATOR(schema.=), and NOT (a = b) for IS DISTINCT FROM"));

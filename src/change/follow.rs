@@ -99,7 +99,7 @@ async fn other_meaning(
     let Some(copy) = meaning::copy_of(session, thing, &on).await? else { return Ok(None) };
     let was = meaning::of(session, &thing.class, thing.oid, stand_ins.moves()).await?;
     let is = meaning::of(session, &thing.class, copy, stand_ins.moves()).await?;
-    Ok(meaning::lost(&was, &is))
+    Ok(meaning::lost(&was, &is, meaning::mentions_whole_rows(&thing.bind)))
 }
 
 fn retyped(was: &Column, is: &Column) -> bool {
