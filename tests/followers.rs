@@ -165,6 +165,23 @@ async fn privileges_on_system_columns_follow() {
     assert_eq!(shop.value::<String>(granted).await, before);
 }
 
+/// Functions of two schemas may have one name and the same arguments.
+#[tokio::test]
+async fn functions_of_one_name_follow() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'); CREATE SCHEMA a; CREATE SCHEMA b; \
+         CREATE FUNCTION a.f(int) RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t WHERE id > $1; END; \
+         CREATE FUNCTION b.f(int) RETURNS text BEGIN ATOMIC SELECT v FROM t WHERE id = $1; END; \
+         CREATE PROCEDURE public.f(int) BEGIN ATOMIC DELETE FROM t WHERE id = $1; END",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+}
+
 /// A foreign table's column may take its numbers from the table's sequence.
 #[tokio::test]
 async fn a_foreign_tables_default_follows() {
