@@ -182,6 +182,22 @@ async fn functions_of_one_name_follow() {
     assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
 }
 
+/// Only its default follows, and its body is found by whoever calls it.
+#[tokio::test]
+async fn a_body_that_is_a_string_is_no_obstacle() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY); INSERT INTO t DEFAULT VALUES; \
+         CREATE FUNCTION nid(x bigint DEFAULT nextval('t_id_seq')) RETURNS bigint LANGUAGE sql AS 'SELECT x FROM t LIMIT 1'",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    assert_eq!(shop.value::<i64>("SELECT nid()").await, 2);
+}
+
 /// A foreign table's column may take its numbers from the table's sequence.
 #[tokio::test]
 async fn a_foreign_tables_default_follows() {
