@@ -120,6 +120,29 @@ async fn names_that_the_change_brings_are_free_or_refused() {
     assert_eq!(shop.value::<String>(names).await, "kind t_pkey t_pkey_old t_pkey_old1 u u_old");
 }
 
+/// Whatever it is called, its rows fulfil it.
+#[tokio::test]
+async fn a_foreign_key_is_renamed() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1); \
+         CREATE TABLE t (id int PRIMARY KEY, p int, q int, CONSTRAINT fk FOREIGN KEY (p) REFERENCES p ON DELETE CASCADE); \
+         COMMENT ON CONSTRAINT fk ON t IS 'one'; INSERT INTO t VALUES (1, 1, 2)",
+    )
+    .await;
+    for clause in [
+        "RENAME CONSTRAINT fk TO fk2, ADD CONSTRAINT fk FOREIGN KEY (q) REFERENCES p",
+        "ADD CONSTRAINT fk2 FOREIGN KEY (p) REFERENCES p",
+    ] {
+        refused(&shop, &["--alter", clause], 2, "").await;
+    }
+    shop.run("t", &["--alter", "RENAME CONSTRAINT fk TO fk2"]).await.expect_code(0);
+    let keys = "SELECT string_agg(concat_ws(' ', conname, convalidated, pg_get_constraintdef(oid), obj_description(oid)), ', ') \
+                FROM pg_constraint WHERE contype = 'f'";
+    let wanted = "fk2 t FOREIGN KEY (p) REFERENCES p(id) ON DELETE CASCADE one";
+    assert_eq!(shop.value::<String>(keys).await, wanted);
+}
+
 /// A plain ALTER says so too.
 #[tokio::test]
 async fn a_serial_that_is_used_elsewhere_is_not_dropped() {

@@ -79,10 +79,14 @@ pub(super) fn unstaged(
 }
 
 /// A plain ALTER would look at every row before it says yes; here the rows would be looked at only when
-/// the names are swapped.
+/// the names are swapped. Of one that says what another says (RENAME CONSTRAINT) they are known to fulfil it.
 pub(super) fn refuse_new(source: &Table, target: &Table) -> Result<()> {
+    let ends = |key: &ForeignKey| (key.from.oid, key.to.oid);
     let known = |key: &&ForeignKey| {
-        source.foreign_keys.iter().any(|k| k.name == key.name && k.from.oid == key.from.oid)
+        source
+            .foreign_keys
+            .iter()
+            .any(|k| ends(k) == ends(key) && (k.name == key.name || k.definition == key.definition))
     };
     match target.foreign_keys.iter().filter(|key| key.validated).find(|key| !known(key)) {
         None => Ok(()),
