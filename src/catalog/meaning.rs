@@ -94,7 +94,12 @@ pub fn lost(was: &Meaning, is: &Meaning, more_columns: bool) -> Option<String> {
         text.strip_prefix("column ").and_then(|t| t.rsplit_once("of ")).map(|(_, of)| of.to_owned())
     };
     let known: Vec<_> = was.iter().filter_map(|text| about(text)).collect();
-    let more = |text: &String| more_columns && about(text).is_some_and(|of| known.contains(&of));
+    // The table as a whole goes without saying where a column is mentioned; on a clone, which names the table
+    // itself besides, it is said.
+    let more = |text: &String| {
+        let whole = |of: &String| *text == format!("column of {of}");
+        about(text).is_some_and(|of| known.contains(&of) && (more_columns || whole(&of)))
+    };
     let new: Vec<String> =
         only(is, was).into_iter().filter(|text| !gone.is_empty() || !more(text)).collect();
     let told =
