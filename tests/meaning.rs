@@ -120,7 +120,7 @@ async fn names_that_the_change_brings_are_free_or_refused() {
     assert_eq!(shop.value::<String>(names).await, "kind t_pkey t_pkey_old t_pkey_old1 u u_old");
 }
 
-/// Whatever it is called, its rows fulfil it.
+/// Whatever a foreign key is called, the rows fulfil it; of another one under its name nobody knows.
 #[tokio::test]
 async fn a_foreign_key_is_renamed() {
     let shop = shop().await;
@@ -130,16 +130,20 @@ async fn a_foreign_key_is_renamed() {
          COMMENT ON CONSTRAINT fk ON t IS 'one'; INSERT INTO t VALUES (1, 1, 2)",
     )
     .await;
+    let another = "ADD CONSTRAINT fk FOREIGN KEY (q) REFERENCES p";
+    let renamed = ["--alter", "RENAME CONSTRAINT fk TO fk2", "--alter", another];
+    refused(&shop, &renamed, 2, "--alter adds the foreign key \"fk\"").await;
     for clause in [
-        "RENAME CONSTRAINT fk TO fk2, ADD CONSTRAINT fk FOREIGN KEY (q) REFERENCES p",
-        "ADD CONSTRAINT fk2 FOREIGN KEY (p) REFERENCES p",
+        "DROP CONSTRAINT fk, ADD CONSTRAINT fk FOREIGN KEY (q) REFERENCES p",
+        "DROP CONSTRAINT fk, ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES p MATCH FULL",
     ] {
-        refused(&shop, &["--alter", clause], 2, "").await;
+        refused(&shop, &["--alter", clause], 2, "--alter adds the foreign key \"fk\"").await;
     }
-    shop.run("t", &["--alter", "RENAME CONSTRAINT fk TO fk2"]).await.expect_code(0);
+    let both = ["--alter", "RENAME CONSTRAINT fk TO fk2", "--alter", "RENAME p TO r"];
+    shop.run("t", &both).await.expect_code(0);
     let keys = "SELECT string_agg(concat_ws(' ', conname, convalidated, pg_get_constraintdef(oid), obj_description(oid)), ', ') \
                 FROM pg_constraint WHERE contype = 'f'";
-    let wanted = "fk2 t FOREIGN KEY (p) REFERENCES p(id) ON DELETE CASCADE one";
+    let wanted = "fk2 t FOREIGN KEY (r) REFERENCES p(id) ON DELETE CASCADE one";
     assert_eq!(shop.value::<String>(keys).await, wanted);
 }
 

@@ -217,6 +217,11 @@ pub struct ForeignKey {
     pub to: Partner,
     /// `pg_get_constraintdef`.
     pub definition: String,
+    /// The columns that refer.
+    pub columns: Vec<i16>,
+    /// The columns that are referred to, and their names.
+    pub to_columns: Vec<i16>,
+    pub to_names: Vec<String>,
     pub validated: bool,
     pub comment: Option<String>,
     /// The definition of the key of `to` that it refers to: as a constraint, or what follows the

@@ -253,6 +253,9 @@ const STATISTICS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORD
 // Those of partitions belong to the one of the partitioned table.
 const FOREIGN_KEYS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
   SELECT k.oid::int8 AS oid, k.conname AS name, pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+    k.conkey AS columns, k.confkey AS to_columns,
+    ARRAY(SELECT ka.attname FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY u (attnum, n)
+      JOIN pg_catalog.pg_attribute ka ON ka.attrelid = k.confrelid AND ka.attnum = u.attnum ORDER BY u.n) AS to_names,
     k.convalidated AS validated, {comment of pg_constraint k.oid 0} AS comment,
     pg_catalog.jsonb_build_object('oid', a.oid::int8, 'schema', an.nspname, 'name', a.relname, 'owner', ar.rolname,
       'kind', a.relkind, 'forces_row_security', a.relrowsecurity AND a.relforcerowsecurity) AS from,
