@@ -140,6 +140,64 @@ async fn views_that_group_by_a_key_follow() {
     assert_eq!((shop.rows("totals").await, shop.rows("noted").await, shop.rows("own").await), rows);
 }
 
+/// Privileges may be on columns that every table has, also those given while the rows are copied.
+#[tokio::test]
+async fn privileges_on_system_columns_follow() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE ROLE r1; CREATE ROLE \"R 2\"; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'); \
+         GRANT SELECT (xmin, ctid, id) ON t TO r1; GRANT SELECT (tableoid) ON t TO \"R 2\" WITH GRANT OPTION; \
+         SET ROLE \"R 2\"; GRANT SELECT (tableoid) ON t TO r1; RESET ROLE",
+    )
+    .await;
+    let granted = "SELECT string_agg(attname || ' ' || attacl::text, ', ' ORDER BY attnum) FROM pg_attribute \
+                   WHERE attrelid = 't'::regclass AND attacl IS NOT NULL AND attacl <> '{}'";
+    let before: String = shop.value(granted).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    assert_eq!(shop.value::<String>(granted).await, before);
+    shop.exec("DROP TABLE t_old").await;
+
+    let held = shop.held("verify", "t", &["--rebuild"]).await;
+    shop.exec("GRANT SELECT (cmin) ON t TO r1; REVOKE SELECT (ctid) ON t FROM r1").await;
+    let before: String = shop.value(granted).await;
+    assert!(before.contains("cmin"), "{before}");
+    held.finish().await.expect_code(0);
+    assert_eq!(shop.value::<String>(granted).await, before);
+}
+
+/// Functions of two schemas may have one name and the same arguments.
+#[tokio::test]
+async fn functions_of_one_name_follow() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'); CREATE SCHEMA a; CREATE SCHEMA b; \
+         CREATE FUNCTION a.f(int) RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t WHERE id > $1; END; \
+         CREATE FUNCTION b.f(int) RETURNS text BEGIN ATOMIC SELECT v FROM t WHERE id = $1; END; \
+         CREATE PROCEDURE public.f(int) BEGIN ATOMIC DELETE FROM t WHERE id = $1; END",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+}
+
+/// Only its default follows, and its body is found by whoever calls it.
+#[tokio::test]
+async fn a_body_that_is_a_string_is_no_obstacle() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY); INSERT INTO t DEFAULT VALUES; \
+         CREATE FUNCTION nid(x bigint DEFAULT nextval('t_id_seq')) RETURNS bigint LANGUAGE sql AS 'SELECT x FROM t LIMIT 1'",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    assert_eq!(shop.value::<i64>("SELECT nid()").await, 2);
+}
+
 /// A foreign table's column may take its numbers from the table's sequence.
 #[tokio::test]
 async fn a_foreign_tables_default_follows() {

@@ -34,6 +34,22 @@ async fn operators_that_are_not_printed_are_compared() {
     }
 }
 
+/// A function's argument is printed like a column of a table that has the function's name.
+#[tokio::test]
+async fn an_argument_does_not_become_a_column() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2); \
+         CREATE FUNCTION t(x int) RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM t WHERE t.id = x; END",
+    )
+    .await;
+    let told =
+        "function public.t(integer): the text that PostgreSQL prints of it means something else";
+    refused(&shop, &["--alter", "ADD COLUMN x int"], 3, told).await;
+    shop.run("t", &["--alter", "ADD COLUMN y int"]).await.expect_code(0);
+    assert_eq!(shop.value::<i64>("SELECT t(2)").await, 1);
+}
+
 /// A column's name is another column's afterwards.
 #[tokio::test]
 async fn columns_that_exchange_names_are_not_taken_for_each_other() {
@@ -75,6 +91,60 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
     ] {
         refused(&shop, &["--alter", clause], 2, told).await;
     }
+}
+
+/// An index has a name of its own, which somebody may have.
+#[tokio::test]
+async fn names_that_the_change_brings_are_free_or_refused() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, b int, CONSTRAINT u UNIQUE (b)); INSERT INTO t VALUES (1, 2, 3); \
+         CREATE TABLE o (id int); CREATE INDEX t_a_key ON o (id); CREATE INDEX i2 ON o (id); CREATE SEQUENCE i3_v2; \
+         CREATE DOMAIN kind AS text",
+    )
+    .await;
+    for (clause, told) in [
+        ("ADD UNIQUE (a)", "\"t_a_key\", and that is the name of another index"),
+        ("ADD CONSTRAINT i2 UNIQUE (a)", "\"i2\", and that is the name of another index"),
+        ("ADD CONSTRAINT t UNIQUE (a)", "relation \"t\" already exists"),
+        ("ADD CONSTRAINT t_old UNIQUE (a)", "the old table after the swap"),
+        ("ADD CONSTRAINT i3 UNIQUE (a)", "another sequence with _v2 at its end"),
+        ("RENAME CONSTRAINT u TO i2", "\"i2\", and that is the name of another index"),
+    ] {
+        refused(&shop, &["--alter", clause], 2, told).await;
+    }
+    let clauses = "DROP CONSTRAINT u, ADD CONSTRAINT u UNIQUE (a), ADD CONSTRAINT kind UNIQUE (b), \
+                   ADD CONSTRAINT t_pkey_old UNIQUE (a, b)";
+    shop.run("t", &["--alter", clauses]).await.expect_code(0);
+    let names = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relname ~ '^(t_pkey|u$|u_|kind$)'";
+    assert_eq!(shop.value::<String>(names).await, "kind t_pkey t_pkey_old t_pkey_old1 u u_old");
+}
+
+/// Whatever a foreign key is called, the rows fulfil it; of another one under its name nobody knows.
+#[tokio::test]
+async fn a_foreign_key_is_renamed() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1); \
+         CREATE TABLE t (id int PRIMARY KEY, p int, q int, CONSTRAINT fk FOREIGN KEY (p) REFERENCES p ON DELETE CASCADE); \
+         COMMENT ON CONSTRAINT fk ON t IS 'one'; INSERT INTO t VALUES (1, 1, 2)",
+    )
+    .await;
+    let another = "ADD CONSTRAINT fk FOREIGN KEY (q) REFERENCES p";
+    let renamed = ["--alter", "RENAME CONSTRAINT fk TO fk2", "--alter", another];
+    refused(&shop, &renamed, 2, "--alter adds the foreign key \"fk\"").await;
+    for clause in [
+        "DROP CONSTRAINT fk, ADD CONSTRAINT fk FOREIGN KEY (q) REFERENCES p",
+        "DROP CONSTRAINT fk, ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES p MATCH FULL",
+    ] {
+        refused(&shop, &["--alter", clause], 2, "--alter adds the foreign key \"fk\"").await;
+    }
+    let both = ["--alter", "RENAME CONSTRAINT fk TO fk2", "--alter", "RENAME p TO r"];
+    shop.run("t", &both).await.expect_code(0);
+    let keys = "SELECT string_agg(concat_ws(' ', conname, convalidated, pg_get_constraintdef(oid), obj_description(oid)), ', ') \
+                FROM pg_constraint WHERE contype = 'f'";
+    let wanted = "fk2 t FOREIGN KEY (r) REFERENCES p(id) ON DELETE CASCADE one";
+    assert_eq!(shop.value::<String>(keys).await, wanted);
 }
 
 /// A plain ALTER says so too.

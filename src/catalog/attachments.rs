@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::passing;
 use super::read::parse;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{Session, quote_ident};
@@ -25,7 +26,7 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
         "WITH t AS (SELECT c.*, c.oid AS toid FROM pg_catalog.pg_class c WHERE c.oid = $1) \
          SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', kind, 'name', name) \
          ORDER BY kind, name), '[]') FROM (SELECT DISTINCT kind, name FROM ({}) u) x",
-        KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS)
+        KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS).replace("PASSING", passing::OBJECTS)
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
@@ -119,6 +120,20 @@ const KINDS: &[&str] = &[
      JOIN pg_catalog.pg_sequence s ON s.seqrelid = d.objid JOIN pg_catalog.pg_class c ON c.oid = s.seqrelid
      JOIN pg_catalog.pg_attribute a ON a.attrelid = toid AND a.attnum = d.refobjsubid
      WHERE s.seqtypid <> a.atttypid OR c.relpersistence <> t.relpersistence",
+    // Whatever names one of its indexes ('t_pkey'::regclass): that goes with the old table, and nothing
+    // says it again. Foreign keys are about the columns, and the table's own expressions are above.
+    "SELECT 'use of an index by name', pg_catalog.format('%s by %s', x.indexrelid::pg_catalog.regclass,
+       pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid))
+     FROM t JOIN pg_catalog.pg_index x ON x.indrelid = toid
+     JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = x.indexrelid
+     WHERE d.deptype = 'n' AND (d.classid, d.objid) NOT IN (SELECT p.classid, p.objid FROM (PASSING) p)
+       AND NOT (d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid IN (
+         SELECT k.oid FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' OR k.conrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid IN (
+         SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
+         WHERE f.adrelid = toid AND a.attgenerated <> ''))",
     // The nets below: whatever refers to the row type, which no other table can have;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
      WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
@@ -126,7 +141,7 @@ const KINDS: &[&str] = &[
          OR y.oid = (SELECT z.typarray FROM pg_catalog.pg_type z WHERE z.oid = t.reltype))
        AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.deptype = 'i')",
     // whatever refers to the table and is neither one of its own parts that the model carries
-    // (defaults, constraints, indexes, owned sequences, toast) nor of a kind that follows it;
+    // (defaults, constraints, indexes, owned sequences, statistics, toast) nor of a kind that follows it;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
      WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid
        AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = toid)
@@ -143,8 +158,11 @@ const KINDS: &[&str] = &[
        AND NOT (d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
          AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE toid IN (g.tgrelid, g.tgconstrrelid)))
        AND NOT (FOLLOWS)
-       AND d.classid NOT IN ('pg_catalog.pg_rewrite'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
-         'pg_catalog.pg_publication_rel'::pg_catalog.regclass)",
+       AND NOT (d.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
+         AND d.objid IN (SELECT x.oid FROM pg_catalog.pg_statistic_ext x WHERE x.stxrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_publication_rel'::pg_catalog.regclass
+         AND d.objid IN (SELECT r.oid FROM pg_catalog.pg_publication_rel r WHERE r.prrelid = toid))
+       AND d.classid <> 'pg_catalog.pg_rewrite'::pg_catalog.regclass",
     // and whatever calls the sequence of an identity column, since the shadow gets one of its own. A
     // serial's moves.
     "SELECT 'use of an identity sequence', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)

@@ -76,19 +76,30 @@ const FUNCTION: &str = "
   JOIN pg_catalog.pg_proc r ON r.oid = $1 AND r.proname = o.proname AND r.proargtypes = o.proargtypes
   WHERE o.pronamespace = pg_catalog.to_regnamespace(pg_catalog.quote_ident($2))";
 
-/// What of `was` is not in `is`, for a message; None where they are the same.
-pub fn lost(was: &Meaning, is: &Meaning) -> Option<String> {
+/// Whether a statement makes what mentions every column of a table that it writes, whatever it is about: those
+/// of EXCLUDED. What a column was added to since is read again with that column.
+pub fn mentions_whole_rows(sql: &[String]) -> bool {
+    sql.iter().any(|sql| sql.contains(" DO UPDATE SET "))
+}
+
+/// What of `was` is not in `is`, for a message; None where they are the same, but for `more_columns` of
+/// relations that both are about. Elsewhere another column is another meaning: of `t.x` in a function `t` with
+/// an argument `x`, once the table has a column of that name.
+pub fn lost(was: &Meaning, is: &Meaning, more_columns: bool) -> Option<String> {
     let only = |a: &Meaning, b: &Meaning| -> Vec<String> {
         a.iter().filter(|x| !b.contains(x)).cloned().collect()
     };
     let gone = only(was, is);
-    // Of a relation that it is about it may mention more than it did: what a column was added to since is
-    // read again with that column (EXCLUDED in ON CONFLICT DO UPDATE).
     let about = |text: &str| {
         text.strip_prefix("column ").and_then(|t| t.rsplit_once("of ")).map(|(_, of)| of.to_owned())
     };
     let known: Vec<_> = was.iter().filter_map(|text| about(text)).collect();
-    let more = |text: &String| about(text).is_some_and(|of| known.contains(&of));
+    // The table as a whole goes without saying where a column is mentioned; on a clone, which names the table
+    // itself besides, it is said.
+    let more = |text: &String| {
+        let whole = |of: &String| *text == format!("column of {of}");
+        about(text).is_some_and(|of| known.contains(&of) && (more_columns || whole(&of)))
+    };
     let new: Vec<String> =
         only(is, was).into_iter().filter(|text| !gone.is_empty() || !more(text)).collect();
     let told =

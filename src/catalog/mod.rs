@@ -17,7 +17,8 @@ pub use attachments::{Attachment, attachments, check_attachments, invalid_indexe
 pub use carried::{Carried, TRIAL, carried};
 pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
 pub use model::{
-    Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, Table,
+    Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, SystemColumn,
+    Table,
 };
 pub use passing::passing;
 pub use read::{find, name_of, read, read_named};

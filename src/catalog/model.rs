@@ -36,6 +36,8 @@ pub struct Table {
     pub total_bytes: i64,
     /// None is the built-in default: everything for the owner, nothing for others.
     pub grants: Option<Vec<Grant>>,
+    /// Those that somebody was granted something on.
+    pub system_columns: Vec<SystemColumn>,
     pub columns: Vec<Column>,
     pub indexes: Vec<Index>,
     /// Its own constraints but foreign keys.
@@ -55,6 +57,13 @@ pub struct Grant {
     pub grantee: Option<String>,
     pub privilege: String,
     pub grantable: bool,
+}
+
+/// A column that every table has (`xmin`, `ctid`).
+#[derive(Debug, Clone, Deserialize)]
+pub struct SystemColumn {
+    pub name: String,
+    pub grants: Vec<Grant>,
 }
 
 /// One live column.
@@ -208,6 +217,11 @@ pub struct ForeignKey {
     pub to: Partner,
     /// `pg_get_constraintdef`.
     pub definition: String,
+    /// The columns that refer.
+    pub columns: Vec<i16>,
+    /// The columns that are referred to, and their names.
+    pub to_columns: Vec<i16>,
+    pub to_names: Vec<String>,
     pub validated: bool,
     pub comment: Option<String>,
     /// The definition of the key of `to` that it refers to: as a constraint, or what follows the

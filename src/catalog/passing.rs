@@ -18,11 +18,13 @@ pub(super) const OBJECTS: &str = "
   UNION ALL SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass, p.oid, NULL FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE pg_catalog.starts_with(n.nspname, 'pg_temp_')";
 
-/// What refers to the table `oid`, or to the sequence of one of its identity columns, and will pass; as
-/// PostgreSQL describes it.
+/// What refers to the table `oid`, to one of its indexes, or to the sequence of one of its identity columns,
+/// and will pass; as PostgreSQL describes it.
 pub async fn passing(session: &Session, oid: u32) -> Result<Vec<String>> {
     let sql = format!(
-        "WITH own AS (SELECT $1::pg_catalog.oid AS oid UNION ALL SELECT i.objid FROM pg_catalog.pg_depend i
+        "WITH own AS (SELECT $1::pg_catalog.oid AS oid
+           UNION ALL SELECT x.indexrelid FROM pg_catalog.pg_index x WHERE x.indrelid = $1
+           UNION ALL SELECT i.objid FROM pg_catalog.pg_depend i
            JOIN pg_catalog.pg_sequence s ON s.seqrelid = i.objid
            WHERE i.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.refobjid = $1
              AND i.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.deptype = 'i')

@@ -136,7 +136,9 @@ const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
     COALESCE(c.reloptions, '{}') AS options,
     COALESCE((SELECT x.reloptions FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid), '{}') AS toast_options,
     {comment of pg_class c.oid 0} AS comment, {comment of pg_type c.reltype 0} AS type_comment,
-    {grants of c.relacl} AS grants
+    {grants of c.relacl} AS grants,
+    COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('name', s.attname, 'grants', {grants of s.attacl}) ORDER BY s.attnum)
+      FROM pg_catalog.pg_attribute s WHERE s.attrelid = c.oid AND s.attnum < 0 AND s.attacl IS NOT NULL), '[]') AS system_columns
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_roles r ON r.oid = c.relowner LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
@@ -251,6 +253,9 @@ const STATISTICS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORD
 // Those of partitions belong to the one of the partitioned table.
 const FOREIGN_KEYS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.oid) FROM (
   SELECT k.oid::int8 AS oid, k.conname AS name, pg_catalog.pg_get_constraintdef(k.oid) AS definition,
+    k.conkey AS columns, k.confkey AS to_columns,
+    ARRAY(SELECT ka.attname FROM pg_catalog.unnest(k.confkey) WITH ORDINALITY u (attnum, n)
+      JOIN pg_catalog.pg_attribute ka ON ka.attrelid = k.confrelid AND ka.attnum = u.attnum ORDER BY u.n) AS to_names,
     k.convalidated AS validated, {comment of pg_constraint k.oid 0} AS comment,
     pg_catalog.jsonb_build_object('oid', a.oid::int8, 'schema', an.nspname, 'name', a.relname, 'owner', ar.rolname,
       'kind', a.relkind, 'forces_row_security', a.relrowsecurity AND a.relforcerowsecurity) AS from,

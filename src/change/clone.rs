@@ -72,7 +72,11 @@ async fn same_privileges(session: &Session, source: &Table, clone: &Clone) -> Re
         all.filter(|g| g.grantee.as_deref() != Some(&table.owner)).cloned().collect()
     };
     let columns = source.columns.iter().zip(&now.columns);
+    let on_system = |table: &Table| -> Vec<Grant> {
+        table.system_columns.iter().flat_map(|c| &c.grants).cloned().collect()
+    };
     let same = of_others(source) == of_others(&now)
+        && on_system(source) == on_system(&now)
         && columns
             .into_iter()
             .all(|(was, is)| was.grants.iter().flatten().eq(is.grants.iter().flatten()));
@@ -94,7 +98,7 @@ async fn same_meaning(session: &Session, source: &Table, clone: &Clone) -> Resul
     let is = meaning::parts(session, clone.oid, &moves).await?;
     let nothing = meaning::Meaning::new();
     for (part, was) in &was {
-        if let Some(why) = meaning::lost(was, is.get(part).unwrap_or(&nothing)) {
+        if let Some(why) = meaning::lost(was, is.get(part).unwrap_or(&nothing), false) {
             return Err(Error::new(Kind::Refused, format!("{part} of {}: {why}", source.qualified()))
                 .state("Nothing was touched")
                 .next("Write it with its operators named, OPERATOR(schema.=), and NOT (a = b) for IS DISTINCT FROM"));

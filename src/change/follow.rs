@@ -30,12 +30,15 @@ pub(super) async fn try_all(
             try_one(session, thing, clone, stand_ins).await?;
             other_meaning(session, source, target, thing, clone, stand_ins).await
         };
-        match tried.await {
-            Ok(Some(why)) => {
-                session.batch("RELEASE SAVEPOINT thing").await?;
-                refused.push(format!("{kind} {name}: {why}"));
-            }
-            Ok(None) => session.batch("RELEASE SAVEPOINT thing").await?,
+        let tried = tried.await;
+        if tried.is_ok() {
+            // Functions of many schemas are tried in one, where two of them may have one name.
+            let undo = if thing.class == "pg_proc" { "ROLLBACK TO SAVEPOINT thing; " } else { "" };
+            session.batch(&format!("{undo}RELEASE SAVEPOINT thing")).await?;
+        }
+        match tried {
+            Ok(Some(why)) => refused.push(format!("{kind} {name}: {why}")),
+            Ok(None) => {}
             Err(e) if about_the_change(&e) => {
                 session.batch("ROLLBACK TO SAVEPOINT thing").await?;
                 refused.push(format!("{kind} {name}: {}", stand_ins.told(e.what())));
@@ -99,7 +102,7 @@ async fn other_meaning(
     let Some(copy) = meaning::copy_of(session, thing, &on).await? else { return Ok(None) };
     let was = meaning::of(session, &thing.class, thing.oid, stand_ins.moves()).await?;
     let is = meaning::of(session, &thing.class, copy, stand_ins.moves()).await?;
-    Ok(meaning::lost(&was, &is))
+    Ok(meaning::lost(&was, &is, meaning::mentions_whole_rows(&thing.bind)))
 }
 
 fn retyped(was: &Column, is: &Column) -> bool {

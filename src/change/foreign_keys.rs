@@ -81,9 +81,7 @@ pub(super) fn unstaged(
 /// A plain ALTER would look at every row before it says yes; here the rows would be looked at only when
 /// the names are swapped.
 pub(super) fn refuse_new(source: &Table, target: &Table) -> Result<()> {
-    let known = |key: &&ForeignKey| {
-        source.foreign_keys.iter().any(|k| k.name == key.name && k.from.oid == key.from.oid)
-    };
+    let known = |key: &&ForeignKey| source.foreign_keys.iter().any(|k| is_like(source, k, key));
     match target.foreign_keys.iter().filter(|key| key.validated).find(|key| !known(key)) {
         None => Ok(()),
         Some(key) => Err(Error::usage(format!(
@@ -92,4 +90,28 @@ pub(super) fn refuse_new(source: &Table, target: &Table) -> Result<()> {
         ))
         .next("Add it NOT VALID, and VALIDATE CONSTRAINT after the swap; or leave it out, and add it then")),
     }
+}
+
+/// Whether `new`, which the altered clone has, says of rows what `old` says of them: whatever it is called
+/// (RENAME CONSTRAINT), and whatever it does on DELETE.
+fn is_like(source: &Table, old: &ForeignKey, new: &ForeignKey) -> bool {
+    if (old.from.oid, old.to.oid) != (new.from.oid, new.to.oid) {
+        return false;
+    }
+    if old.from.oid != source.oid {
+        return old.name == new.name;
+    }
+    let becomes = |columns: &[i16]| -> Option<Vec<i16>> {
+        columns.iter().map(|&n| source.position(n)).collect()
+    };
+    let same_far_end = match old.to.oid == source.oid {
+        true => becomes(&old.to_columns).as_ref() == Some(&new.to_columns),
+        // A stand-in has its columns numbered anew.
+        false => old.to_names == new.to_names,
+    };
+    let stricter = |key: &ForeignKey| ["MATCH FULL", "PERIOD "].map(|s| key.definition.contains(s));
+    same_far_end
+        && becomes(&old.columns).as_ref() == Some(&new.columns)
+        && stricter(old) == stricter(new)
+        && (old.validated || old.name == new.name)
 }

@@ -52,7 +52,9 @@ async fn rehearse_in_transaction(
     lock_timeout: Duration,
 ) -> Result<Plan> {
     let limit = lock_timeout.as_millis().max(1);
-    session.batch(&format!("SET LOCAL lock_timeout = {limit}")).await?;
+    // Bodies that are strings are not what follows, and mean what they mean under the caller's search path.
+    let unread = "SET LOCAL check_function_bodies = off";
+    session.batch(&format!("SET LOCAL lock_timeout = {limit}; {unread}")).await?;
     // Before anything of the rehearsal itself refers to the source.
     let carried = catalog::carried(session, source.oid).await?;
     let made = clone::make(session, source).await?;

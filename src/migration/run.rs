@@ -141,6 +141,7 @@ impl Run<'_> {
         let names = Names::of(&source.qualified());
         self.preflight(&control, &source, &names).await?;
         let plan = change::rehearse(&control, &source, request).await?;
+        preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
         store::ensure(&control).await?;

@@ -39,6 +39,7 @@ fn mend(attachment: &Attachment) -> String {
         "foreign key whose triggers are not the usual ones" => "ALTER TABLE … ENABLE TRIGGER … for its RI_ConstraintTrigger triggers at both ends; now rows may go in unchecked".to_owned(),
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
         "constraint trigger that names the table in its FROM" => format!("DROP TRIGGER {name} {again}"),
+        "use of an index by name" => format!("It would mean the old table's index: drop what names it before {again}"),
         "invalid index" => format!("DROP INDEX {name} or REINDEX INDEX CONCURRENTLY {name}"),
         _ => GENERIC.to_owned(),
     }

@@ -51,8 +51,9 @@ fn owned(table: &Table, carried: &[Carried]) -> Owned {
 
 fn grants(table: &Table) -> impl Iterator<Item = &Grant> {
     let columns = table.columns.iter().filter_map(|c| c.grants.as_ref());
+    let system = table.system_columns.iter().map(|c| &c.grants);
     let sequences = table.sequences.iter().filter_map(|s| s.grants.as_ref());
-    table.grants.iter().chain(columns).chain(sequences).flatten()
+    table.grants.iter().chain(columns).chain(system).chain(sequences).flatten()
 }
 
 async fn missing_roles(subject: &Subject<'_>, owned: &Owned) -> Result<Vec<Finding>> {

@@ -43,6 +43,7 @@ use crate::shadow::Names;
 pub use event_triggers::EventTriggers;
 use finding::Report;
 pub use finding::{Finding, Severity, refuse};
+pub use names::refuse_taken;
 
 /// What is to be migrated, and through what.
 pub struct Subject<'a> {

@@ -4,9 +4,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Finding, Result, Subject};
+use crate::catalog::Table;
+use crate::error::Error;
 use crate::pg::name::MAX_NAME_BYTES;
-use crate::pg::{QualifiedName, quote_ident};
-use crate::shadow::TemporaryNames;
+use crate::pg::{QualifiedName, Session, quote_ident};
+use crate::shadow::{Names, TemporaryNames};
 
 /// A name that a run will give in the table's schema.
 struct Wanted {
@@ -19,11 +21,14 @@ struct Holder {
     what: String,
     /// A table that an earlier run put aside.
     retired: bool,
+    /// Not a mere type.
+    relation: bool,
 }
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let wanted = wanted(subject);
-    let holders = holders(subject, &wanted).await?;
+    let named: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
+    let holders = holders(subject.session, subject.table, &named).await?;
     let mut seen = HashSet::from([subject.table.name.as_str()]);
     let mut findings = Vec::new();
     for name in &wanted {
@@ -35,6 +40,52 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     }
     findings.extend(statistics(subject).await?);
     Ok(findings)
+}
+
+/// The names that only the change brings: those of indexes that the source has none of, and what the new
+/// ones are called until the swap. A plain ALTER would say so at once, and a run only at the swap.
+pub async fn refuse_taken(
+    session: &Session,
+    source: &Table,
+    names: &Names,
+    target: &Table,
+) -> Result<()> {
+    let (before, temporary) = (TemporaryNames::of(source), TemporaryNames::of(target));
+    let known = |name: &str| source.indexes.iter().any(|i| i.name == name);
+    let own = target.indexes.iter().map(|i| i.name.as_str());
+    let new: Vec<&str> = own.clone().filter(|name| !known(name)).collect();
+    let until_swap = own.map(|name| (name, temporary.until_swap(name)));
+    // The others were looked at.
+    let until_swap: Vec<(&str, String)> =
+        until_swap.filter(|(own, name)| !known(own) || before.until_swap(own) != *name).collect();
+    let wanted: Vec<&str> =
+        new.iter().copied().chain(until_swap.iter().map(|(_, name)| name.as_str())).collect();
+    let holders = holders(session, source, &wanted).await?;
+    let refuse = |name: &str, what: &str| {
+        let name = source.qualified().sibling(name);
+        Err(Error::usage(format!("--alter brings an index {name}, and that is the name of {what}"))
+            .next("Give it another name: ADD CONSTRAINT name …"))
+    };
+    for name in new {
+        match holders.get(name) {
+            // Only relations are in an index's way.
+            Some(holder) if holder.relation => {
+                return refuse(name, &format!("another {}", holder.what));
+            }
+            _ if name == names.retired.name => return refuse(name, "the old table after the swap"),
+            _ => {}
+        }
+    }
+    for (own, name) in &until_swap {
+        let what = match holders.get(name) {
+            Some(holder) if holder.relation => format!("another {}", holder.what),
+            _ if *name == names.shadow.name => "the new table".to_owned(),
+            _ if *name == names.retired.name => "the old table after the swap".to_owned(),
+            _ => continue,
+        };
+        return refuse(own, &format!("{what} with _v2 at its end, as it is called until the swap"));
+    }
+    Ok(())
 }
 
 /// Statistics have names of their own, and need not be in the table's schema.
@@ -112,24 +163,28 @@ fn unusable(wanted: &Wanted) -> Finding {
 
 /// A table has a row type of its name, so types are in the way too; but not array types, which
 /// PostgreSQL renames by itself.
-async fn holders(subject: &Subject<'_>, wanted: &[Wanted]) -> Result<HashMap<String, Holder>> {
+async fn holders(
+    session: &Session,
+    table: &Table,
+    names: &[&str],
+) -> Result<HashMap<String, Holder>> {
     let sql = "
       SELECT c.relname::pg_catalog.text,
         CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence'
           WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'c' THEN 'type' ELSE 'table' END,
         EXISTS (SELECT 1 FROM pg_catalog.pg_trigger g
-          WHERE g.tgrelid = c.oid AND g.tgname = 'pgwraith_retired')
+          WHERE g.tgrelid = c.oid AND g.tgname = 'pgwraith_retired'), true
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname = $1 AND c.relname = ANY ($2)
       UNION ALL
-      SELECT y.typname::pg_catalog.text, 'type', false
+      SELECT y.typname::pg_catalog.text, 'type', false, false
       FROM pg_catalog.pg_type y JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
       WHERE n.nspname = $1 AND y.typname = ANY ($2) AND y.typrelid = 0
         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.typarray = y.oid)";
-    let names: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
-    let rows = subject.session.query(sql, &[&subject.table.schema, &names]).await?;
-    let holder =
-        |row: &tokio_postgres::Row| (row.get(0), Holder { what: row.get(1), retired: row.get(2) });
+    let rows = session.query(sql, &[&table.schema, &names]).await?;
+    let holder = |row: &tokio_postgres::Row| {
+        (row.get(0), Holder { what: row.get(1), retired: row.get(2), relation: row.get(3) })
+    };
     // A relation says more than its row type would.
     Ok(rows.iter().rev().map(holder).collect())
 }

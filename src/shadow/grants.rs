@@ -23,9 +23,10 @@ impl<'a> Privileges<'a> {
     pub fn on_table(table: &'a Table) -> Self {
         let columns = table.columns.iter();
         let granted = columns.filter_map(|c| Some((c.name.as_str(), c.grants.as_deref()?)));
+        let system = table.system_columns.iter().map(|c| (c.name.as_str(), c.grants.as_slice()));
         Privileges {
             whole: table.grants.as_deref(),
-            columns: granted.filter(|(_, grants)| !grants.is_empty()).collect(),
+            columns: granted.chain(system).filter(|(_, grants)| !grants.is_empty()).collect(),
         }
     }
 

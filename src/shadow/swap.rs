@@ -44,6 +44,8 @@ impl Swap<'_> {
     /// All statements in order, to be run with every lock held.
     pub fn steps(&self) -> Vec<Step> {
         let mut pool = self.taken.clone();
+        // Names that are only given at the end are none for what is put aside.
+        pool.extend(self.target.indexes.iter().map(|i| i.name.clone()));
         let mut out = self.identity_sequences(&mut pool);
         out.extend(self.new_identities(&mut pool));
         out.extend(foreign_keys::unbind(self.source));

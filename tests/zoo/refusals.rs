@@ -104,6 +104,46 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         "far",
         &["a foreign table"],
     ),
+    (
+        "CREATE VIEW size AS SELECT pg_relation_size('t_pkey') AS bytes",
+        "t",
+        &["use of an index by name public.t_pkey by rule _RETURN on view public.size"],
+    ),
+    (
+        "CREATE FUNCTION size() RETURNS bigint BEGIN ATOMIC SELECT pg_relation_size('t_pkey'::regclass); END",
+        "t",
+        &["use of an index by name public.t_pkey by function public.size()"],
+    ),
+    (
+        "CREATE TABLE other (of regclass DEFAULT 't_pkey'::regclass)",
+        "t",
+        &["by default value for column of of table public.other"],
+    ),
+    (
+        "ALTER TABLE t ADD of regclass DEFAULT 't_pkey'::regclass",
+        "t",
+        &["by default value for column of of table public.t"],
+    ),
+    (
+        "CREATE TABLE other (of regclass); CREATE POLICY p ON other USING (of <> 't_pkey'::regclass)",
+        "t",
+        &["by policy p on table public.other"],
+    ),
+    (
+        "CREATE STATISTICS st ON n, (id + 't_pkey'::regclass::oid::int8) FROM t",
+        "t",
+        &["by statistics object public.st"],
+    ),
+    (
+        "CREATE TABLE other (id int PRIMARY KEY, k oid); CREATE PUBLICATION feed FOR TABLE other WHERE (id <> 't'::regclass::oid::int)",
+        "t",
+        &["publication of table public.other in publication feed"],
+    ),
+    (
+        "CREATE TABLE other (id int, k oid); CREATE STATISTICS st ON id, (k = 't'::regclass) FROM other",
+        "t",
+        &["dependent object statistics object public.st"],
+    ),
     ("ALTER TABLE t SET UNLOGGED", "t", &["unlogged"]),
     (
         "CREATE TYPE shape AS (id int, v text); CREATE TABLE typed OF shape (PRIMARY KEY (id))",
@@ -181,7 +221,14 @@ async fn what_a_session_made_for_itself_is_waited_for() {
     exec(&other, "CREATE TEMPORARY VIEW mine AS SELECT * FROM t").await;
     let output = refused(&shop, "t", "a temporary view", &["mine, which is temporary"]).await;
     assert!(output.stderr.contains("found in the way: 1\n"), "{output}");
-    exec(&other, "DROP VIEW mine").await;
+    exec(
+        &other,
+        "DROP VIEW mine; CREATE TEMPORARY VIEW sized AS SELECT pg_relation_size('t_pkey')",
+    )
+    .await;
+    let output = refused(&shop, "t", "a temporary view", &["sized, which is temporary"]).await;
+    assert!(output.stderr.contains("found in the way: 1\n"), "{output}");
+    exec(&other, "DROP VIEW sized").await;
     let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
     exec(&other, "CREATE TEMPORARY VIEW mine AS SELECT * FROM t").await;
     held.release().await;
