@@ -1,6 +1,8 @@
 //! Whatever stops a run, another goes on with it, from any host: nothing is copied twice, nothing is lost,
 //! nothing is left over.
 
+#[cfg(feature = "failpoints")]
+mod by_hand;
 mod cleanup;
 #[cfg(feature = "failpoints")]
 mod killed;

@@ -58,6 +58,16 @@ pub(in crate::migration) async fn swapped(
     find_of(session, "m.outcome = 'swapped'", "m.shadow_oid", oid, name).await
 }
 
+/// The same by the name that the table had, whichever has it now.
+pub(in crate::migration) async fn swapped_by_name(
+    session: &Session,
+    name: &QualifiedName,
+) -> Result<Vec<Stored>> {
+    let condition =
+        "m.outcome = 'swapped' AND m.source_schema = $1 AND m.source_name = $2 ORDER BY m.id DESC";
+    read(session, condition, &[&name.schema, &name.name]).await
+}
+
 /// Those in a state, whose table has this oid in `column`, or the recorded name where no oid is known.
 async fn find_of(
     session: &Session,

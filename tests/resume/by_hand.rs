@@ -1,0 +1,93 @@
+//! A run dies, and somebody's hands are faster than a resume or an abort: what is still there is found,
+//! what is gone is no obstacle, and what is told is true.
+
+use crate::harness::{self, Background, Output};
+use crate::scene::{SOON, Shop, shop};
+
+/// A run over `table` that dies at `point`.
+async fn dies(shop: &Shop, table: &str, point: &str) {
+    let small = ["--rebuild", "--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
+    let run = Background::start_with(&[("FAILPOINTS", point)], shop.arguments(table, &small));
+    let output = run.finish(SOON).await;
+    assert_eq!(output.signal, Some(libc::SIGKILL), "{output}");
+    let quiet = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%' \
+                 AND datname = current_database())";
+    harness::wait_for_sql(&shop.client, "the sessions end", quiet).await;
+}
+
+/// A table of 2000 rows that refers to another, and a run over it that died.
+async fn died(shop: &Shop, point: &str) {
+    shop.exec(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1); \
+         CREATE TABLE a1 (id int PRIMARY KEY, p int DEFAULT 1 REFERENCES p); \
+         INSERT INTO a1 SELECT generate_series(1, 2000)",
+    )
+    .await;
+    dies(shop, "a1", point).await;
+}
+
+async fn command(shop: &Shop, arguments: &[&str]) -> Output {
+    let given = ["-d", shop.dsn.as_str()];
+    harness::run(arguments.iter().chain(&given)).await
+}
+
+/// A foreign key is left to be validated: nothing of that needs the slot, which holds WAL back.
+#[tokio::test]
+async fn what_a_swap_left_holds_nothing_back_and_is_done_by_whoever_has_the_name() {
+    let shop = shop().await;
+    died(&shop, "cutover committed=return").await;
+    let listed = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(listed.stdout.contains("slot and publication can go"), "{listed}");
+    assert_eq!(shop.held_back().await.len(), 2);
+    let cleaned = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    for text in ["slot and publication removed", "has 1 statement left to run"] {
+        assert!(cleaned.stdout.contains(text), "{text}: {cleaned}");
+    }
+    assert_eq!(shop.held_back().await, [""; 0]);
+
+    shop.exec("DROP TABLE a1_old").await;
+    shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    let unproven = "SELECT count(*) FROM pg_constraint WHERE NOT convalidated";
+    assert_eq!(shop.value::<i64>(unproven).await, 1, "it was not valid when the second run began");
+    command(&shop, &["resume", "a1"]).await.expect_code(0);
+    assert_eq!(shop.value::<i64>(unproven).await, 0);
+    command(&shop, &["resume", "a1"]).await.expect_code(2);
+    let cleaned = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(cleaned.stdout.contains("nothing was left"), "{cleaned}");
+}
+
+/// Nobody can validate a key of a table that is gone: there is nothing left to be done.
+#[tokio::test]
+async fn what_a_swap_left_to_a_table_that_is_gone_is_done_with() {
+    let mut shop = shop().await;
+    for (n, gone) in
+        ["DROP TABLE a1", "ALTER TABLE a1 DROP CONSTRAINT a1_p_fkey"].iter().enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, "cutover committed=return").await;
+        shop.exec(gone).await;
+        if n == 0 {
+            command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+        } else {
+            command(&shop, &["resume", "a1"]).await.expect_code(0);
+        }
+        assert_eq!(harness::leftovers(&shop.client).await, ["schema pgwraith"], "{gone}");
+        let none = command(&shop, &["cleanup"]).await.expect_code(0);
+        assert!(none.stdout.contains("nothing was left"), "{gone}: {none}");
+    }
+}
+
+/// So is a serial's sequence that nobody could give to the new column.
+#[tokio::test]
+async fn a_sequence_that_is_gone_is_given_to_nobody() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE \"S 1\" (\"I d\" serial PRIMARY KEY); INSERT INTO \"S 1\" VALUES (1)")
+        .await;
+    dies(&shop, "\"S 1\"", "cutover committed=return").await;
+    let kept = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    assert!(kept.stdout.contains("1 statement left"), "{kept}");
+    shop.exec("DROP TABLE \"S 1\"").await;
+    command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    let none = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(none.stdout.contains("nothing was left"), "{none}");
+}
