@@ -9,6 +9,7 @@ mod context;
 mod copy;
 mod end;
 mod index;
+mod name;
 mod prepare;
 mod resume;
 mod retry;

@@ -91,3 +91,45 @@ async fn a_sequence_that_is_gone_is_given_to_nobody() {
     let none = command(&shop, &["cleanup"]).await.expect_code(0);
     assert!(none.stdout.contains("nothing was left"), "{none}");
 }
+
+/// 400 rows are copied, and it died.
+const HALF: &str = "chunk committed=3*off->return";
+
+/// Nothing is left of the run; the table, where it is there, is as it was.
+async fn nothing_is_left(shop: &Shop) {
+    let gone = async || harness::leftovers(&shop.client).await.is_empty();
+    harness::wait_until("nothing is left", SOON, gone).await;
+}
+
+/// It is another table, of which nothing was copied. What the run made is found by the name that the table
+/// had.
+#[tokio::test]
+async fn a_table_that_was_made_anew_is_told_and_the_rest_of_the_run_is_aborted() {
+    let mut shop = shop().await;
+    let anew = "DROP TABLE a1; CREATE TABLE a1 (id int PRIMARY KEY); INSERT INTO a1 VALUES (7)";
+    let renamed = "ALTER TABLE a1 RENAME TO b1; CREATE TABLE a1 (id int PRIMARY KEY); INSERT INTO a1 VALUES (7)";
+    for (n, (sql, told)) in
+        [(anew, "was dropped and created anew"), (renamed, "is called \"public\".\"b1\" now")]
+            .into_iter()
+            .enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(sql).await;
+        shop.run("a1", &["--rebuild"]).await.expect_code(3);
+        let told_by = [
+            shop.run("a1", &["--rebuild", "--or-resume"]).await.expect_code(6),
+            command(&shop, &["resume", "a1"]).await.expect_code(6),
+        ];
+        for output in told_by {
+            for text in [told, "`pgwraith abort a1` removes what is left"] {
+                assert!(output.stderr.contains(text), "{text}: {output}");
+            }
+        }
+        command(&shop, &["abort", "a1"]).await.expect_code(0);
+        nothing_is_left(&shop).await;
+        assert_eq!(shop.rows("a1").await, ["(7)"]);
+        shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    }
+}
+

@@ -13,7 +13,7 @@ pub(super) use flow::{
 };
 pub(super) use record::{
     Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options, load,
-    record_shadow, swapped, swapped_by_name, unfinished,
+    record_shadow, swapped, swapped_by_name, unfinished, unfinished_by_name,
 };
 pub(super) use schema::ensure;
 
