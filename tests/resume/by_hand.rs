@@ -133,3 +133,43 @@ async fn a_table_that_was_made_anew_is_told_and_the_rest_of_the_run_is_aborted()
     }
 }
 
+/// A name is typed as in SQL, whether the table is still there or not.
+#[tokio::test]
+async fn a_table_that_is_gone_is_found_by_its_name_however_it_is_typed() {
+    let mut shop = shop().await;
+    let of_public =
+        ["\"My Tab\"", "public.\"My Tab\"", "\"public\".\"My Tab\"", "PUBLIC . \"My Tab\""];
+    for (n, typed) in of_public.into_iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        shop.exec("CREATE TABLE \"My Tab\" (id int PRIMARY KEY); INSERT INTO \"My Tab\" SELECT generate_series(1, 2000)").await;
+        dies(&shop, "\"My Tab\"", HALF).await;
+        shop.exec("DROP TABLE \"My Tab\"").await;
+        for wrong in ["\"my tab\"", "My Tab", "other.\"My Tab\"", "\"", ""] {
+            command(&shop, &["abort", wrong]).await.expect_code(2);
+        }
+        let gone = command(&shop, &["resume", typed]).await.expect_code(6);
+        assert!(gone.stderr.contains("\"My Tab\" was dropped"), "{gone}");
+        command(&shop, &["abort", typed]).await.expect_code(0);
+        nothing_is_left(&shop).await;
+    }
+
+    // The one on the search path is meant; where none is, and there are two, which one must be said.
+    shop.move_to("several").await;
+    shop.exec("CREATE SCHEMA s1; CREATE SCHEMA s2").await;
+    for schema in ["public", "s1", "s2"] {
+        shop.exec(&format!(
+            "CREATE TABLE {schema}.a (id int PRIMARY KEY); INSERT INTO {schema}.a SELECT generate_series(1, 2000)"
+        ))
+        .await;
+        dies(&shop, &format!("{schema}.a"), HALF).await;
+        shop.exec(&format!("DROP TABLE {schema}.a")).await;
+    }
+    let public = command(&shop, &["abort", "A"]).await.expect_code(0);
+    assert!(public.stdout.contains("\"public\".\"a\""), "{public}");
+    let which = command(&shop, &["abort", "a"]).await.expect_code(2);
+    assert!(which.stderr.contains("in the schemas s1, s2"), "{which}");
+    command(&shop, &["abort", "s2.a"]).await.expect_code(0);
+    let only = command(&shop, &["abort", "a"]).await.expect_code(0);
+    assert!(only.stdout.contains("\"s1\".\"a\""), "{only}");
+    nothing_is_left(&shop).await;
+}
