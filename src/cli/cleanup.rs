@@ -50,7 +50,10 @@ fn as_text(found: &[Leftover], removed: bool) -> String {
         };
         let became = match (&leftover.kept, removed) {
             (Some(why), _) => format!("{goes}; kept: {why}"),
-            (None, true) => "; removed".to_owned(),
+            (None, true) => match &leftover.left {
+                Some(left) => format!("; removed. {left}"),
+                None => "; removed".to_owned(),
+            },
             (None, false) => String::new(),
         };
         out.push_str(&format!("{}{}{became}\n", leftover.what, holds.unwrap_or_default()));

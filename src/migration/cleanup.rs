@@ -1,7 +1,9 @@
 //! What runs that are dead have left in this database, slots first: they hold the log back.
 
+use super::abort::{self, Aborted};
 use super::store::{self, Stored};
-use super::{abort, takeover, teardown};
+use super::unfinished::Shadow;
+use super::{takeover, teardown};
 use crate::error::Result;
 use crate::pg::{Connector, Session, quote_ident, shell_word};
 
@@ -14,6 +16,8 @@ pub struct Leftover {
     pub holds_wal: Option<i64>,
     /// Why it is left alone, where it is.
     pub kept: Option<String>,
+    /// What was not removed with it, and why.
+    pub left: Option<String>,
     /// What of it goes all the same.
     pub goes: Option<&'static str>,
     #[serde(skip)]
@@ -45,7 +49,10 @@ pub async fn cleanup(connector: &Connector) -> Result<Vec<Leftover>> {
     for mut leftover in found {
         match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
             Thing::Migration(stored) => {
-                abort::undo(&session, *stored).await?;
+                let done = abort::undo(&session, *stored).await?;
+                if let Aborted::Undone { shadow: Shadow::Left(why), .. } = done {
+                    leftover.left = Some(why);
+                }
             }
             Thing::Rest(stored) => {
                 takeover::cut_off(&session, stored.id).await?;
@@ -111,7 +118,7 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         }
         None => (Some(to_run), None, Thing::Nothing),
     };
-    Ok(Leftover { what, holds_wal, kept, goes, thing })
+    Ok(Leftover { what, holds_wal, kept, left: None, goes, thing })
 }
 
 async fn held(session: &Session, slot: &str) -> Result<Option<i64>> {
@@ -141,6 +148,7 @@ async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
             holds_wal: row.get(4),
             thing: if kept.is_none() { Thing::Slot(name) } else { Thing::Nothing },
             kept,
+            left: None,
             goes: None,
         });
     }
@@ -154,6 +162,7 @@ async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
             what: format!("publication {name}"),
             holds_wal: None,
             kept: None,
+            left: None,
             goes: None,
             thing: Thing::Publication(name),
         });

@@ -22,6 +22,7 @@ mod stretch;
 mod supervisor;
 mod takeover;
 mod teardown;
+mod unfinished;
 mod verify;
 mod watch;
 mod watchdog;
@@ -33,6 +34,7 @@ pub use index::IndexSettings;
 pub use resume::{Unfinished, unfinished};
 pub use run::{How, Report, Run, Settings};
 pub use supervisor::Supervisor;
+pub use unfinished::Shadow;
 
 /// Where a migration stands; the `phase` of its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

@@ -173,3 +173,44 @@ async fn a_table_that_is_gone_is_found_by_its_name_however_it_is_typed() {
     assert!(only.stdout.contains("\"s1\".\"a\""), "{only}");
     nothing_is_left(&shop).await;
 }
+
+/// The shadow is what the run made, wherever somebody moved it to; a table that has its name is not.
+#[tokio::test]
+async fn the_shadow_is_dropped_whatever_it_is_called_and_nothing_else_is() {
+    let mut shop = shop().await;
+    for (n, moved) in [
+        "ALTER TABLE a1_v2 RENAME TO \"x y\"",
+        "ALTER SCHEMA public RENAME TO elsewhere; CREATE SCHEMA public",
+        "CREATE SCHEMA elsewhere; ALTER TABLE a1_v2 SET SCHEMA elsewhere",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(moved).await;
+        let aborted = command(&shop, &["abort", "public.a1"]).await.expect_code(0);
+        assert!(aborted.stdout.contains("shadow (\""), "{aborted}");
+        nothing_is_left(&shop).await;
+        let tables = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND oid >= 16384";
+        assert_eq!(shop.value::<i64>(tables).await, 2, "{moved}");
+    }
+
+    shop.move_to("replaced").await;
+    died(&shop, HALF).await;
+    shop.exec("DROP TABLE a1_v2; CREATE TABLE a1_v2 (mine int); INSERT INTO a1_v2 VALUES (1)")
+        .await;
+    let aborted = command(&shop, &["abort", "a1"]).await.expect_code(0);
+    assert!(aborted.stdout.contains("not the one the run made: it is left"), "{aborted}");
+    assert_eq!(shop.rows("a1_v2").await, ["(1)"]);
+
+    // As in a database that was restored from a dump, state and all: the oid is another table's.
+    shop.move_to("restored").await;
+    died(&shop, HALF).await;
+    shop.exec("DROP TABLE a1_v2; CREATE TABLE mine (id int, p int, more int); INSERT INTO mine VALUES (1, 2, 3); \
+               UPDATE pgwraith.migration SET shadow_oid = 'mine'::regclass").await;
+    let aborted = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    assert!(aborted.stdout.contains("neither its name nor its columns: it is left"), "{aborted}");
+    assert_eq!(shop.rows("mine").await, ["(1,2,3)"]);
+    assert_eq!(shop.held_back().await, [""; 0]);
+}
