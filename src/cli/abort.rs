@@ -6,7 +6,7 @@ use super::args::AbortArgs;
 use super::resolve;
 use super::run::failure;
 use crate::error::Result;
-use crate::migration::{self, Aborted, AfterSwap};
+use crate::migration::{self, Aborted, AfterSwap, Shadow};
 
 pub(super) async fn abort(args: AbortArgs) -> Result<()> {
     let done = undo(&args).await;
@@ -29,8 +29,15 @@ async fn undo(args: &AbortArgs) -> Result<Aborted> {
 
 fn as_json(aborted: &Aborted) -> serde_json::Value {
     match aborted {
-        Aborted::Undone { table, phase } => {
-            json!({"table": table, "outcome": "aborted", "phase": phase})
+        Aborted::Undone { table, phase, shadow } => {
+            let (dropped, left) = match shadow {
+                Shadow::NotThere => (None, None),
+                Shadow::Dropped(name) => (Some(name.to_string()), None),
+                Shadow::Left(why) => (None, Some(why)),
+            };
+            json!({
+                "table": table, "outcome": "aborted", "phase": phase, "dropped": dropped, "left": left,
+            })
         }
         Aborted::Swapped(AfterSwap { table, retired, to_validate, .. }) => json!({
             "table": table, "outcome": "swapped", "retired": retired, "to_validate": to_validate,
@@ -40,9 +47,20 @@ fn as_json(aborted: &Aborted) -> serde_json::Value {
 
 fn as_text(aborted: &Aborted) -> String {
     match aborted {
-        Aborted::Undone { table, phase } => format!(
-            "the migration of {table} (phase {phase}) is undone: slot, publication, shadow and state are gone\n"
-        ),
+        Aborted::Undone { table, phase, shadow } => {
+            let undone = format!("the migration of {table} (phase {phase}) is undone");
+            match shadow {
+                Shadow::NotThere => {
+                    format!("{undone}: slot, publication and state are gone; there was no shadow\n")
+                }
+                Shadow::Dropped(name) => {
+                    format!("{undone}: slot, publication, shadow ({name}) and state are gone\n")
+                }
+                Shadow::Left(why) => {
+                    format!("{undone}: slot, publication and state are gone. {why}\n")
+                }
+            }
+        }
         Aborted::Swapped(after) => after_swap(after),
     }
 }

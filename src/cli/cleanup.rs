@@ -43,14 +43,22 @@ fn as_text(found: &[Leftover], removed: bool) -> String {
     for leftover in found {
         let holds =
             leftover.holds_wal.map(|bytes| format!("; holds back {} MB of WAL", bytes >> 20));
+        let goes = match (leftover.goes, removed) {
+            (Some(part), true) => format!("; {part} removed"),
+            (Some(part), false) => format!("; {part} can go"),
+            (None, _) => String::new(),
+        };
         let became = match (&leftover.kept, removed) {
-            (Some(why), _) => format!("; kept: {why}"),
-            (None, true) => "; removed".to_owned(),
+            (Some(why), _) => format!("{goes}; kept: {why}"),
+            (None, true) => match &leftover.left {
+                Some(left) => format!("; removed. {left}"),
+                None => "; removed".to_owned(),
+            },
             (None, false) => String::new(),
         };
         out.push_str(&format!("{}{}{became}\n", leftover.what, holds.unwrap_or_default()));
     }
-    if !removed && found.iter().any(|leftover| leftover.kept.is_none()) {
+    if !removed && found.iter().any(|leftover| leftover.kept.is_none() || leftover.goes.is_some()) {
         out.push_str(
             "`pgwraith cleanup --yes` removes what is not kept, with slot, publication, shadow and state; \
              `pgwraith resume TABLE` goes on with a migration instead\n",

@@ -5,6 +5,7 @@
 //! which holds WAL back: such things go, the tables and the state stay.
 
 use super::store::Stored;
+use super::unfinished::Shadow;
 use super::{after, resume, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
@@ -13,8 +14,8 @@ use crate::pg::{Connector, Session};
 /// What an abort came to.
 #[derive(Debug)]
 pub enum Aborted {
-    /// Nothing of the migration is left.
-    Undone { table: String, phase: String },
+    /// Nothing of the migration is left, but for a table that may not be its shadow.
+    Undone { table: String, phase: String, shadow: Shadow },
     /// The names were swapped before: only what held the server back is gone.
     Swapped(AfterSwap),
 }
@@ -57,9 +58,9 @@ pub(super) async fn undo(session: &Session, found: Stored) -> Result<Aborted> {
     if store::is_swapped(session, found.id).await? {
         return Ok(Aborted::Swapped(clean_up(session, &found).await?));
     }
-    teardown::undo(session, &found).await?;
+    let shadow = teardown::undo(session, &found).await?;
     store::forget(session, found.id).await?;
-    Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase })
+    Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase, shadow })
 }
 
 /// The rest of what the run's end would have done, and what there is to be told.

@@ -147,9 +147,11 @@ impl Making<'_> {
         let (control, stored) = (self.control, self.stored);
         let name = &stored.names.source;
         let gone = |what: String| Error::new(Kind::NotResumable, what);
-        let source = catalog::read(control, stored.source_oid)
-            .await?
-            .ok_or_else(|| gone(format!("{name} was dropped")))?;
+        let Some(source) = catalog::read(control, stored.source_oid).await? else {
+            let anew = catalog::read_named(control, name).await?.is_some();
+            let since = if anew { " and created anew" } else { "" };
+            return Err(gone(format!("{name} was dropped{since}")));
+        };
         if source.qualified() != *name {
             return Err(gone(format!("{name} is called {} now", source.qualified())));
         }

@@ -1,7 +1,9 @@
 //! What runs that are dead have left in this database, slots first: they hold the log back.
 
+use super::abort::{self, Aborted};
 use super::store::{self, Stored};
-use super::{abort, takeover, teardown};
+use super::unfinished::Shadow;
+use super::{liveness, takeover, teardown};
 use crate::error::Result;
 use crate::pg::{Connector, Session, quote_ident, shell_word};
 
@@ -14,6 +16,10 @@ pub struct Leftover {
     pub holds_wal: Option<i64>,
     /// Why it is left alone, where it is.
     pub kept: Option<String>,
+    /// What was not removed with it, and why.
+    pub left: Option<String>,
+    /// What of it goes all the same.
+    pub goes: Option<&'static str>,
     #[serde(skip)]
     thing: Thing,
 }
@@ -21,6 +27,8 @@ pub struct Leftover {
 #[derive(Debug)]
 enum Thing {
     Migration(Box<Stored>),
+    /// What one that swapped has on the server besides its state, which is kept.
+    Rest(Box<Stored>),
     Slot(String),
     Publication(String),
     /// Not ours to take away.
@@ -40,12 +48,19 @@ pub async fn cleanup(connector: &Connector) -> Result<Vec<Leftover>> {
     let mut done = Vec::with_capacity(found.len());
     for mut leftover in found {
         match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
-            Thing::Migration(stored) if leftover.kept.is_none() => {
-                abort::undo(&session, *stored).await?;
+            Thing::Migration(stored) => {
+                let done = abort::undo(&session, *stored).await?;
+                if let Aborted::Undone { shadow: Shadow::Left(why), .. } = done {
+                    leftover.left = Some(why);
+                }
+            }
+            Thing::Rest(stored) => {
+                takeover::cut_off(&session, stored.id).await?;
+                teardown::release(&session, &stored).await?;
             }
             Thing::Slot(name) => teardown::drop_slot(&session, &name).await?,
             Thing::Publication(name) => teardown::drop_publication(&session, &name).await?,
-            Thing::Migration(_) | Thing::Nothing => {}
+            Thing::Nothing => {}
         }
         done.push(leftover);
     }
@@ -65,19 +80,12 @@ async fn look(session: &Session) -> Result<Vec<Leftover>> {
 }
 
 async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
-    let alive = takeover::sessions(session, stored.id).await?;
+    let alive = liveness::run_by(session, &stored).await?;
     let left = match stored.swapped {
         true => store::left_to_validate(session, stored.id).await?.len(),
         false => 0,
     };
-    let kept = match alive.first() {
-        Some(first) => Some(format!("a run is alive: {first}")),
-        None if left > 0 => Some(format!(
-            "`pgwraith resume {}` has {left} statements left to run",
-            shell_word(&stored.names.source.to_string())
-        )),
-        None => None,
-    };
+    let is_anything_left = teardown::is_anything_left(session, &stored).await?;
     let by = stored
         .run_by
         .as_ref()
@@ -90,17 +98,27 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         Some(slot) => held(session, slot).await?,
         None => None,
     };
-    Ok(Leftover {
-        what: format!(
-            "migration {} of {}, {stands}{}",
-            stored.id,
-            stored.names.source,
-            by.unwrap_or_default()
-        ),
-        holds_wal,
-        kept,
-        thing: Thing::Migration(Box::new(stored)),
-    })
+    let what = format!(
+        "migration {} of {}, {stands}{}",
+        stored.id,
+        stored.names.source,
+        by.unwrap_or_default()
+    );
+    let to_run = format!(
+        "its state, `pgwraith resume {}` has {left} statement{} left to run",
+        shell_word(&stored.names.source.to_string()),
+        if left == 1 { "" } else { "s" }
+    );
+    let (kept, goes, thing) = match alive {
+        Some(by) => (Some(format!("a run is alive: {by}")), None, Thing::Nothing),
+        None if left == 0 => (None, None, Thing::Migration(Box::new(stored))),
+        // They hold WAL back, and what is left to run does not need them.
+        None if is_anything_left => {
+            (Some(to_run), Some("slot and publication"), Thing::Rest(Box::new(stored)))
+        }
+        None => (Some(to_run), None, Thing::Nothing),
+    };
+    Ok(Leftover { what, holds_wal, kept, left: None, goes, thing })
 }
 
 async fn held(session: &Session, slot: &str) -> Result<Option<i64>> {
@@ -130,6 +148,8 @@ async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
             holds_wal: row.get(4),
             thing: if kept.is_none() { Thing::Slot(name) } else { Thing::Nothing },
             kept,
+            left: None,
+            goes: None,
         });
     }
     let publications = "SELECT p.pubname::pg_catalog.text FROM pg_catalog.pg_publication p \
@@ -142,6 +162,8 @@ async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
             what: format!("publication {name}"),
             holds_wal: None,
             kept: None,
+            left: None,
+            goes: None,
             thing: Thing::Publication(name),
         });
     }

@@ -11,6 +11,7 @@ mod end;
 mod governor;
 mod index;
 mod liveness;
+mod name;
 mod prepare;
 mod resume;
 mod retry;
@@ -25,6 +26,7 @@ mod stretch;
 mod supervisor;
 mod takeover;
 mod teardown;
+mod unfinished;
 mod verify;
 mod watch;
 mod watchdog;
@@ -38,6 +40,7 @@ pub use run::{How, Report, Run, Settings};
 pub use set::set;
 pub use status::{Slot, Status, status};
 pub use supervisor::Supervisor;
+pub use unfinished::Shadow;
 
 /// Where a migration stands; the `phase` of its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]

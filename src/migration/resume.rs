@@ -1,10 +1,10 @@
 //! Which migration a table has that is not done with.
 
 use super::store::{self, Stored};
-use super::teardown;
+use super::{name, teardown};
 use crate::catalog;
 use crate::change::Request;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::{Connector, Session};
 
 /// What a migration was begun with.
@@ -32,15 +32,42 @@ pub(super) async fn find(session: &Session, table: &str) -> Result<Stored> {
 
 pub(super) async fn look(session: &Session, table: &str) -> Result<Option<Stored>> {
     // The source may be gone; the state still knows its name.
-    let oid = catalog::find(session, table).await.ok();
-    if let Some(found) = store::unfinished(session, oid, table).await? {
+    let oid = match catalog::find(session, table).await {
+        Ok(oid) => Some(oid),
+        Err(e) if e.kind() == Kind::Usage => None,
+        Err(e) => return Err(e),
+    };
+    if let Some(oid) = oid
+        && let Some(found) = store::unfinished(session, oid).await?
+    {
         return Ok(Some(found));
     }
-    for found in store::swapped(session, oid, table).await? {
+    let Some(said) = name::said(session, table, oid).await? else { return Ok(None) };
+    // The table may have been dropped, renamed, or made anew since.
+    let found = store::unfinished_by_name(session, &said.name).await?;
+    if let Some(found) = said.those_meant(found)?.into_iter().next() {
+        return Ok(Some(found));
+    }
+    let mut swapped = match oid {
+        Some(oid) => store::swapped(session, oid).await?,
+        None => vec![],
+    };
+    let mut named = said.those_meant(store::swapped_by_name(session, &said.name).await?)?;
+    // Where the name is another table's by now, only what is left to be run is to do with it: that names
+    // the table, whichever has the name.
+    if oid.is_none() {
+        swapped.append(&mut named);
+    }
+    for found in swapped {
         if !store::is_finished(session, found.id).await?
             || teardown::is_anything_left(session, &found).await?
             || !store::left_to_validate(session, found.id).await?.is_empty()
         {
+            return Ok(Some(found));
+        }
+    }
+    for found in named {
+        if !store::left_to_validate(session, found.id).await?.is_empty() {
             return Ok(Some(found));
         }
     }

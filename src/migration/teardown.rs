@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::store::{self, Stored};
+use super::unfinished::{self, Shadow};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
@@ -135,11 +136,11 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
 }
 
 /// Takes everything away that a preparation makes, as far as it came.
-pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<()> {
+pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<Shadow> {
     release(session, stored).await?;
-    drop_shadow(session, stored).await?;
+    let shadow = unfinished::drop_shadow(session, stored).await?;
     failpoint!("shadow dropped");
-    Ok(())
+    Ok(shadow)
 }
 
 /// Slot, publication and view, as far as they are there.
@@ -153,19 +154,4 @@ pub(super) async fn release(session: &Session, stored: &Stored) -> Result<()> {
     }
     failpoint!("publication dropped");
     drop_rows_view(session, stored.id).await
-}
-
-/// Drops the shadow: only the very table that we made, somebody else's of the same name stays.
-pub(super) async fn drop_shadow(session: &Session, stored: &Stored) -> Result<()> {
-    let Some(oid) = stored.shadow_oid else { return Ok(()) };
-    let shadow = &stored.names.shadow;
-    let sql = "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n \
-               ON n.oid = c.relnamespace WHERE c.oid = $1 AND c.oid <> $4 \
-               AND n.nspname = $2 AND c.relname = $3";
-    let ours =
-        session.maybe(sql, &[&oid, &shadow.schema, &shadow.name, &stored.source_oid]).await?;
-    if ours.is_some() {
-        session.batch(&format!("DROP TABLE {shadow}")).await?;
-    }
-    Ok(())
 }

@@ -1,6 +1,8 @@
 //! Whatever stops a run, another goes on with it, from any host: nothing is copied twice, nothing is lost,
 //! nothing is left over.
 
+#[cfg(feature = "failpoints")]
+mod by_hand;
 mod cleanup;
 #[cfg(feature = "failpoints")]
 mod killed;
@@ -173,6 +175,8 @@ async fn a_run_that_has_lost_its_sessions_is_alive_until_its_process_is_gone() {
     for told in ["is being run by process", "--take-over"] {
         assert!(alive.stderr.contains(told), "{alive}");
     }
+    let cleanup = harness::run(["cleanup", "-d", &shop.dsn, "--yes"]).await.expect_code(0);
+    assert!(cleanup.stdout.contains("a run is alive: process"), "{cleanup}");
     kill(held).await;
     // From another host nobody sees the process: only that it was there shortly before.
     shop.exec("UPDATE pgwraith.migration SET host = 'another'").await;

@@ -11,26 +11,43 @@ pub(in crate::migration) struct ToDo {
 }
 
 /// The steps that were to be run after the swap and were not, as far as anybody can tell: by hand is as
-/// good, and a run may have died before it could say that it was done.
+/// good, and a run may have died before it could say that it was done. What names a table, sequence or
+/// constraint that is gone is done with: it can only fail.
 pub(in crate::migration) async fn left_to_do(
     session: &Session,
     migration: i64,
 ) -> Result<Vec<ToDo>> {
-    // Written as where they are made.
-    let sql = "
-      SELECT e.detail, pg_catalog.to_jsonb(e)->>'role' FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'to do'
-        AND NOT EXISTS (SELECT 1 FROM pgwraith.event d WHERE d.migration_id = $1
-          AND d.what = 'done' AND d.detail = e.detail AND d.id > e.id)
-        AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k
-          JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          WHERE k.convalidated AND e.detail = pg_catalog.format(
-            'ALTER TABLE \"%s\".\"%s\" VALIDATE CONSTRAINT \"%s\"',
-            pg_catalog.replace(n.nspname::pg_catalog.text, '\"', '\"\"'),
-            pg_catalog.replace(c.relname::pg_catalog.text, '\"', '\"\"'),
-            pg_catalog.replace(k.conname::pg_catalog.text, '\"', '\"\"')))
-      ORDER BY e.id";
-    let rows = session.query(sql, &[&migration]).await?;
+    // Names are written as where the steps are made: always quoted.
+    let quoted = |column: &str| {
+        format!("'\"' || pg_catalog.replace({column}::pg_catalog.text, '\"', '\"\"') || '\"'")
+    };
+    let (schema, relation) = (quoted("n.nspname"), quoted("c.relname"));
+    let constraint = quoted("k.conname");
+    let owned =
+        format!("' OWNED BY ' || {schema} || '.' || {relation} || '.' || {}", quoted("a.attname"));
+    let relations =
+        "pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace";
+    let sql = format!(
+        "SELECT e.detail, pg_catalog.to_jsonb(e)->>'role' FROM pgwraith.event e
+         WHERE e.migration_id = $1 AND e.what = 'to do'
+         AND NOT EXISTS (SELECT 1 FROM pgwraith.event d WHERE d.migration_id = $1
+           AND d.what = 'done' AND d.detail = e.detail AND d.id > e.id)
+         AND CASE
+           WHEN pg_catalog.strpos(e.detail, ' VALIDATE CONSTRAINT ') > 0 THEN EXISTS (
+             SELECT 1 FROM pg_catalog.pg_constraint k JOIN {relations} ON c.oid = k.conrelid
+             WHERE NOT k.convalidated AND e.detail =
+               'ALTER TABLE ' || {schema} || '.' || {relation} || ' VALIDATE CONSTRAINT ' || {constraint})
+           WHEN pg_catalog.starts_with(e.detail, 'ALTER SEQUENCE ') THEN EXISTS (
+             SELECT 1 FROM {relations} WHERE c.relkind = 'S' AND pg_catalog.starts_with(e.detail,
+               'ALTER SEQUENCE ' || {schema} || '.' || {relation} || ' '))
+             AND (pg_catalog.strpos(e.detail, ' OWNED BY ') = 0 OR EXISTS (
+               SELECT 1 FROM {relations} JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+               WHERE NOT a.attisdropped
+               AND pg_catalog.right(e.detail, pg_catalog.length({owned})) = {owned}))
+           ELSE true END
+         ORDER BY e.id"
+    );
+    let rows = session.query(&sql, &[&migration]).await?;
     let to_do = |row: &tokio_postgres::Row| {
         let sql: String = row.get(0);
         let validates = sql.contains(" VALIDATE CONSTRAINT ");

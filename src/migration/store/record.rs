@@ -38,40 +38,41 @@ impl Stored {
     }
 }
 
-/// The unfinished migration of a table, by its oid or, where the table is gone, by its name.
+/// The unfinished migration of the table with this oid.
 pub(in crate::migration) async fn unfinished(
     session: &Session,
-    oid: Option<u32>,
-    name: &str,
+    source_oid: u32,
 ) -> Result<Option<Stored>> {
-    let found = find_of(session, "m.finished_at IS NULL", "m.source_oid", oid, name).await?;
-    Ok(found.into_iter().next())
+    let condition = "m.finished_at IS NULL AND m.source_oid = $1";
+    Ok(read(session, condition, &[&source_oid]).await?.into_iter().next())
+}
+
+/// The unfinished migrations of tables that had this name, in whatever schema.
+pub(in crate::migration) async fn unfinished_by_name(
+    session: &Session,
+    name: &str,
+) -> Result<Vec<Stored>> {
+    let condition = "m.finished_at IS NULL AND m.source_name = $1 ORDER BY m.id DESC";
+    read(session, condition, &[&name]).await
 }
 
 /// The migrations whose swap gave a table its shape, the last one first. By the shadow's oid: after the
 /// swap that is the table which has the name.
 pub(in crate::migration) async fn swapped(
     session: &Session,
-    oid: Option<u32>,
-    name: &str,
+    shadow_oid: u32,
 ) -> Result<Vec<Stored>> {
-    find_of(session, "m.outcome = 'swapped'", "m.shadow_oid", oid, name).await
+    let condition = "m.outcome = 'swapped' AND m.shadow_oid = $1 ORDER BY m.id DESC";
+    read(session, condition, &[&shadow_oid]).await
 }
 
-/// Those in a state, whose table has this oid in `column`, or the recorded name where no oid is known.
-async fn find_of(
+/// Those that swapped of tables that had this name, whichever has it now.
+pub(in crate::migration) async fn swapped_by_name(
     session: &Session,
-    state: &str,
-    column: &str,
-    oid: Option<u32>,
     name: &str,
 ) -> Result<Vec<Stored>> {
-    let condition = format!(
-        "{state} AND ({column} = $1 OR $1::pg_catalog.oid IS NULL \
-         AND $2 IN (m.source_name, m.source_schema || '.' || m.source_name, \
-           pg_catalog.format('%I.%I', m.source_schema, m.source_name))) ORDER BY m.id DESC"
-    );
-    read(session, &condition, &[&oid, &name]).await
+    let condition = "m.outcome = 'swapped' AND m.source_name = $1 ORDER BY m.id DESC";
+    read(session, condition, &[&name]).await
 }
 
 /// All that were begun and are neither undone nor at their end.

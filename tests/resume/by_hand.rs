@@ -1,0 +1,216 @@
+//! A run dies, and somebody's hands are faster than a resume or an abort: what is still there is found,
+//! what is gone is no obstacle, and what is told is true.
+
+use crate::harness::{self, Background, Output};
+use crate::scene::{SOON, Shop, shop};
+
+/// A run over `table` that dies at `point`.
+async fn dies(shop: &Shop, table: &str, point: &str) {
+    let small = ["--rebuild", "--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
+    let run = Background::start_with(&[("FAILPOINTS", point)], shop.arguments(table, &small));
+    let output = run.finish(SOON).await;
+    assert_eq!(output.signal, Some(libc::SIGKILL), "{output}");
+    let quiet = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%' \
+                 AND datname = current_database())";
+    harness::wait_for_sql(&shop.client, "the sessions end", quiet).await;
+}
+
+/// A table of 2000 rows that refers to another, and a run over it that died.
+async fn died(shop: &Shop, point: &str) {
+    shop.exec(
+        "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1); \
+         CREATE TABLE a1 (id int PRIMARY KEY, p int DEFAULT 1 REFERENCES p); \
+         INSERT INTO a1 SELECT generate_series(1, 2000)",
+    )
+    .await;
+    dies(shop, "a1", point).await;
+}
+
+async fn command(shop: &Shop, arguments: &[&str]) -> Output {
+    let given = ["-d", shop.dsn.as_str()];
+    harness::run(arguments.iter().chain(&given)).await
+}
+
+/// A foreign key is left to be validated: nothing of that needs the slot, which holds WAL back.
+#[tokio::test]
+async fn what_a_swap_left_holds_nothing_back_and_is_done_by_whoever_has_the_name() {
+    let shop = shop().await;
+    died(&shop, "cutover committed=return").await;
+    let listed = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(listed.stdout.contains("slot and publication can go"), "{listed}");
+    assert_eq!(shop.held_back().await.len(), 2);
+    let cleaned = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    for text in ["slot and publication removed", "has 1 statement left to run"] {
+        assert!(cleaned.stdout.contains(text), "{text}: {cleaned}");
+    }
+    assert_eq!(shop.held_back().await, [""; 0]);
+
+    shop.exec("DROP TABLE a1_old").await;
+    shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    let unproven = "SELECT count(*) FROM pg_constraint WHERE NOT convalidated";
+    assert_eq!(shop.value::<i64>(unproven).await, 1, "it was not valid when the second run began");
+    command(&shop, &["resume", "a1"]).await.expect_code(0);
+    assert_eq!(shop.value::<i64>(unproven).await, 0);
+    command(&shop, &["resume", "a1"]).await.expect_code(2);
+    let cleaned = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(cleaned.stdout.contains("nothing was left"), "{cleaned}");
+}
+
+/// Nobody can validate a key of a table that is gone: there is nothing left to be done.
+#[tokio::test]
+async fn what_a_swap_left_to_a_table_that_is_gone_is_done_with() {
+    let mut shop = shop().await;
+    for (n, gone) in
+        ["DROP TABLE a1", "ALTER TABLE a1 DROP CONSTRAINT a1_p_fkey"].iter().enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, "cutover committed=return").await;
+        shop.exec(gone).await;
+        if n == 0 {
+            command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+        } else {
+            command(&shop, &["resume", "a1"]).await.expect_code(0);
+        }
+        assert_eq!(harness::leftovers(&shop.client).await, ["schema pgwraith"], "{gone}");
+        let none = command(&shop, &["cleanup"]).await.expect_code(0);
+        assert!(none.stdout.contains("nothing was left"), "{gone}: {none}");
+    }
+}
+
+/// So is a serial's sequence that nobody could give to the new column.
+#[tokio::test]
+async fn a_sequence_that_is_gone_is_given_to_nobody() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE \"S 1\" (\"I d\" serial PRIMARY KEY); INSERT INTO \"S 1\" VALUES (1)")
+        .await;
+    dies(&shop, "\"S 1\"", "cutover committed=return").await;
+    let kept = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    assert!(kept.stdout.contains("1 statement left"), "{kept}");
+    shop.exec("DROP TABLE \"S 1\"").await;
+    command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    let none = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(none.stdout.contains("nothing was left"), "{none}");
+}
+
+/// 400 rows are copied, and it died.
+const HALF: &str = "chunk committed=3*off->return";
+
+/// Nothing is left of the run; the table, where it is there, is as it was.
+async fn nothing_is_left(shop: &Shop) {
+    let gone = async || harness::leftovers(&shop.client).await.is_empty();
+    harness::wait_until("nothing is left", SOON, gone).await;
+}
+
+/// It is another table, of which nothing was copied. What the run made is found by the name that the table
+/// had.
+#[tokio::test]
+async fn a_table_that_was_made_anew_is_told_and_the_rest_of_the_run_is_aborted() {
+    let mut shop = shop().await;
+    let anew = "DROP TABLE a1; CREATE TABLE a1 (id int PRIMARY KEY); INSERT INTO a1 VALUES (7)";
+    let renamed = "ALTER TABLE a1 RENAME TO b1; CREATE TABLE a1 (id int PRIMARY KEY); INSERT INTO a1 VALUES (7)";
+    for (n, (sql, told)) in
+        [(anew, "was dropped and created anew"), (renamed, "is called \"public\".\"b1\" now")]
+            .into_iter()
+            .enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(sql).await;
+        shop.run("a1", &["--rebuild"]).await.expect_code(3);
+        let told_by = [
+            shop.run("a1", &["--rebuild", "--or-resume"]).await.expect_code(6),
+            command(&shop, &["resume", "a1"]).await.expect_code(6),
+        ];
+        for output in told_by {
+            for text in [told, "`pgwraith abort a1` removes what is left"] {
+                assert!(output.stderr.contains(text), "{text}: {output}");
+            }
+        }
+        command(&shop, &["abort", "a1"]).await.expect_code(0);
+        nothing_is_left(&shop).await;
+        assert_eq!(shop.rows("a1").await, ["(7)"]);
+        shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    }
+}
+
+/// A name is typed as in SQL, whether the table is still there or not.
+#[tokio::test]
+async fn a_table_that_is_gone_is_found_by_its_name_however_it_is_typed() {
+    let mut shop = shop().await;
+    let of_public =
+        ["\"My Tab\"", "public.\"My Tab\"", "\"public\".\"My Tab\"", "PUBLIC . \"My Tab\""];
+    for (n, typed) in of_public.into_iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        shop.exec("CREATE TABLE \"My Tab\" (id int PRIMARY KEY); INSERT INTO \"My Tab\" SELECT generate_series(1, 2000)").await;
+        dies(&shop, "\"My Tab\"", HALF).await;
+        shop.exec("DROP TABLE \"My Tab\"").await;
+        for wrong in ["\"my tab\"", "My Tab", "other.\"My Tab\"", "\"", ""] {
+            command(&shop, &["abort", wrong]).await.expect_code(2);
+        }
+        let gone = command(&shop, &["resume", typed]).await.expect_code(6);
+        assert!(gone.stderr.contains("\"My Tab\" was dropped"), "{gone}");
+        command(&shop, &["abort", typed]).await.expect_code(0);
+        nothing_is_left(&shop).await;
+    }
+
+    // The one on the search path is meant; where none is, and there are two, which one must be said.
+    shop.move_to("several").await;
+    shop.exec("CREATE SCHEMA s1; CREATE SCHEMA s2").await;
+    for schema in ["public", "s1", "s2"] {
+        shop.exec(&format!(
+            "CREATE TABLE {schema}.a (id int PRIMARY KEY); INSERT INTO {schema}.a SELECT generate_series(1, 2000)"
+        ))
+        .await;
+        dies(&shop, &format!("{schema}.a"), HALF).await;
+        shop.exec(&format!("DROP TABLE {schema}.a")).await;
+    }
+    let public = command(&shop, &["abort", "A"]).await.expect_code(0);
+    assert!(public.stdout.contains("\"public\".\"a\""), "{public}");
+    let which = command(&shop, &["abort", "a"]).await.expect_code(2);
+    assert!(which.stderr.contains("in the schemas s1, s2"), "{which}");
+    command(&shop, &["abort", "s2.a"]).await.expect_code(0);
+    let only = command(&shop, &["abort", "a"]).await.expect_code(0);
+    assert!(only.stdout.contains("\"s1\".\"a\""), "{only}");
+    nothing_is_left(&shop).await;
+}
+
+/// The shadow is what the run made, wherever somebody moved it to; a table that has its name is not.
+#[tokio::test]
+async fn the_shadow_is_dropped_whatever_it_is_called_and_nothing_else_is() {
+    let mut shop = shop().await;
+    for (n, moved) in [
+        "ALTER TABLE a1_v2 RENAME TO \"x y\"",
+        "ALTER SCHEMA public RENAME TO elsewhere; CREATE SCHEMA public",
+        "CREATE SCHEMA elsewhere; ALTER TABLE a1_v2 SET SCHEMA elsewhere",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(moved).await;
+        let aborted = command(&shop, &["abort", "public.a1"]).await.expect_code(0);
+        assert!(aborted.stdout.contains("shadow (\""), "{aborted}");
+        nothing_is_left(&shop).await;
+        let tables = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND oid >= 16384";
+        assert_eq!(shop.value::<i64>(tables).await, 2, "{moved}");
+    }
+
+    shop.move_to("replaced").await;
+    died(&shop, HALF).await;
+    shop.exec("DROP TABLE a1_v2; CREATE TABLE a1_v2 (mine int); INSERT INTO a1_v2 VALUES (1)")
+        .await;
+    let aborted = command(&shop, &["abort", "a1"]).await.expect_code(0);
+    assert!(aborted.stdout.contains("not the one the run made: it is left"), "{aborted}");
+    assert_eq!(shop.rows("a1_v2").await, ["(1)"]);
+
+    // As in a database that was restored from a dump, state and all: the oid is another table's.
+    shop.move_to("restored").await;
+    died(&shop, HALF).await;
+    shop.exec("DROP TABLE a1_v2; CREATE TABLE mine (id int, p int, more int); INSERT INTO mine VALUES (1, 2, 3); \
+               UPDATE pgwraith.migration SET shadow_oid = 'mine'::regclass").await;
+    let aborted = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    assert!(aborted.stdout.contains("neither its name nor its columns: it is left"), "{aborted}");
+    assert_eq!(shop.rows("mine").await, ["(1,2,3)"]);
+    assert_eq!(shop.held_back().await, [""; 0]);
+}
