@@ -154,3 +154,21 @@ async fn a_server_that_goes_away_in_mid_run() {
     assert_eq!(harness::leftovers(&shop.client).await, [""; 0]);
     assert_eq!(shop.value::<i64>("SELECT count(*) FROM t").await, 1000);
 }
+
+/// It takes connections, and says nothing: the first Ctrl-C is enough.
+#[tokio::test]
+async fn a_server_that_never_answers_can_be_left() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dsn = format!(
+        "postgres://postgres@127.0.0.1:{}/shop?sslmode=disable",
+        silent.local_addr().unwrap().port()
+    );
+    for command in [&["run", "t", "--rebuild"][..], &["resume", "t"]] {
+        let arguments: Vec<&str> = command.iter().copied().chain(["-d", &dsn]).collect();
+        let run = harness::Background::start(&arguments);
+        let _open = silent.accept().await.unwrap();
+        run.signal(libc::SIGINT);
+        let output = run.finish(std::time::Duration::from_secs(10)).await.expect_code(5);
+        assert!(output.stderr.contains("stopped"), "{output}");
+    }
+}

@@ -35,7 +35,6 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
         let limits = resolve::over(&args.limits, &options)?;
         Ok((connector, work, limits, event_triggers))
     };
-    let prepared = prepared.await;
     carry_out(&args.table, args.json, prepared).await
 }
 
@@ -48,7 +47,6 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
         let how = How { take_over: args.take_over, recover: args.recover };
         Ok((connector, Work::Resume(how), limits, EventTriggers::Allow))
     };
-    let prepared = prepared.await;
     carry_out(&args.table, args.json, prepared).await
 }
 
@@ -60,18 +58,23 @@ enum Work {
 
 type Prepared = (Connector, Work, LimitArgs, EventTriggers);
 
-async fn carry_out(table: &str, as_object: bool, prepared: Result<Prepared>) -> Result<()> {
+async fn carry_out(
+    table: &str,
+    as_object: bool,
+    prepared: impl Future<Output = Result<Prepared>>,
+) -> Result<()> {
     let told = |e: Error| {
         if as_object {
             println!("{}", failure(table, &e));
         }
         e
     };
-    let (connector, work, limits, event_triggers) = prepared.map_err(told)?;
-    let options = resolve::kept(&limits)?;
-    let settings = resolve::settings(&limits, event_triggers);
     let supervisor = Supervisor::default();
     signals::watch(&supervisor, table).map_err(told)?;
+    let (connector, work, limits, event_triggers) =
+        supervisor.guard(prepared).await.map_err(told)?;
+    let options = resolve::kept(&limits)?;
+    let settings = resolve::settings(&limits, event_triggers);
     let telemetry = Telemetry::start(table, Show::Progress);
     let run = Run {
         connector: &connector,

@@ -1,6 +1,10 @@
 //! The end of a run that did not come to its end: what is kept to go on from, what goes, and what the
 //! operator is told.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::run::{Report, Run};
 use super::store::{self, Stored};
 use super::{Phase, teardown};
@@ -9,6 +13,9 @@ use crate::error::{Error, Kind, Result};
 use crate::flow::write::superseded;
 use crate::pg::sqlstate::classify;
 use crate::pg::{Lsn, QualifiedName, Session, shell_word};
+
+/// A server that does not answer at the end is not waited for: nothing that is left is lost.
+const LIMIT: Duration = Duration::from_secs(60);
 
 impl Run<'_> {
     /// The error, with the state that things are in and the ways on.
@@ -32,7 +39,9 @@ impl Run<'_> {
             Some(_) => return Err(self.after_swap(migration, error).await),
             None => {}
         }
-        let told = match self.settle(migration, epoch, &error).await {
+        let settled = timeout(LIMIT, self.settle(migration, epoch, &error)).await;
+        let told = match settled.unwrap_or_else(|_| Err(Error::lost("the server does not answer")))
+        {
             Ok(told) => told,
             // Whatever went wrong here is the echo of being superseded, and nothing here is ours.
             Err(e) if e.kind() == Kind::NotResumable => {
