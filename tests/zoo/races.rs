@@ -174,11 +174,8 @@ async fn what_is_changed_during_the_final_sync_is_not_lost() {
     assert_eq!(kept, "commented {fillfactor=60} counted numbered t", "{output}");
 }
 
-/// The sequence of a serial is moved after the swap, and called by everybody: whoever calls it while
-/// somebody holds it must not wait for us behind him.
-#[tokio::test]
-async fn nobody_queues_behind_the_move_of_a_sequence() {
-    let shop = shop().await;
+/// A run that has swapped, and waits for somebody's transaction to move the sequence.
+async fn swapped_while_the_sequence_is_held(shop: &Shop) -> (Held, tokio_postgres::Client) {
     shop.exec("CREATE TABLE t (id bigserial PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('v')")
         .await;
     let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
@@ -186,6 +183,15 @@ async fn nobody_queues_behind_the_move_of_a_sequence() {
     exec(&theirs, "BEGIN; SELECT nextval('t_id_seq')").await;
     held.release().await;
     held.run.wait_for_saying("waits for its locks").await;
+    (held, theirs)
+}
+
+/// The sequence of a serial is moved after the swap, and called by everybody: whoever calls it while
+/// somebody holds it must not wait for us behind him.
+#[tokio::test]
+async fn nobody_queues_behind_the_move_of_a_sequence() {
+    let shop = shop().await;
+    let (held, theirs) = swapped_while_the_sequence_is_held(&shop).await;
     let (mut longest, began) = (Duration::ZERO, Instant::now());
     while began.elapsed() < Duration::from_secs(3) {
         let called = Instant::now();
@@ -201,13 +207,7 @@ async fn nobody_queues_behind_the_move_of_a_sequence() {
 #[tokio::test]
 async fn a_run_that_is_cut_off_after_the_swap_says_that_it_swapped() {
     let shop = shop().await;
-    shop.exec("CREATE TABLE t (id bigserial PRIMARY KEY, v text); INSERT INTO t (v) VALUES ('v')")
-        .await;
-    let mut held = shop.held("cutover", "t", &["--rebuild"]).await;
-    let theirs = shop.session().await;
-    exec(&theirs, "BEGIN; SELECT nextval('t_id_seq')").await;
-    held.release().await;
-    held.run.wait_for_saying("waits for its locks").await;
+    let (held, theirs) = swapped_while_the_sequence_is_held(&shop).await;
     let abort = crate::harness::run(["abort", "t", "-d", &shop.dsn]).await.expect_code(0);
     let left = "left to run:\n  ALTER SEQUENCE \"public\".\"t_id_seq\" OWNED BY";
     assert!(abort.stdout.contains(left), "{abort}");
