@@ -126,6 +126,26 @@ async fn the_cutover_waits_for_the_operators_word() {
 }
 
 #[tokio::test]
+async fn the_cutover_waits_for_its_hours() {
+    let shop = shop().await;
+    let hours = "SELECT to_char(now() + interval '2 hours', 'HH24:MI-') || to_char(now() + interval '3 hours', 'HH24:MI')";
+    let hours: String = shop.value(hours).await;
+    let held = held(&shop, 1_000, &["--cutover-window", &hours]).await;
+    held.release().await;
+    let mut run = held.run;
+    run.wait_for_saying("the cutover waits: for the hours of --cutover-window").await;
+    set(&shop, &["cutover-window=00:00-24:00 Nowhere/Land"]).await.expect_code(0);
+    run.wait_for_saying("time zone \"Nowhere/Land\" not recognized").await;
+    // In a zone three hours to the east of UTC it is time now.
+    let there = "SELECT to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI-') || to_char(now() AT TIME ZONE 'UTC' + interval '4 hours', 'HH24:MI')";
+    let there: String = shop.value(there).await;
+    set(&shop, &[&format!("cutover-window={there} <x>-03")]).await.expect_code(0);
+    run.finish(SOON).await.expect_code(0);
+    let wrong = set(&shop, &["cutover-window=now"]).await.expect_code(2);
+    assert!(wrong.stderr.contains("02:00-04:00"), "{wrong}");
+}
+
+#[tokio::test]
 async fn the_operators_own_question_holds_it_up() {
     let shop = shop().await;
     shop.exec("CREATE TABLE busy (n int); INSERT INTO busy VALUES (1)").await;

@@ -136,6 +136,9 @@ pub struct LimitArgs {
     /// Do everything but the swap, and wait in sync until `pgwraith cutover TABLE` [default: off]
     #[arg(long, num_args = 0..=1, default_missing_value = "on", require_equals = true, value_name = "ON|OFF", value_parser = switch)]
     pub postpone_cutover: Option<bool>,
+    /// Swap only in these hours of the server's day, or of a time zone: "02:00-04:00 Europe/Berlin"
+    #[arg(long, value_name = "HOURS", value_parser = window)]
+    pub cutover_window: Option<String>,
     /// How long to go on trying while the server cannot be reached [default: 30min]
     #[arg(long, value_parser = patience)]
     pub retry_for: Option<Duration>,
@@ -238,6 +241,11 @@ pub struct DemoArgs {
     /// Writes per second of the whole traffic
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
+}
+
+/// As it is typed: that is how it is kept.
+fn window(text: &str) -> Result<String, String> {
+    text.parse::<crate::cutover::Window>().map(|_| text.to_owned())
 }
 
 /// As PostgreSQL reads booleans.

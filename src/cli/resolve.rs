@@ -117,6 +117,7 @@ pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Set
         },
         throttle: throttle(limits),
         paused: limits.pause.unwrap_or(standard.paused),
+        window: limits.cutover_window.as_deref().and_then(|window| window.parse().ok()),
         postponed: limits.postpone_cutover.unwrap_or(standard.postponed),
         max_snapshot_age: limits.max_snapshot_age.unwrap_or(standard.max_snapshot_age),
         event_triggers,

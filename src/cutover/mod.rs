@@ -15,6 +15,7 @@ mod look;
 mod met;
 mod outcome;
 mod snapshots;
+mod window;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use attempt::{Attempt, Tried};
 use locker::Locker;
 use look::Obstacle;
 use met::Met;
+pub use window::Window;
 
 /// How often to look whether the operator lets it go on.
 const HELD_POLL: Duration = Duration::from_millis(100);
@@ -115,7 +117,7 @@ pub struct Cutover<'a> {
     pub meter: &'a Meter,
     pub limits: Limits,
     /// What the operator has it wait for, if anything.
-    pub held: &'a (dyn Fn() -> Option<&'static str> + Sync),
+    pub held: &'a (dyn Fn() -> Option<String> + Sync),
 }
 
 impl Cutover<'_> {
@@ -179,14 +181,15 @@ impl Cutover<'_> {
 
     /// Waits for the operator. Returns whether it did.
     async fn is_held(&self) -> bool {
-        let mut told = None;
+        let mut told = String::new();
         while let Some(why) = (self.held)() {
-            if told.replace(why) != Some(why) {
+            if told != why {
                 self.meter.note(format!("the cutover waits: {why}"));
+                told = why;
             }
             sleep(HELD_POLL).await;
         }
-        told.is_some()
+        !told.is_empty()
     }
 
     /// Everything that can be done without blocking anybody. On success the shadow has equalled the

@@ -25,6 +25,8 @@ pub(super) struct Context {
     pub(super) meter: Meter,
     /// Opened and shut by whoever protects the server.
     pub(super) valve: Valve,
+    /// What the cutover has to wait for, if anything; known once the governor has looked.
+    pub(super) held: watch::Receiver<Option<String>>,
     /// The settings as they are by now.
     pub(super) settings: watch::Receiver<Settings>,
 }

@@ -11,8 +11,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::run::Settings;
+use super::context::Context;
+use super::run::{Run, Settings};
+use super::slot_guard::SlotGuard;
 use super::store;
+use super::supervisor::{Background, Supervisor};
 use crate::error::Result;
 use crate::flow::capture::Tracker;
 use crate::pg::Session;
@@ -33,29 +36,69 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 const WORTH_TELLING: Duration = Duration::from_secs(2);
 
 /// What it takes to read the settings anew.
-pub(super) type Reread = fn(&Value) -> Result<Settings>;
+type Reread = fn(&Value) -> Result<Settings>;
 
 /// Decides how fast one stretch may go.
-pub(super) struct Governor {
+struct Governor {
     /// Used by the governor alone.
-    pub(super) control: Session,
-    pub(super) migration: i64,
-    pub(super) epoch: i64,
-    pub(super) signals: Signals,
-    pub(super) told: Told,
-    pub(super) asked: Asked,
-    pub(super) valve: Valve,
-    pub(super) tracker: Arc<Tracker>,
-    pub(super) settings: watch::Sender<Settings>,
+    control: Session,
+    migration: i64,
+    epoch: i64,
+    signals: Signals,
+    told: Told,
+    asked: Asked,
+    valve: Valve,
+    tracker: Arc<Tracker>,
+    settings: watch::Sender<Settings>,
+    held: watch::Sender<Option<String>>,
     /// The flags that the settings are from.
-    pub(super) options: Value,
-    pub(super) reread: Reread,
-    pub(super) meter: Meter,
+    options: Value,
+    reread: Reread,
+    meter: Meter,
+}
+
+/// Starts those who see that the run takes no more than it may.
+pub(super) async fn start(
+    run: &Run<'_>,
+    supervisor: &Supervisor,
+    context: &Context,
+    (settings, held): (watch::Sender<Settings>, watch::Sender<Option<String>>),
+) -> Result<Vec<Background>> {
+    let (told, asked) = (Told::default(), Asked::default());
+    let guard = SlotGuard {
+        session: context.session("slot").await?,
+        slot: context.flow.slot.clone(),
+        asked: run.settings.index.max_slot_wal,
+        told: told.clone(),
+        meter: context.meter.clone(),
+    };
+    let governor = Governor {
+        control: context.session("governor").await?,
+        migration: context.flow.migration,
+        epoch: context.writer.epoch,
+        signals: Signals::prepare(context.session("signals").await?).await?,
+        told,
+        asked: asked.clone(),
+        valve: context.valve.clone(),
+        tracker: Arc::clone(&context.tracker),
+        settings,
+        held,
+        options: run.options.clone(),
+        reread: run.reread,
+        meter: context.meter.clone(),
+    };
+    let (session, settings) = (context.session("throttle query").await?, context.settings.clone());
+    let failing = supervisor.clone();
+    Ok(vec![
+        supervisor.spawn(|end| guard.guard(failing, end)),
+        supervisor.spawn(|end| governor.govern(end)),
+        supervisor.spawn(|end| ask(session, asked, settings, end)),
+    ])
 }
 
 impl Governor {
     /// Works until `end`; fails where the server is lost.
-    pub(super) async fn govern(mut self, end: CancellationToken) -> Result<()> {
+    async fn govern(mut self, end: CancellationToken) -> Result<()> {
         let mut controller = Controller::new(self.settings.borrow().copy.workers);
         let mut voice = Voice::default();
         let mut noted: Option<Instant> = None;
@@ -71,6 +114,8 @@ impl Governor {
                 self.options = now;
             }
             let settings = self.settings.borrow().clone();
+            let held = self.holds_cutover(&settings).await;
+            self.held.send_if_modified(|before| std::mem::replace(before, held.clone()) != held);
             controller.set_workers(settings.copy.workers);
             let readings = self.readings(&settings).await?;
             let decision = controller.decide(&readings, settings.paused, Instant::now());
@@ -102,6 +147,21 @@ impl Governor {
             "workers": decision.workers, "duty": decision.duty, "reason": told(&decision.reason),
             "keys_waiting": waiting, "keys_synced": synced, "signals": signals,
         })
+    }
+
+    /// What the cutover has to wait for.
+    async fn holds_cutover(&self, settings: &Settings) -> Option<String> {
+        if settings.paused {
+            return Some("paused by the operator".to_owned());
+        }
+        if settings.postponed {
+            return Some("postponed until `pgwraith cutover`".to_owned());
+        }
+        match settings.window.as_ref()?.is_open(&self.control).await {
+            Ok(true) => None,
+            Ok(false) => Some("for the hours of --cutover-window".to_owned()),
+            Err(e) => Some(format!("the hours of --cutover-window are not known: {}", e.what())),
+        }
     }
 
     /// What cannot be understood changes nothing.
@@ -160,7 +220,7 @@ fn set(options: &Value) -> String {
 }
 
 /// Asks the operator's own question, whatever it is by now.
-pub(super) async fn ask(
+async fn ask(
     session: Session,
     asked: Asked,
     mut settings: watch::Receiver<Settings>,

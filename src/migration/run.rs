@@ -45,6 +45,8 @@ pub struct Settings {
     pub paused: bool,
     /// The cutover waits for the operator's word.
     pub postponed: bool,
+    /// And for these hours.
+    pub window: Option<cutover::Window>,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
     pub event_triggers: EventTriggers,
@@ -64,6 +66,7 @@ impl Default for Settings {
             throttle: throttle::limits::Limits::default(),
             paused: false,
             postponed: false,
+            window: None,
             max_snapshot_age: Duration::from_secs(30),
             event_triggers: EventTriggers::default(),
             retry_for: Duration::from_secs(1800),

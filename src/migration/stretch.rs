@@ -14,9 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::begun::{Begun, Known};
 use super::context::Context;
-use super::governor::Governor;
 use super::run::{Report, Run, Settings};
-use super::slot_guard::SlotGuard;
 use super::store::Stored;
 use super::supervisor::{Background, Supervisor};
 use super::watchdog::Watchdog;
@@ -37,7 +35,6 @@ use crate::flow::write::{Door, Writer, superseded};
 use crate::pg::sqlstate::classify;
 use crate::pg::{Lsn, Session, shell_word};
 use crate::telemetry::{Meter, Sample};
-use crate::throttle::signals::{Asked, Signals, Told};
 use crate::throttle::valve::Valve;
 use crate::wal::ReplicationStream;
 
@@ -113,14 +110,16 @@ impl Stretch<'_, '_> {
         let here = Here { at, new_slot, unproven };
         let flow = Arc::new(flow);
         let live = Sender::new(self.run.settings.clone());
-        let settings = live.subscribe();
+        // Until the governor has looked.
+        let held = Sender::new(Some("for the operator's settings".to_owned()));
+        let told = (live.subscribe(), held.subscribe());
         let (context, mut background) =
-            self.start(control, &known, flow, stream, (start, settings)).await?;
+            self.start(control, &known, flow, stream, (start, told)).await?;
         let session = context.session("watch").await?;
         let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
         let failing = guard.clone();
         background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
-        background.extend(self.govern(&context, live).await?);
+        background.extend(governor::start(self.run, guard, &context, (live, held)).await?);
         let done = guard.guard(self.in_order(control, &known, &context, &fingerprint, here)).await;
         for task in background {
             task.finish().await;
@@ -143,9 +142,8 @@ impl Stretch<'_, '_> {
         known: &Known,
         flow: Arc<Flow>,
         stream: ReplicationStream,
-        (start, live): (Lsn, Receiver<Settings>),
+        (start, (settings, held)): (Lsn, (Receiver<Settings>, Receiver<Option<String>>)),
     ) -> Result<(Context, Vec<Background>)> {
-        let settings = self.run.settings;
         let tracker = Arc::new(Tracker::default());
         let (on_disk, truncate) = store::dirty(control, &flow).await?;
         {
@@ -160,7 +158,7 @@ impl Stretch<'_, '_> {
         let owner = known.source.owner.clone();
         let writer = Writer { migration: self.migration, epoch: self.epoch, owner };
         let door = Door::default();
-        let most = settings.keeper.most_keys;
+        let most = self.run.settings.keeper.most_keys;
         let captured = {
             let (flow, tracker) = (Arc::clone(&flow), Arc::clone(&tracker));
             self.supervisor.spawn(|end| capture(stream, flow, tracker, next_xid, most, end))
@@ -170,7 +168,7 @@ impl Stretch<'_, '_> {
             flow: Arc::clone(&flow),
             writer: writer.clone(),
             tracker: Arc::clone(&tracker),
-            limits: settings.keeper,
+            limits: self.run.settings.keeper,
         };
         let truncator = Truncator {
             session: self.session("truncate").await?,
@@ -191,41 +189,8 @@ impl Stretch<'_, '_> {
         let connector = self.run.connector.clone();
         let valve = Valve::default();
         let context =
-            Context { connector, flow, writer, tracker, door, fence, meter, valve, settings: live };
+            Context { connector, flow, writer, tracker, door, fence, meter, valve, held, settings };
         Ok((context, background))
-    }
-
-    /// Those who see that the run takes no more than it may.
-    async fn govern(&self, context: &Context, live: Sender<Settings>) -> Result<Vec<Background>> {
-        let (told, asked) = (Told::default(), Asked::default());
-        let guard = SlotGuard {
-            session: context.session("slot").await?,
-            slot: context.flow.slot.clone(),
-            asked: self.run.settings.index.max_slot_wal,
-            told: told.clone(),
-            meter: context.meter.clone(),
-        };
-        let governor = Governor {
-            control: context.session("governor").await?,
-            migration: self.migration,
-            epoch: self.epoch,
-            signals: Signals::prepare(context.session("signals").await?).await?,
-            told,
-            asked: asked.clone(),
-            valve: context.valve.clone(),
-            tracker: Arc::clone(&context.tracker),
-            settings: live,
-            options: self.run.options.clone(),
-            reread: self.run.reread,
-            meter: context.meter.clone(),
-        };
-        let session = context.session("throttle query").await?;
-        let (settings, failing) = (context.settings.clone(), self.supervisor.clone());
-        Ok(vec![
-            self.supervisor.spawn(|end| guard.guard(failing, end)),
-            self.supervisor.spawn(|end| governor.govern(end)),
-            self.supervisor.spawn(|end| governor::ask(session, asked, settings, end)),
-        ])
     }
 
     async fn watchdog(&self) -> Result<Background> {
@@ -296,14 +261,7 @@ impl Stretch<'_, '_> {
             fingerprint,
             meter: &context.meter,
             limits: settings().cutover,
-            held: &|| {
-                let settings = context.settings.borrow();
-                match (settings.paused, settings.postponed) {
-                    (true, _) => Some("paused by the operator"),
-                    (_, true) => Some("postponed until `pgwraith cutover`"),
-                    _ => None,
-                }
-            },
+            held: &|| context.held.borrow().clone(),
         };
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
         for task in syncs {
