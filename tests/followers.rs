@@ -198,6 +198,24 @@ async fn a_body_that_is_a_string_is_no_obstacle() {
     assert_eq!(shop.value::<i64>("SELECT nid()").await, 2);
 }
 
+/// A default of the table's own may name the table, or call the sequence of one of its identity columns.
+#[tokio::test]
+async fn own_defaults_that_name_the_table_mean_the_new_one() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, k int DEFAULT nextval('t_id_seq'), \
+           r regclass DEFAULT 't'::regclass); INSERT INTO t (k) VALUES (7)",
+    )
+    .await;
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    shop.exec("INSERT INTO t DEFAULT VALUES").await;
+    let row = "SELECT (t.*)::text FROM t WHERE id > 1";
+    assert_eq!(shop.value::<String>(row).await, "(2,3,t)");
+}
+
 /// A foreign table's column may take its numbers from the table's sequence.
 #[tokio::test]
 async fn a_foreign_tables_default_follows() {

@@ -93,6 +93,38 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
     }
 }
 
+/// A constant that is another table goes on meaning it; one that is the table itself, the new one.
+#[tokio::test]
+async fn constants_that_name_tables_mean_what_they_say() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE o (id int); CREATE TABLE t (id int PRIMARY KEY, k regclass, CONSTRAINT c CHECK (k <> 'o'::regclass), \
+           g bool GENERATED ALWAYS AS (k = 'o'::regclass) STORED); CREATE INDEX i ON t (id) WHERE k = 'o'::regclass; \
+         CREATE STATISTICS st ON id, (k = 'o'::regclass) FROM t; INSERT INTO t VALUES (1, 'pg_class')",
+    )
+    .await;
+    for (clause, told) in [
+        ("ADD CHECK (k <> 't'::regclass)", "what names the old one for good: constraint t_k_check"),
+        (
+            "ADD CHECK (k <> 't_pkey'::regclass)",
+            "what names the old one for good: constraint t_k_check",
+        ),
+        (
+            "ADD n regclass DEFAULT 't_pkey'::regclass",
+            "for good: default value for column n of table t",
+        ),
+    ] {
+        refused(&shop, &["--alter", clause], 2, told).await;
+    }
+    let before = database(&shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    shop.run("t", &["--alter", "ADD n regclass DEFAULT 't'::regclass"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old; INSERT INTO t VALUES (2)").await;
+    assert!(shop.value::<bool>("SELECT n::oid = 't'::regclass::oid FROM t WHERE id = 2").await);
+}
+
 /// An index has a name of its own, which somebody may have.
 #[tokio::test]
 async fn names_that_the_change_brings_are_free_or_refused() {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{self, Output};
-use crate::scene::{SOON, Shop, exec, shop};
+use crate::scene::{SOON, Shop, exec, shop, wait_for};
 
 const TABLE: &str = "
     CREATE TABLE t (id int PRIMARY KEY, v text, n int NOT NULL DEFAULT 1);
@@ -222,6 +222,35 @@ async fn maintenance_of_the_source_disturbs_nobody() {
             assert_eq!(shop.rows("t").await, rows, "{phase}: {sql}");
         }
     }
+}
+
+/// What is harmless at one look and at the next is no change; of both at once nobody knows.
+#[tokio::test]
+async fn a_grant_and_a_file_written_anew_are_told_from_a_change() {
+    let mut shop = shop().await;
+    let granting = "GRANT SELECT (v) ON t TO PUBLIC";
+    for (n, sql) in ["VACUUM FULL t", "TRUNCATE t"].into_iter().enumerate() {
+        shop.move_to(&format!("one{n}")).await;
+        shop.exec(TABLE).await;
+        let mut held = shop.held("verify", "t", &["--rebuild"]).await;
+        shop.exec("CREATE TABLE was AS SELECT fingerprint FROM pgwraith.flow").await;
+        shop.exec(granting).await;
+        let seen = "SELECT f.fingerprint <> w.fingerprint FROM pgwraith.flow f, was w";
+        wait_for(&shop.client, &mut held.run, "the privilege is seen", seen).await;
+        shop.exec(sql).await;
+        let rows = shop.rows("t").await;
+        let output = held.finish().await;
+        assert_eq!(output.code, Some(0), "{sql}: {output}");
+        assert_eq!(shop.rows("t").await, rows, "{sql}");
+    }
+    shop.move_to("both").await;
+    shop.exec(TABLE).await;
+    let held = shop.held("verify", "t", &["--rebuild"]).await;
+    shop.exec(&format!("BEGIN; {granting}; TRUNCATE t; COMMIT")).await;
+    let output = held.run.finish(SOON).await.expect_code(6);
+    let told = "column, v was altered, and the table written anew (that may have been ALTER COLUMN";
+    assert!(output.stderr.contains(told), "{output}");
+    assert!(output.stderr.contains("or a GRANT or SET STATISTICS"), "{output}");
 }
 
 /// It waits for older snapshots, and the swap for it.

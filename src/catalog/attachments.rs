@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::naming;
 use super::passing;
 use super::read::parse;
 use crate::error::{Error, Kind, Result};
@@ -26,7 +27,12 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
         "WITH t AS (SELECT c.*, c.oid AS toid FROM pg_catalog.pg_class c WHERE c.oid = $1) \
          SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', kind, 'name', name) \
          ORDER BY kind, name), '[]') FROM (SELECT DISTINCT kind, name FROM ({}) u) x",
-        KINDS.join(" UNION ALL ").replace("FOLLOWS", FOLLOWS).replace("PASSING", passing::OBJECTS)
+        KINDS
+            .join(" UNION ALL ")
+            .replace("FOLLOWS", FOLLOWS)
+            .replace("PASSING", passing::OBJECTS)
+            .replace("EXPRESSIONS", naming::EXPRESSIONS)
+            .replace("OWN", naming::OWN)
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
@@ -105,15 +111,12 @@ const KINDS: &[&str] = &[
        AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = toid)",
     "SELECT 'privileges on the row type', t.relname::pg_catalog.text FROM t JOIN pg_catalog.pg_type y ON y.oid = t.reltype
      WHERE y.typacl IS NOT NULL",
-    // Expressions that name the table itself mean the old one wherever they are copied to.
-    "SELECT 'expression that names a table, in index', x.indexrelid::pg_catalog.regclass::pg_catalog.text
-     FROM pg_catalog.pg_index x, t WHERE x.indrelid = toid
-       AND pg_catalog.concat(x.indexprs::pg_catalog.text, x.indpred::pg_catalog.text) OPERATOR(pg_catalog.~) ':(varattno 0|consttype 2205) '",
-    "SELECT 'expression that names a table, in generated column', a.attname FROM pg_catalog.pg_attrdef f
-     JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum AND a.attgenerated <> '', t
-     WHERE f.adrelid = toid AND f.adbin::pg_catalog.text OPERATOR(pg_catalog.~) ':(varattno 0|consttype 2205) '",
-    "SELECT 'expression that names a table, in constraint', k.conname FROM pg_catalog.pg_constraint k, t
-     WHERE k.conrelid = toid AND k.conbin::pg_catalog.text OPERATOR(pg_catalog.~) ':(varattno 0|consttype 2205) '",
+    // Expressions that name the table itself, or what of its the new one gets under the same name, mean the
+    // old ones wherever they are copied to.
+    "SELECT 'expression that names the table or its own, in ' || e.kind, e.name FROM t, LATERAL (EXPRESSIONS) e
+     WHERE e.tree OPERATOR(pg_catalog.~) ':varattno 0 ' OR e.tree OPERATOR(pg_catalog.~) ':consttype 2205 ' AND EXISTS (
+       SELECT 1 FROM (OWN) o WHERE pg_catalog.strpos(e.text, '''' || pg_catalog.replace(
+         o.oid::pg_catalog.regclass::pg_catalog.text, '''', '''''') || '''::regclass') > 0)",
     "SELECT 'identity sequence of another kind than its column', s.seqrelid::pg_catalog.regclass::pg_catalog.text
      FROM t JOIN pg_catalog.pg_depend d ON d.refobjid = toid AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
        AND d.deptype = 'i' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
@@ -131,6 +134,8 @@ const KINDS: &[&str] = &[
          SELECT k.oid FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' OR k.conrelid = toid))
        AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid IN (
          SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = toid))
+       AND NOT (d.classid = 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass AND d.objid IN (
+         SELECT s.oid FROM pg_catalog.pg_statistic_ext s WHERE s.stxrelid = toid))
        AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
          JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
          WHERE f.adrelid = toid AND a.attgenerated <> ''))",

@@ -5,10 +5,15 @@
 //! lock, and any difference voids the migration. A rewriting ALTER (`TYPE text USING upper(v)`)
 //! may leave the same catalog text: it still writes a new `pg_attribute` row and a new file. Neither
 //! alone says anything: GRANT and SET STATISTICS write such rows too, and are carried; `VACUUM FULL`
-//! and `TRUNCATE` change the file, the one harmless and the other told by the stream.
+//! and `TRUNCATE` change the file, the one harmless and the other told by the stream. Of both together the
+//! catalogs do not say which it was. So whatever shows nothing is what the next look is compared with
+//! ([`Baseline`]): a GRANT today and a `TRUNCATE` tomorrow are two looks, and harmless each. Only what comes
+//! between two looks, or while no tool is there, is taken for the worst.
 //!
 //! What a run carries (privileges, comments, views, foreign keys) is not in here: it is read behind
 //! the cutover's first lock as it is by then.
+
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 use tokio_postgres::Statement;
@@ -24,6 +29,14 @@ const PUBLICATION: &str = "publication";
 
 /// How a difference begins that is about it: all of ours are named so.
 const OURS: &str = "publication, pgwraith_";
+
+/// How columns are called in a difference.
+const COLUMN: &str = "column, ";
+const ALTERED: &str = " was altered";
+/// Of a column whose row alone is another one, as is the table's file.
+const REWRITTEN: &str = " was altered, and the table written anew";
+const UNSURE: &str = " (that may have been ALTER COLUMN … TYPE … USING; or a GRANT or SET STATISTICS and, at about the \
+                      same time, TRUNCATE or VACUUM FULL, which look the same afterwards)";
 
 /// The catalogs' words on one source and its publication.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,21 +102,40 @@ impl Fingerprint {
         }
         // Those of others that have all tables are in there too.
         let ours = |text: &String| text.starts_with(OURS);
+        let told = differences.join("; ");
         if differences.iter().all(ours) {
             return Err(Error::new(
                 Kind::Unproven,
                 format!(
                     "pgwraith's publication was altered or dropped while the migration ran, and what the \
-                 application changed since is not known ({})",
-                    differences.join("; ")
+                     application changed since is not known ({told})"
                 ),
             ));
         }
+        let unsure = if differences.iter().any(|d| d.ends_with(REWRITTEN)) { UNSURE } else { "" };
         Err(Error::new(
             Kind::NotResumable,
-            format!("{table} was changed while the migration ran: {}", differences.join("; ")),
+            format!("{table} was changed while the migration ran: {told}{unsure}"),
         )
         .next("The copy can no longer be trusted: start again once what is left is removed"))
+    }
+}
+
+/// What the source was at the last look that showed no change.
+pub struct Baseline(Mutex<Fingerprint>);
+
+impl Baseline {
+    pub fn new(fingerprint: Fingerprint) -> Baseline {
+        Baseline(Mutex::new(fingerprint))
+    }
+
+    /// The error that voids a migration, or goes on from `now`. Looks of several sessions may come in another
+    /// order than they were taken: against an older one there is only more to be seen.
+    pub fn check(&self, now: &Fingerprint, table: &str) -> Result<()> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.check(now, table)?;
+        last.clone_from(now);
+        Ok(())
     }
 }
 
@@ -146,7 +178,8 @@ fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
         }
         _ if was == is => {}
         (Value::String(was), Value::String(is)) if without_xmin(was) == without_xmin(is) => {
-            out.push(format!("{path} was altered"));
+            let how = if path.starts_with(COLUMN) { REWRITTEN } else { ALTERED };
+            out.push(format!("{path}{how}"));
         }
         (Value::Null, _) => out.push(format!("{path} appeared{}", told(": ", is, ""))),
         (_, Value::Null) => out.push(format!("{path} is gone{}", told(" (was ", was, ")"))),

@@ -9,17 +9,19 @@ mod carried;
 mod fingerprint;
 pub mod meaning;
 mod model;
+mod naming;
 mod passing;
 mod read;
 mod stamp;
 
 pub use attachments::{Attachment, attachments, check_attachments, invalid_indexes, subscriptions};
 pub use carried::{Carried, TRIAL, carried};
-pub use fingerprint::{Fingerprint, FingerprintReader, fingerprint};
+pub use fingerprint::{Baseline, Fingerprint, FingerprintReader, fingerprint};
 pub use model::{
     Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, SystemColumn,
     Table,
 };
+pub use naming::naming;
 pub use passing::passing;
 pub use read::{find, name_of, read, read_named};
 pub use stamp::{Mentions, MentionsReader, Stamp, StampReader};

@@ -13,7 +13,7 @@ use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
-use crate::shadow;
+use crate::shadow::{self, Names};
 
 /// How long a lock on the source, or on what hangs on it, may take: only such as readers take.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,7 +56,10 @@ async fn rehearse_in_transaction(
     let unread = "SET LOCAL check_function_bodies = off";
     session.batch(&format!("SET LOCAL lock_timeout = {limit}; {unread}")).await?;
     // Before anything of the rehearsal itself refers to the source.
-    let carried = catalog::carried(session, source.oid).await?;
+    let mut carried = catalog::carried(session, source.oid).await?;
+    // In mid-run the shadow has defaults that name the source. They are said again once it has its name.
+    let shadow = Names::of(&source.qualified()).shadow;
+    carried.retain(|c| c.relation.as_ref().is_none_or(|r| r.qualified() != shadow));
     let made = clone::make(session, source).await?;
     let Clone { name: clone, oid: clone_oid } = &made;
     let mut stand_ins = StandIns::new(session, &source.qualified(), clone);
@@ -137,10 +140,21 @@ async fn read_result(
     oid: u32,
 ) -> Result<Table> {
     let gone = || Error::usage("--alter may not drop or replace the table itself");
-    let target = catalog::read(session, oid).await?.ok_or_else(gone)?;
+    let mut target = catalog::read(session, oid).await?.ok_or_else(gone)?;
     if target.qualified() != *clone || target.owner != source.owner {
         return Err(Error::usage("--alter may not rename the table, move it or change its owner")
             .next("Do that before or after, it takes PostgreSQL a millisecond"));
+    }
+    let naming = catalog::naming(session, oid, source.oid).await?;
+    if let Some(first) = naming.others.first() {
+        let first = first.replace(&format!("{}.", clone.schema), "");
+        return Err(Error::usage(format!(
+            "--alter would give the table what names the old one for good: {first}"
+        ))
+        .next("Leave it out, and add it with ALTER TABLE after the swap"));
+    }
+    for column in &mut target.columns {
+        column.default_names_table |= naming.defaults.contains(&column.attnum);
     }
     let lost = catalog::attachments(session, oid).await?;
     if let Some(first) = lost.first() {

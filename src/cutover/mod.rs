@@ -24,7 +24,7 @@ use std::time::Duration;
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use crate::catalog::{Fingerprint, Table};
+use crate::catalog::{Baseline, Table};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
@@ -112,8 +112,7 @@ pub struct Cutover<'a> {
     pub request: &'a Request,
     /// The table as it will be, as rehearsed before the copy began.
     pub target: &'a Table,
-    /// As read before the copy began.
-    pub fingerprint: &'a Fingerprint,
+    pub fingerprint: &'a Baseline,
     pub meter: &'a Meter,
     pub limits: Limits,
     /// What the operator has it wait for, if anything.

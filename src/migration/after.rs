@@ -116,9 +116,11 @@ pub(super) fn unproven(left: &[String]) -> Option<&'static str> {
 
 /// What is to be said where something is left to do; also where the operator stops the run.
 pub(super) fn unfinished(e: Error, names: &Names, left: &[String], table: &str) -> Error {
-    let kind = match classify(&e) {
-        Class::RowsDoNotFit => Kind::DataDiffers,
-        _ => e.kind(),
+    let violated = classify(&e) == Class::RowsDoNotFit;
+    let kind = if violated { Kind::DataDiffers } else { e.kind() };
+    let mend = match violated {
+        true => "Mend the rows that violate the foreign key first, VALIDATE fails until then. ",
+        false => "",
     };
     let why = unproven(left).map(|why| format!(". What is left: {why}")).unwrap_or_default();
     let state = format!(
@@ -128,7 +130,8 @@ pub(super) fn unfinished(e: Error, names: &Names, left: &[String], table: &str) 
     let next = match left {
         [] => "Nothing is left to run".to_owned(),
         _ => {
-            format!("Run what is left, or let `pgwraith resume {table}` do it: {}", left.join("; "))
+            let all = left.join("; ");
+            format!("{mend}Run what is left, or let `pgwraith resume {table}` do it: {all}")
         }
     };
     e.with_kind(kind).context("after the swap").and_then_state(state, next)

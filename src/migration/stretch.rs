@@ -17,11 +17,12 @@ use super::context::Context;
 use super::run::{Report, Run, Settings};
 use super::store::Stored;
 use super::supervisor::{Background, Supervisor};
+use super::watch::{self, Watch};
 use super::watchdog::Watchdog;
 use super::{
-    Phase, after, begun, catch_up, copy, governor, index, prepare, store, teardown, verify, watch,
+    Phase, after, begun, catch_up, copy, governor, index, prepare, store, teardown, verify,
 };
-use crate::catalog::{self, Fingerprint, Table};
+use crate::catalog::{self, Baseline, Table};
 use crate::change::Plan;
 use crate::cutover::{self, Cutover};
 use crate::error::{Error, Kind, Result};
@@ -116,11 +117,18 @@ impl Stretch<'_, '_> {
         let (context, mut background) =
             self.start(control, &known, flow, stream, (start, told)).await?;
         let session = context.session("watch").await?;
-        let (watched, before) = (Arc::clone(&context.flow), fingerprint.clone());
-        let failing = guard.clone();
-        background.push(guard.spawn(|end| watch::watch(session, watched, before, failing, end)));
+        let baseline = Arc::new(Baseline::new(fingerprint.clone()));
+        let watch = Watch {
+            session,
+            flow: Arc::clone(&context.flow),
+            epoch: self.epoch,
+            baseline: Arc::clone(&baseline),
+            kept: fingerprint,
+            supervisor: guard.clone(),
+        };
+        background.push(guard.spawn(|end| watch.run(end)));
         background.extend(governor::start(self.run, guard, &context, (live, held)).await?);
-        let done = guard.guard(self.in_order(control, &known, &context, &fingerprint, here)).await;
+        let done = guard.guard(self.in_order(control, &known, &context, &baseline, here)).await;
         for task in background {
             task.finish().await;
         }
@@ -130,7 +138,7 @@ impl Stretch<'_, '_> {
             Err(e) if classify(&e).passes() => Err(e),
             Err(e) => {
                 let connector = self.run.connector;
-                Err(watch::explain(connector, &context.flow, &fingerprint, e).await)
+                Err(watch::explain(connector, &context.flow, &baseline, e).await)
             }
         }
     }
@@ -208,7 +216,7 @@ impl Stretch<'_, '_> {
         control: &Session,
         known: &Known,
         context: &Context,
-        fingerprint: &Fingerprint,
+        fingerprint: &Baseline,
         here: Here,
     ) -> Result<Report> {
         let settings = || context.settings.borrow().clone();

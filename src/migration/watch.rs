@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
 use super::{store, teardown};
-use crate::catalog::{self, Fingerprint, FingerprintReader};
+use crate::catalog::{self, Baseline, Fingerprint, FingerprintReader};
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
 use crate::pg::{Connector, Session};
@@ -22,50 +22,74 @@ const EVERY: Duration = Duration::from_millis(500);
 /// better said now than after the copy.
 const ATTACHMENTS: u32 = 10;
 
-/// Stops the run once `before` no longer holds, and drops the publication at once; ends in peace once the names are swapped.
-pub(super) async fn watch(
-    session: Session,
-    flow: Arc<Flow>,
-    before: Fingerprint,
-    supervisor: Supervisor,
-    end: CancellationToken,
-) -> Result<()> {
-    let reader = FingerprintReader::prepare(&session).await?;
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for n in 0u32.. {
-        tokio::select! {
-            _ = end.cancelled() => return Ok(()),
-            _ = tick.tick() => {}
-        }
-        let now = reader.read(&session, flow.captured.oid, &flow.publication).await?;
-        if let Err(e) = before.check(&now, &flow.captured.name.to_string()) {
-            // Our own swap changes it too. Asked afterwards: what was seen has then committed.
-            if store::is_swapped(&session, flow.migration).await? {
-                return Ok(());
+/// Who looks.
+pub(super) struct Watch {
+    pub(super) session: Session,
+    pub(super) flow: Arc<Flow>,
+    pub(super) epoch: i64,
+    pub(super) baseline: Arc<Baseline>,
+    /// What the state says of the source.
+    pub(super) kept: Fingerprint,
+    pub(super) supervisor: Supervisor,
+}
+
+impl Watch {
+    /// Stops the run once the source is not what it was, and drops the publication at once; ends in peace once
+    /// the names are swapped.
+    pub(super) async fn run(mut self, end: CancellationToken) -> Result<()> {
+        let reader = FingerprintReader::prepare(&self.session).await?;
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for n in 0u32.. {
+            tokio::select! {
+                _ = end.cancelled() => return Ok(()),
+                _ = tick.tick() => {}
             }
-            // Told first: without its publication the stream breaks, and that is not the reason.
-            supervisor.fail(e);
-            return teardown::drop_publication(&session, &flow.publication).await;
+            let now =
+                reader.read(&self.session, self.flow.captured.oid, &self.flow.publication).await?;
+            if let Err(e) = self.baseline.check(&now, &self.flow.captured.name.to_string()) {
+                // Our own swap changes it too. Asked afterwards: what was seen has then committed.
+                if store::is_swapped(&self.session, self.flow.migration).await? {
+                    return Ok(());
+                }
+                // Told first: without its publication the stream breaks, and that is not the reason.
+                self.supervisor.fail(e);
+                return teardown::drop_publication(&self.session, &self.flow.publication).await;
+            }
+            self.keep(now).await?;
+            if n % ATTACHMENTS == 0
+                && let Err(e) =
+                    catalog::check_attachments(&self.session, self.flow.captured.oid).await
+            {
+                return if store::is_swapped(&self.session, self.flow.migration).await? {
+                    Ok(())
+                } else {
+                    Err(e)
+                };
+            }
         }
-        if n % ATTACHMENTS == 0
-            && let Err(e) = catalog::check_attachments(&session, flow.captured.oid).await
-        {
-            return if store::is_swapped(&session, flow.migration).await? {
-                Ok(())
-            } else {
-                Err(e)
-            };
-        }
+        Ok(())
     }
-    Ok(())
+
+    /// Whoever resumes compares with the last look too. In our epoch only: a successor keeps his own.
+    async fn keep(&mut self, now: Fingerprint) -> Result<()> {
+        if now == self.kept {
+            return Ok(());
+        }
+        if store::hold_epoch(&self.session, self.flow.migration, self.epoch).await? {
+            store::keep_fingerprint(&self.session, &self.flow, &now).await?;
+            self.session.batch("COMMIT").await?;
+        }
+        self.kept = now;
+        Ok(())
+    }
 }
 
 /// What failed may have failed because somebody changed the source: then that is what to tell.
 pub(super) async fn explain(
     connector: &Connector,
     flow: &Flow,
-    before: &Fingerprint,
+    before: &Baseline,
     error: Error,
 ) -> Error {
     if matches!(error.kind(), Kind::Stopped | Kind::NotResumable) {
@@ -83,7 +107,7 @@ pub(super) async fn explain(
 async fn look(
     connector: &Connector,
     flow: &Flow,
-    before: &Fingerprint,
+    before: &Baseline,
 ) -> Result<std::result::Result<(), Error>> {
     let session = connector.session(&format!("{}/why", flow.migration)).await?;
     if store::is_swapped(&session, flow.migration).await? {

@@ -203,8 +203,7 @@ impl Swap<'_> {
     /// Until here a default of the table that names the table itself, or calls the sequence of one of its
     /// identity columns, meant the old ones.
     fn own_defaults(&self) -> Vec<Step> {
-        let stale = self.source.columns.iter().filter(|c| c.default_names_table);
-        let stale = stale.filter_map(|c| self.source.becomes(c.attnum, self.target));
+        let stale = self.target.columns.iter().filter(|c| c.default_names_table);
         let said = stale.filter_map(|column| {
             let (table, name) = (&self.names.source, quote_ident(&column.name));
             let default = column.default.as_ref().filter(|_| column.generated.is_empty())?;

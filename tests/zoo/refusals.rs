@@ -132,7 +132,7 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
     (
         "CREATE STATISTICS st ON n, (id + 't_pkey'::regclass::oid::int8) FROM t",
         "t",
-        &["by statistics object public.st"],
+        &["expression that names the table or its own, in extended statistics public.st"],
     ),
     (
         "CREATE TABLE other (id int PRIMARY KEY, k oid); CREATE PUBLICATION feed FOR TABLE other WHERE (id <> 't'::regclass::oid::int)",
@@ -144,6 +144,13 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         "t",
         &["dependent object statistics object public.st"],
     ),
+    (
+        "CREATE STATISTICS st ON n, (id + 't'::regclass::oid::int8) FROM t",
+        "t",
+        &["expression that names the table or its own, in extended statistics public.st"],
+    ),
+    ("ALTER TABLE t ADD CONSTRAINT c CHECK (n::oid <> 't'::regclass)", "t", &["in constraint c"]),
+    ("CREATE INDEX x ON t (n) WHERE n::oid = 't_pkey'::regclass", "t", &["in index public.x"]),
     ("ALTER TABLE t SET UNLOGGED", "t", &["unlogged"]),
     (
         "CREATE TYPE shape AS (id int, v text); CREATE TABLE typed OF shape (PRIMARY KEY (id))",

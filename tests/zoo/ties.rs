@@ -71,6 +71,7 @@ async fn a_foreign_key_that_does_not_hold_is_told_after_the_swap() {
     let output = shop.run("child", &["--rebuild"]).await.expect_code(4);
     assert!(output.stderr.contains("p_fk"), "{output}");
     assert!(output.stderr.contains("VALIDATE CONSTRAINT"), "{output}");
+    assert!(output.stderr.contains("Mend the rows that violate the foreign key first"), "{output}");
     assert_ne!(shop.value::<u32>("SELECT 'child'::regclass::oid").await, source, "{output}");
     assert_eq!(shop.rows("child").await, rows);
     let left = "SELECT string_agg(conname, ' ') FROM pg_constraint WHERE contype = 'f' AND NOT convalidated";
