@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::store::{self, Stored};
 use crate::catalog::{self, Table};
-use crate::error::Result;
-use crate::pg::{QualifiedName, Session};
+use crate::error::{Error, Result};
+use crate::pg::{QualifiedName, Session, shell_word};
 
 /// What became of it.
 #[derive(Debug)]
@@ -46,8 +46,34 @@ pub(super) async fn drop_shadow(session: &Session, stored: &Stored) -> Result<Sh
              left. If it is the shadow: DROP TABLE {name}"
         )));
     }
-    session.batch(&format!("DROP TABLE {name}")).await?;
-    Ok(Shadow::Dropped(name))
+    match session.batch(&format!("DROP TABLE {name}")).await {
+        Ok(()) => Ok(Shadow::Dropped(name)),
+        Err(e) => Err(cannot_drop(e, &name, &stored.names.source)),
+    }
+}
+
+/// The slot went before: whatever is in the way of the table holds no WAL back.
+fn cannot_drop(e: Error, shadow: &QualifiedName, source: &QualifiedName) -> Error {
+    let again = format!("`pgwraith abort {}`", shell_word(&source.to_string()));
+    let dependents = match e.sqlstate() {
+        Some("2BP01") => e.db().and_then(|db| db.detail()).map(|detail| detail.replace('\n', ", ")),
+        _ => None,
+    };
+    let (e, next) = match dependents {
+        Some(dependents) => (
+            Error::failed(format!(
+                "the unfinished shadow {shadow} cannot be dropped: {dependents}"
+            ))
+            .source(e),
+            format!("Drop what depends on it, then {again}"),
+        ),
+        None => (
+            e.context(format!("dropping the unfinished shadow {shadow}")),
+            format!("When that is mended: {again}"),
+        ),
+    };
+    e.state("Slot and publication are gone, nothing holds WAL back any more; the shadow and the state are left")
+        .next(next)
 }
 
 /// Whether the table has the columns that the run gave its shadow, as far as the state knows them.

@@ -214,3 +214,44 @@ async fn the_shadow_is_dropped_whatever_it_is_called_and_nothing_else_is() {
     assert_eq!(shop.rows("mine").await, ["(1,2,3)"]);
     assert_eq!(shop.held_back().await, [""; 0]);
 }
+
+/// What is in the way of one table is in nobody else's, and in that of no slot.
+#[tokio::test]
+async fn what_depends_on_a_shadow_is_named_and_spares_nothing_else() {
+    let shop = shop().await;
+    died(&shop, HALF).await;
+    shop.exec("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b SELECT generate_series(1, 2000)")
+        .await;
+    dies(&shop, "b", HALF).await;
+    shop.exec("CREATE VIEW vv AS SELECT * FROM a1_v2; CREATE VIEW ww AS SELECT * FROM a1_v2").await;
+    let cleaned = command(&shop, &["cleanup", "--yes", "--json"]).await.expect_code(1);
+    for text in [
+        "view public.vv depends on table public.a1_v2",
+        "view public.ww",
+        "pgwraith abort",
+        "1 of 2 could not",
+    ] {
+        assert!(cleaned.stderr.contains(text), "{text}: {cleaned}");
+    }
+    assert_eq!(cleaned.json()["outcome"], "failed");
+    assert_eq!(cleaned.json()["leftovers"].as_array().unwrap().len(), 2);
+    assert_eq!(shop.held_back().await, [""; 0]);
+    let left = harness::leftovers(&shop.client).await;
+    assert_eq!(left, ["schema pgwraith", "table a1_v2"]);
+
+    let aborted = command(&shop, &["abort", "a1"]).await.expect_code(1);
+    for text in [
+        "view public.vv depends",
+        "Slot and publication are gone",
+        "the shadow and the state are left",
+    ] {
+        assert!(aborted.stderr.contains(text), "{text}: {aborted}");
+    }
+    assert!(!aborted.stderr.contains("2BP01"), "{aborted}");
+    let cleaned = command(&shop, &["cleanup", "--yes"]).await.expect_code(1);
+    assert!(cleaned.stdout.contains("; not removed"), "{cleaned}");
+    assert!(!cleaned.stdout.contains("of WAL"), "{cleaned}");
+    shop.exec("DROP VIEW vv, ww").await;
+    command(&shop, &["abort", "a1"]).await.expect_code(0);
+    nothing_is_left(&shop).await;
+}
