@@ -7,6 +7,7 @@ use super::resolve;
 use super::run::failure;
 use crate::error::Result;
 use crate::migration::{self, Aborted, AfterSwap, Shadow};
+use crate::telemetry::{Show, Telemetry};
 
 pub(super) async fn abort(args: AbortArgs) -> Result<()> {
     let done = undo(&args).await;
@@ -24,7 +25,10 @@ pub(super) async fn abort(args: AbortArgs) -> Result<()> {
 
 async fn undo(args: &AbortArgs) -> Result<Aborted> {
     let connector = resolve::connector(&args.connection)?;
-    migration::abort(&connector, &args.table).await
+    let telemetry = Telemetry::start(&args.table, Show::Quiet);
+    let done = migration::abort(&connector, &args.table, &telemetry.meter()).await;
+    telemetry.finish();
+    done
 }
 
 fn as_json(aborted: &Aborted) -> serde_json::Value {

@@ -6,12 +6,18 @@ use super::args::CleanupArgs;
 use super::resolve;
 use crate::error::{Error, Result};
 use crate::migration::{self, Leftover};
+use crate::telemetry::{Show, Telemetry};
 
 pub(super) async fn cleanup(args: CleanupArgs) -> Result<()> {
     let done = async {
         let connector = resolve::connector(&args.connection)?;
         match args.yes {
-            true => migration::cleanup(&connector).await,
+            true => {
+                let telemetry = Telemetry::start("", Show::Quiet);
+                let done = migration::cleanup(&connector, &telemetry.meter()).await;
+                telemetry.finish();
+                done
+            }
             false => migration::leftovers(&connector).await,
         }
     };

@@ -6,6 +6,7 @@ use super::unfinished::Shadow;
 use super::{takeover, teardown};
 use crate::error::Result;
 use crate::pg::{Connector, Session, quote_ident, shell_word};
+use crate::telemetry::Meter;
 
 /// One thing that was left, or that looks like it and is not to be touched.
 #[derive(Debug, serde::Serialize)]
@@ -47,7 +48,7 @@ pub async fn leftovers(connector: &Connector) -> Result<Vec<Leftover>> {
 ///
 /// The slots of all go first: they hold WAL back, and what is in the way of a table is not in theirs. One
 /// that cannot go does not spare the others.
-pub async fn cleanup(connector: &Connector) -> Result<Vec<Leftover>> {
+pub async fn cleanup(connector: &Connector, meter: &Meter) -> Result<Vec<Leftover>> {
     let session = connector.session("cleanup").await?;
     let mut found = look(&session).await?;
     if found.iter().any(|leftover| leftover.thing.stored().is_some()) {
@@ -58,7 +59,7 @@ pub async fn cleanup(connector: &Connector) -> Result<Vec<Leftover>> {
         leftover.note(&session, done).await;
     }
     for leftover in found.iter_mut().filter(|leftover| leftover.failed.is_none()) {
-        let done = rest_of(&session, leftover).await;
+        let done = rest_of(&session, leftover, meter).await;
         if done.is_err() {
             // Its slot is gone.
             leftover.holds_wal = None;
@@ -110,10 +111,10 @@ async fn slot_of(session: &Session, leftover: &mut Leftover) -> Result<()> {
     }
 }
 
-async fn rest_of(session: &Session, leftover: &mut Leftover) -> Result<()> {
+async fn rest_of(session: &Session, leftover: &mut Leftover, meter: &Meter) -> Result<()> {
     match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
         Thing::Migration(stored) => {
-            let done = abort::undo(session, *stored).await?;
+            let done = abort::undo(session, *stored, meter).await?;
             if let Aborted::Undone { shadow: Shadow::Left(why), .. } = done {
                 leftover.left = Some(why);
             }

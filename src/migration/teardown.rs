@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
 use crate::pg::{QualifiedName, Session, quote_ident};
+use crate::telemetry::Meter;
 
 /// How long our own backends may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -136,9 +137,9 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
 }
 
 /// Takes everything away that a preparation makes, as far as it came.
-pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<Shadow> {
+pub(super) async fn undo(session: &Session, stored: &Stored, meter: &Meter) -> Result<Shadow> {
     release(session, stored).await?;
-    let shadow = unfinished::drop_shadow(session, stored).await?;
+    let shadow = unfinished::drop_shadow(session, stored, meter).await?;
     failpoint!("shadow dropped");
     Ok(shadow)
 }

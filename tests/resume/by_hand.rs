@@ -255,3 +255,27 @@ async fn what_depends_on_a_shadow_is_named_and_spares_nothing_else() {
     command(&shop, &["abort", "a1"]).await.expect_code(0);
     nothing_is_left(&shop).await;
 }
+
+/// Somebody looks at the shadow, and does not end his transaction.
+#[tokio::test]
+async fn an_abort_says_for_whom_it_waits_and_holds_nothing_back_meanwhile() {
+    let shop = shop().await;
+    for arguments in [&["abort", "a1"][..], &["cleanup", "--yes"]] {
+        shop.exec("DROP TABLE IF EXISTS a1, p").await;
+        died(&shop, HALF).await;
+        let reader = shop.session().await;
+        reader.batch_execute("BEGIN; LOCK TABLE a1_v2 IN ACCESS SHARE MODE").await.unwrap();
+        let pid: i32 = reader.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let mut waits = Background::start(arguments.iter().chain(&["-d", &shop.dsn]));
+        waits.wait_for_saying("waits for the lock of").await;
+        let user: String = shop.value("SELECT session_user::text").await;
+        let said = waits.said();
+        for text in [format!("pid {pid} ({user}"), "SELECT pg_backend_pid()".to_owned()] {
+            assert!(said.contains(&text), "{text}: {said}");
+        }
+        assert_eq!(shop.held_back().await, [""; 0]);
+        reader.batch_execute("COMMIT").await.unwrap();
+        waits.finish(SOON).await.expect_code(0);
+        nothing_is_left(&shop).await;
+    }
+}
