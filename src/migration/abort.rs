@@ -46,7 +46,7 @@ pub async fn abort(connector: &Connector, table: &str, meter: &Meter) -> Result<
     let session = connector.session("abort").await?;
     let found = resume::look(&session, table).await?.ok_or_else(|| {
         Error::usage(format!("{table} has no unfinished migration"))
-            .next("Nothing was changed. See pgwraith.migration for finished ones")
+            .next("Nothing was changed. See pgwraith.migration for finished ones; `pgwraith cleanup` lists what no state knows of")
     })?;
     undo(&session, found, meter).await
 }

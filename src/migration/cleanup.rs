@@ -105,10 +105,7 @@ async fn slot_of(session: &Session, leftover: &mut Leftover) -> Result<()> {
         return Ok(());
     }
     takeover::cut_off(session, stored.id).await?;
-    match &stored.slot {
-        Some(slot) => teardown::drop_slot(session, slot).await,
-        None => Ok(()),
-    }
+    teardown::drop_slot(session, &stored.slot).await
 }
 
 async fn rest_of(session: &Session, leftover: &mut Leftover, meter: &Meter) -> Result<()> {
@@ -157,10 +154,7 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         true => "swapped, and not at its end".to_owned(),
         false => format!("unfinished in phase {}", stored.phase),
     };
-    let holds_wal = match &stored.slot {
-        Some(slot) => held(session, slot).await?,
-        None => None,
-    };
+    let holds_wal = held(session, &stored.slot).await?;
     let what = format!(
         "migration {} of {}, {stands}{}",
         stored.id,

@@ -146,13 +146,9 @@ pub(super) async fn undo(session: &Session, stored: &Stored, meter: &Meter) -> R
 
 /// Slot, publication and view, as far as they are there.
 pub(super) async fn release(session: &Session, stored: &Stored) -> Result<()> {
-    if let Some(slot) = &stored.slot {
-        drop_slot(session, slot).await?;
-    }
+    drop_slot(session, &stored.slot).await?;
     failpoint!("slot dropped");
-    if let Some(publication) = &stored.publication {
-        drop_publication(session, publication).await?;
-    }
+    drop_publication(session, &stored.publication).await?;
     failpoint!("publication dropped");
     drop_rows_view(session, stored.id).await
 }

@@ -279,3 +279,38 @@ async fn an_abort_says_for_whom_it_waits_and_holds_nothing_back_meanwhile() {
         nothing_is_left(&shop).await;
     }
 }
+
+/// What holds the server back is named by the migration's id.
+#[tokio::test]
+async fn a_state_that_is_there_in_parts_hides_nothing() {
+    let mut shop = shop().await;
+    died(&shop, HALF).await;
+    shop.exec("DELETE FROM pgwraith.flow").await;
+    let listed = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(listed.stdout.contains("MB of WAL"), "{listed}");
+    command(&shop, &["abort", "a1"]).await.expect_code(0);
+    nothing_is_left(&shop).await;
+
+    shop.move_to("resumed").await;
+    died(&shop, HALF).await;
+    shop.exec("DELETE FROM pgwraith.flow").await;
+    let resumed = command(&shop, &["resume", "a1"]).await.expect_code(6);
+    assert!(resumed.stderr.contains("took away parts of its state"), "{resumed}");
+    assert_eq!(shop.held_back().await, [""; 0], "what it says: {resumed}");
+    command(&shop, &["abort", "a1"]).await.expect_code(0);
+    nothing_is_left(&shop).await;
+
+    for (n, gone) in
+        ["DROP SCHEMA pgwraith CASCADE", "DELETE FROM pgwraith.migration"].iter().enumerate()
+    {
+        shop.move_to(&format!("gone{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(gone).await;
+        command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+        let refused = shop.run("a1", &["--rebuild"]).await.expect_code(3);
+        assert!(refused.stderr.contains("DROP TABLE \"public\".\"a1_v2\""), "{refused}");
+        assert!(!refused.stderr.contains("pgwraith abort"), "{refused}");
+        shop.exec("DROP TABLE a1_v2").await;
+        shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    }
+}
