@@ -314,3 +314,37 @@ async fn a_state_that_is_there_in_parts_hides_nothing() {
         shop.run("a1", &["--rebuild"]).await.expect_code(0);
     }
 }
+
+/// Whoever ran the first migration made the state.
+#[tokio::test]
+async fn a_role_that_may_not_use_the_state_is_told_whose_it_is() {
+    let shop = shop().await;
+    died(&shop, HALF).await;
+    let owner: String = shop.value("SELECT quote_ident(session_user)").await;
+    shop.exec("CREATE ROLE \"App user\" LOGIN REPLICATION").await;
+    let app = shop.dsn.replace("postgres@", "App%20user@");
+    let refused = async |how: &str| {
+        for arguments in
+            [&["abort", "a1"][..], &["resume", "a1"], &["cleanup"], &["cleanup", "--yes"]]
+        {
+            let at = ["-d", &app];
+            let output = harness::run(arguments.iter().chain(&at)).await.expect_code(3);
+            let grant = format!("GRANT \"{owner}\" TO \"App user\", or connect as \"{owner}\"");
+            for text in [&grant, "belongs to", "Nothing was changed"] {
+                assert!(output.stderr.contains(text), "{how}: {text}: {output}");
+            }
+        }
+    };
+    refused("USAGE is everybody's").await;
+    shop.exec("REVOKE USAGE ON SCHEMA pgwraith FROM PUBLIC").await;
+    refused("not even that").await;
+    // Who may only look is told what there is.
+    shop.exec("GRANT USAGE ON SCHEMA pgwraith TO \"App user\"; GRANT SELECT ON ALL TABLES IN SCHEMA pgwraith TO \"App user\"").await;
+    harness::run(["cleanup", "-d", &app]).await.expect_code(0);
+    let abort = ["abort", "a1", "-d", &app];
+    harness::run(abort).await.expect_code(3);
+    assert_eq!(shop.held_back().await.len(), 2);
+    shop.exec(&format!("GRANT {owner} TO \"App user\"")).await;
+    harness::run(abort).await.expect_code(0);
+    nothing_is_left(&shop).await;
+}

@@ -243,8 +243,10 @@ pub(in crate::migration) async fn forget(session: &Session, migration: i64) -> R
         session.execute(&sql, &[&migration]).await?;
     }
     session.execute("DELETE FROM pgwraith.migration WHERE id = $1", &[&migration]).await?;
-    let last: bool =
-        session.one("SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration)", &[]).await?.get(0);
+    // Whoever was granted its tables one by one may not drop the schema: it stays, and is empty.
+    let sql = "SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration) AND pg_catalog.pg_has_role(n.nspowner, 'USAGE') \
+               FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgwraith'";
+    let last: bool = session.one(sql, &[]).await?.get(0);
     if last {
         session.batch("DROP SCHEMA pgwraith CASCADE").await?;
     }
