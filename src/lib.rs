@@ -30,6 +30,8 @@
 //! command line, [`demo`] a private server with traffic. Arrows point one way: `cli → migration →
 //! cutover, preflight → flow → shadow, change → catalog → pg → wal, conninfo`.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod catalog;
 pub mod change;
 pub mod cli;
@@ -42,6 +44,7 @@ pub mod flow;
 pub mod migration;
 pub mod pg;
 pub mod preflight;
+pub mod say;
 pub mod shadow;
 pub mod telemetry;
 pub mod wal;

@@ -31,5 +31,6 @@ mod subscribers;
 mod takeover;
 mod traffic;
 mod twins;
+mod unheard;
 mod verification;
 mod zoo;

@@ -7,18 +7,19 @@ use super::resolve;
 use super::run::failure;
 use crate::error::Result;
 use crate::migration::{self, Aborted, AfterSwap, Shadow};
+use crate::say;
 use crate::telemetry::{Show, Telemetry};
 
 pub(super) async fn abort(args: AbortArgs) -> Result<()> {
     let done = undo(&args).await;
     if let (true, Err(e)) = (args.json, &done) {
-        println!("{}", failure(&args.table, e));
+        say::out_line(failure(&args.table, e));
     }
     let aborted = done?;
     if args.json {
-        println!("{}", as_json(&aborted));
+        say::out_line(as_json(&aborted));
     } else {
-        print!("{}", as_text(&aborted));
+        say::out(as_text(&aborted));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::args::CleanupArgs;
 use super::resolve;
 use crate::error::{Error, Result};
 use crate::migration::{self, Leftover};
+use crate::say;
 use crate::telemetry::{Show, Telemetry};
 
 pub(super) async fn cleanup(args: CleanupArgs) -> Result<()> {
@@ -23,9 +24,9 @@ pub(super) async fn cleanup(args: CleanupArgs) -> Result<()> {
     };
     let done = done.await;
     if args.json {
-        println!("{}", as_json(&done, args.yes));
+        say::out_line(as_json(&done, args.yes));
     } else if let Ok(found) = &done {
-        print!("{}", as_text(found, args.yes));
+        say::out(as_text(found, args.yes));
     }
     still_there(&done?).map_or(Ok(()), Err)
 }
