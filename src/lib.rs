@@ -26,9 +26,11 @@
 //! The rooms: [`conninfo`] and [`pg`] reach the server, [`wal`] reads its log, [`catalog`] knows a
 //! table and all that hangs on it, [`preflight`] refuses what cannot go well, [`change`] turns what
 //! was asked for into a projection, [`shadow`] renders DDL, [`flow`] moves rows and proves them equal,
-//! [`cutover`] swaps, [`migration`] runs the phases in order, [`telemetry`] shows them, [`cli`] is the
+//! [`cutover`] swaps, [`migration`] runs the phases in order, [`throttle`] sees that they take no more than is free, [`telemetry`] shows them, [`cli`] is the
 //! command line, [`demo`] a private server with traffic. Arrows point one way: `cli → migration →
-//! cutover, preflight → flow → shadow, change → catalog → pg → wal, conninfo`.
+//! cutover, preflight → flow → throttle, shadow, change → catalog → pg → wal, conninfo`.
+
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod catalog;
 pub mod change;
@@ -42,6 +44,7 @@ pub mod flow;
 pub mod migration;
 pub mod pg;
 pub mod preflight;
+pub mod say;
 pub mod shadow;
 pub mod telemetry;
 pub mod throttle;

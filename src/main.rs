@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgwraith::cli::{self, args::Arguments};
+use pgwraith::say;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -18,11 +19,15 @@ fn main() -> ExitCode {
         }
     };
     let filter = EnvFilter::try_new(&arguments.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(cli::run(arguments)),
         Err(e) => {
-            eprintln!("pgwraith: the asynchronous runtime does not start: {e}.");
+            say::err(format!("pgwraith: the asynchronous runtime does not start: {e}."));
             ExitCode::from(1)
         }
     }

@@ -33,5 +33,6 @@ mod takeover;
 mod throttle;
 mod traffic;
 mod twins;
+mod unheard;
 mod verification;
 mod zoo;

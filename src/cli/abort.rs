@@ -7,24 +7,29 @@ use super::resolve;
 use super::run::failure;
 use crate::error::Result;
 use crate::migration::{self, Aborted, AfterSwap, Shadow};
+use crate::say;
+use crate::telemetry::{Show, Telemetry};
 
 pub(super) async fn abort(args: AbortArgs) -> Result<()> {
     let done = undo(&args).await;
     if let (true, Err(e)) = (args.json, &done) {
-        println!("{}", failure(&args.table, e));
+        say::out_line(failure(&args.table, e));
     }
     let aborted = done?;
     if args.json {
-        println!("{}", as_json(&aborted));
+        say::out_line(as_json(&aborted));
     } else {
-        print!("{}", as_text(&aborted));
+        say::out(as_text(&aborted));
     }
     Ok(())
 }
 
 async fn undo(args: &AbortArgs) -> Result<Aborted> {
     let connector = resolve::connector(&args.connection)?;
-    migration::abort(&connector, &args.table).await
+    let telemetry = Telemetry::start(&args.table, Show::Quiet);
+    let done = migration::abort(&connector, &args.table, &telemetry.meter()).await;
+    telemetry.finish();
+    done
 }
 
 fn as_json(aborted: &Aborted) -> serde_json::Value {

@@ -10,6 +10,7 @@ use crate::demo::traffic::{Mix, Report as TrafficReport, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::migration::{Run, Settings, Supervisor};
 use crate::pg::Connector;
+use crate::say;
 use crate::telemetry::{Show, Telemetry};
 
 const TABLE: &str = "public.orders";
@@ -20,7 +21,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     let supervisor = Supervisor::default();
     signals::watch(&supervisor, TABLE)?;
     let binaries = ServerBinaries::find()?;
-    println!("starting a private PostgreSQL {}", binaries.major());
+    say::out_line(format!("starting a private PostgreSQL {}", binaries.major()));
     // Real disk writes, as on a real server.
     let settings = [("fsync", "on"), ("max_wal_size", "8GB"), ("shared_buffers", "512MB")];
     let cluster = supervisor.guard(Cluster::start(&binaries, &settings)).await?;
@@ -28,7 +29,7 @@ pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     // Stops the server and removes its folder; blocking, so off the runtime's threads.
     let stopped = tokio::task::spawn_blocking(move || drop(cluster)).await;
     if stopped.is_err() {
-        eprintln!("the private server could not be stopped");
+        say::err("the private server could not be stopped");
     }
     shown
 }
@@ -37,22 +38,28 @@ async fn show(args: &DemoArgs, cluster: &Cluster, supervisor: &Supervisor) -> Re
     let dsn = cluster.dsn("postgres");
     let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
-    println!("loading {} orders with three secondary indexes", args.rows);
+    say::out_line(format!("loading {} orders with three secondary indexes", args.rows));
     create_orders(&client, args.rows).await?;
-    println!("live traffic: {} sessions, about {} writes/s", args.sessions, args.rate);
+    say::out_line(format!(
+        "live traffic: {} sessions, about {} writes/s",
+        args.sessions, args.rate
+    ));
     let mix = Mix {
         sessions: usize::from(args.sessions),
         rate: Some(f64::from(args.rate) / f64::from(args.sessions)),
         ..Mix::default()
     };
     let traffic = Traffic::start(&dsn, TABLE, mix).await?;
-    println!("pgwraith run {TABLE} --alter \"{}\" --alter \"{}\"", CHANGES[0], CHANGES[1]);
-    println!(
-        "(sessions with a prepared SELECT * will once see PostgreSQL's own \"cached plan must not change result type\")"
+    say::out_line(format!(
+        "pgwraith run {TABLE} --alter \"{}\" --alter \"{}\"",
+        CHANGES[0], CHANGES[1]
+    ));
+    say::out_line(
+        "(sessions with a prepared SELECT * will once see PostgreSQL's own \"cached plan must not change result type\")",
     );
     let migrated = migrate(&dsn, supervisor).await;
     let report = traffic.stop().await?;
-    println!("{}", migrated?);
+    say::out_line(migrated?);
     judge(&report, &client).await
 }
 
@@ -77,31 +84,31 @@ async fn migrate(dsn: &str, supervisor: &Supervisor) -> Result<String> {
 
 /// What the traffic saw, and whether every acknowledged write is there.
 async fn judge(report: &TrafficReport, client: &tokio_postgres::Client) -> Result<()> {
-    println!(
+    say::out_line(format!(
         "traffic: {} writes, {:.0}/s; p50 {:.1} ms, p99 {:.1} ms, longest stall {:.1} ms",
         report.writes,
         report.writes_per_second(),
         report.p50.as_secs_f64() * 1000.0,
         report.p99.as_secs_f64() * 1000.0,
         report.longest_stall.duration.as_secs_f64() * 1000.0
-    );
-    println!(
+    ));
+    say::out_line(format!(
         "         {} errors, {} times \"cached plan must not change result type\" (retried)",
         report.error_count, report.cached_plan_errors
-    );
+    ));
     let oracle = report.verify(client, TABLE).await?;
     if oracle.is_ok() && report.anomaly_count == 0 && report.error_count == 0 {
-        println!(
+        say::out_line(format!(
             "oracle:  {} touched rows checked, every acknowledged write is there",
             oracle.checked
-        );
+        ));
         return Ok(());
     }
     for line in oracle.lost.iter().chain(&oracle.unexpected).chain(&report.anomalies).take(10) {
-        eprintln!("oracle: {line}");
+        say::err(format!("oracle: {line}"));
     }
     for error in report.errors.iter().take(10) {
-        eprintln!("traffic error: {} ({})", error.message, error.statement);
+        say::err(format!("traffic error: {} ({})", error.message, error.statement));
     }
     Err(Error::new(Kind::DataDiffers, "the traffic's oracle found something wrong"))
 }

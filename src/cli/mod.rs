@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use args::{Arguments, Command};
 
 use crate::error::Result;
+use crate::say;
 
 /// Runs the command and says how it went; the exit code is the error's kind.
 pub async fn run(arguments: Arguments) -> ExitCode {
@@ -31,7 +32,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("pgwraith: {e}.");
+            say::err(format!("pgwraith: {e}."));
             ExitCode::from(e.kind().exit_code())
         }
     }

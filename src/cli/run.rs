@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::migration::{self, How, Report, Run, Supervisor, Unfinished};
 use crate::pg::{Connector, shell_word};
 use crate::preflight::EventTriggers;
+use crate::say;
 use crate::telemetry::{Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
@@ -65,7 +66,7 @@ async fn carry_out(
 ) -> Result<()> {
     let told = |e: Error| {
         if as_object {
-            println!("{}", failure(table, &e));
+            say::out_line(failure(table, &e));
         }
         e
     };
@@ -91,9 +92,9 @@ async fn carry_out(
     };
     let summary = telemetry.finish();
     if as_object {
-        println!("{}", as_json(table, &done, &summary));
+        say::out_line(as_json(table, &done, &summary));
     } else if let Ok(report) = &done {
-        print!("{}", as_text(report, &summary));
+        say::out(as_text(report, &summary));
     }
     done.map(drop)
 }

@@ -4,6 +4,7 @@ use super::args::{Connection, CutoverArgs, SetArgs};
 use super::resolve;
 use crate::error::Result;
 use crate::migration;
+use crate::say;
 
 pub(super) async fn set(args: SetArgs) -> Result<()> {
     change(&args.table, &args.connection, "set", &args.limits).await
@@ -19,9 +20,9 @@ async fn change(table: &str, connection: &Connection, what: &str, limits: &[Stri
     let connector = resolve::connector(connection)?;
     let typed = limits.join(" ");
     let was_alive = migration::set(&connector, table, &flags, what, &typed).await?;
-    println!("{table}: {typed}");
+    say::out_line(format_args!("{table}: {typed}"));
     if !was_alive {
-        println!("nobody runs it now: `pgwraith resume` goes on with this");
+        say::out_line("nobody runs it now: `pgwraith resume` goes on with this");
     }
     Ok(())
 }

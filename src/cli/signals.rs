@@ -4,6 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Kind, Result};
 use crate::migration::Supervisor;
+use crate::say;
 
 /// Stops `supervisor` at the first signal; ends the process at the second, which is as safe as a
 /// crash.
@@ -18,9 +19,9 @@ pub(super) fn watch(supervisor: &Supervisor, table: &str) -> Result<()> {
                 _ = terminate.recv() => "SIGTERM",
             };
             if stopped {
-                eprintln!(
+                say::err(format!(
                     "pgwraith: leaving at once; `pgwraith resume {table}` goes on, `pgwraith abort {table}` undoes it."
-                );
+                ));
                 std::process::exit(i32::from(Kind::Stopped.exit_code()));
             }
             supervisor.stop(name);

@@ -8,6 +8,7 @@ use super::resolve;
 use crate::error::Result;
 use crate::migration::{self, Status};
 use crate::pg::shell_word;
+use crate::say;
 
 /// How often it is shown anew.
 const EVERY: Duration = Duration::from_secs(2);
@@ -17,12 +18,12 @@ pub(super) async fn status(args: StatusArgs) -> Result<()> {
     loop {
         let all = migration::status(&connector, args.table.as_deref()).await?;
         if args.json {
-            println!("{}", serde_json::json!({ "migrations": all }));
+            say::out_line(serde_json::json!({ "migrations": all }));
         } else if all.is_empty() {
-            println!("no migration is under way in this database");
+            say::out_line("no migration is under way in this database");
         }
         for status in all.iter().filter(|_| !args.json) {
-            println!("{}", as_text(status));
+            say::out_line(as_text(status));
         }
         if !args.watch {
             return Ok(());

@@ -10,6 +10,7 @@ use super::{after, resume, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
+use crate::telemetry::Meter;
 
 /// What an abort came to.
 #[derive(Debug)]
@@ -41,24 +42,24 @@ impl AfterSwap {
 }
 
 /// Aborts the unfinished migration of `table`, or cleans up after one that swapped and did not.
-pub async fn abort(connector: &Connector, table: &str) -> Result<Aborted> {
+pub async fn abort(connector: &Connector, table: &str, meter: &Meter) -> Result<Aborted> {
     let session = connector.session("abort").await?;
     let found = resume::look(&session, table).await?.ok_or_else(|| {
         Error::usage(format!("{table} has no unfinished migration"))
-            .next("Nothing was changed. See pgwraith.migration for finished ones")
+            .next("Nothing was changed. See pgwraith.migration for finished ones; `pgwraith cleanup` lists what no state knows of")
     })?;
-    undo(&session, found).await
+    undo(&session, found, meter).await
 }
 
 /// Aborts this migration, or cleans up after it.
-pub(super) async fn undo(session: &Session, found: Stored) -> Result<Aborted> {
+pub(super) async fn undo(session: &Session, found: Stored, meter: &Meter) -> Result<Aborted> {
     store::ensure(session).await?;
     takeover::cut_off(session, found.id).await?;
     // Asked only now: a run that is alive may have swapped until its epoch was over.
     if store::is_swapped(session, found.id).await? {
         return Ok(Aborted::Swapped(clean_up(session, &found).await?));
     }
-    let shadow = teardown::undo(session, &found).await?;
+    let shadow = teardown::undo(session, &found, meter).await?;
     store::forget(session, found.id).await?;
     Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase, shadow })
 }

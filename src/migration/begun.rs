@@ -55,7 +55,7 @@ impl Making<'_> {
         let (source, plan) = match fresh {
             Some(fresh) => fresh,
             None => {
-                teardown::undo(control, stored).await?;
+                teardown::undo(control, stored, self.meter).await?;
                 let source = self.source().await?;
                 let plan = change::rehearse(control, &source, &stored.request).await?;
                 (source, plan)
@@ -92,7 +92,10 @@ impl Making<'_> {
     pub(super) async fn again(&self, recover: bool) -> Result<Begun> {
         let (control, stored) = (self.control, self.stored);
         let kept = store::kept(control, stored.id).await?.ok_or_else(|| {
-            Error::new(Kind::NotResumable, "an older version of pgwraith began this migration")
+            Error::new(
+                Kind::NotResumable,
+                "an older version of pgwraith began this migration, or somebody took away parts of its state",
+            )
         })?;
         let was = kept.fingerprint.clone().ok_or_else(|| {
             Error::new(Kind::NotResumable, "the state does not say what the table was")
@@ -166,8 +169,6 @@ impl Making<'_> {
 
     async fn kept_flow(&self, kept: &Kept, source: &Table) -> Result<Flow> {
         let (names, migration) = (&self.stored.names, self.stored.id);
-        let lost = || Error::new(Kind::NotResumable, "the state does not name its publication");
-        let publication = self.stored.publication.clone().ok_or_else(lost)?;
         Ok(Flow {
             migration,
             number: 1,
@@ -175,7 +176,7 @@ impl Making<'_> {
             target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
             projection: kept.projection.clone(),
             key: kept.key.clone(),
-            publication,
+            publication: self.stored.publication.clone(),
             // Its name says the database, and this one may be a copy.
             slot: prepare::slot_name(self.control, migration).await?,
         })

@@ -6,6 +6,7 @@ use super::unfinished::Shadow;
 use super::{liveness, takeover, teardown};
 use crate::error::Result;
 use crate::pg::{Connector, Session, quote_ident, shell_word};
+use crate::telemetry::Meter;
 
 /// One thing that was left, or that looks like it and is not to be touched.
 #[derive(Debug, serde::Serialize)]
@@ -16,6 +17,8 @@ pub struct Leftover {
     pub holds_wal: Option<i64>,
     /// Why it is left alone, where it is.
     pub kept: Option<String>,
+    /// Why it could not be removed, and what mends that.
+    pub failed: Option<String>,
     /// What was not removed with it, and why.
     pub left: Option<String>,
     /// What of it goes all the same.
@@ -41,30 +44,87 @@ pub async fn leftovers(connector: &Connector) -> Result<Vec<Leftover>> {
     look(&session).await
 }
 
-/// Takes away what may be taken away; returns what that was, and what was kept.
-pub async fn cleanup(connector: &Connector) -> Result<Vec<Leftover>> {
+/// Takes away what may be taken away; returns what that was, what was kept, and what could not go.
+///
+/// The slots of all go first: they hold WAL back, and what is in the way of a table is not in theirs. One
+/// that cannot go does not spare the others.
+pub async fn cleanup(connector: &Connector, meter: &Meter) -> Result<Vec<Leftover>> {
     let session = connector.session("cleanup").await?;
-    let found = look(&session).await?;
-    let mut done = Vec::with_capacity(found.len());
-    for mut leftover in found {
-        match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
-            Thing::Migration(stored) => {
-                let done = abort::undo(&session, *stored).await?;
-                if let Aborted::Undone { shadow: Shadow::Left(why), .. } = done {
-                    leftover.left = Some(why);
-                }
-            }
-            Thing::Rest(stored) => {
-                takeover::cut_off(&session, stored.id).await?;
-                teardown::release(&session, &stored).await?;
-            }
-            Thing::Slot(name) => teardown::drop_slot(&session, &name).await?,
-            Thing::Publication(name) => teardown::drop_publication(&session, &name).await?,
-            Thing::Nothing => {}
-        }
-        done.push(leftover);
+    let mut found = look(&session).await?;
+    if found.iter().any(|leftover| leftover.thing.stored().is_some()) {
+        store::ensure(&session).await?;
     }
-    Ok(done)
+    for leftover in &mut found {
+        let done = slot_of(&session, leftover).await;
+        leftover.note(&session, done).await;
+    }
+    for leftover in found.iter_mut().filter(|leftover| leftover.failed.is_none()) {
+        let done = rest_of(&session, leftover, meter).await;
+        if done.is_err() {
+            // Its slot is gone.
+            leftover.holds_wal = None;
+        }
+        leftover.note(&session, done).await;
+    }
+    Ok(found)
+}
+
+impl Leftover {
+    /// Whether any of it goes, or went.
+    pub fn may_go(&self) -> bool {
+        self.kept.is_none() || self.goes.is_some()
+    }
+
+    async fn note(&mut self, session: &Session, done: Result<()>) {
+        if let Err(e) = done {
+            session.rollback().await;
+            self.failed = Some(e.to_string());
+        }
+    }
+}
+
+impl Thing {
+    fn stored(&self) -> Option<&Stored> {
+        match self {
+            Thing::Migration(stored) | Thing::Rest(stored) => Some(stored),
+            Thing::Slot(_) | Thing::Publication(_) | Thing::Nothing => None,
+        }
+    }
+}
+
+async fn slot_of(session: &Session, leftover: &mut Leftover) -> Result<()> {
+    if let Thing::Slot(name) = &leftover.thing {
+        return teardown::drop_slot(session, name).await;
+    }
+    let Some(stored) = leftover.thing.stored() else { return Ok(()) };
+    // Somebody may have gone on with it since it was listed.
+    if let Some(by) = liveness::run_by(session, stored).await? {
+        leftover.kept = Some(is_alive(&by));
+        leftover.goes = None;
+        leftover.thing = Thing::Nothing;
+        return Ok(());
+    }
+    takeover::cut_off(session, stored.id).await?;
+    teardown::drop_slot(session, &stored.slot).await
+}
+
+async fn rest_of(session: &Session, leftover: &mut Leftover, meter: &Meter) -> Result<()> {
+    match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
+        Thing::Migration(stored) => {
+            let done = abort::undo(session, *stored, meter).await?;
+            if let Aborted::Undone { shadow: Shadow::Left(why), .. } = done {
+                leftover.left = Some(why);
+            }
+        }
+        Thing::Rest(stored) => teardown::release(session, &stored).await?,
+        Thing::Publication(name) => teardown::drop_publication(session, &name).await?,
+        Thing::Slot(_) | Thing::Nothing => {}
+    }
+    Ok(())
+}
+
+fn is_alive(by: &str) -> String {
+    format!("a run is alive: {by}")
 }
 
 async fn look(session: &Session) -> Result<Vec<Leftover>> {
@@ -94,10 +154,7 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         true => "swapped, and not at its end".to_owned(),
         false => format!("unfinished in phase {}", stored.phase),
     };
-    let holds_wal = match &stored.slot {
-        Some(slot) => held(session, slot).await?,
-        None => None,
-    };
+    let holds_wal = held(session, &stored.slot).await?;
     let what = format!(
         "migration {} of {}, {stands}{}",
         stored.id,
@@ -109,8 +166,8 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         shell_word(&stored.names.source.to_string()),
         if left == 1 { "" } else { "s" }
     );
-    let (kept, goes, thing) = match alive {
-        Some(by) => (Some(format!("a run is alive: {by}")), None, Thing::Nothing),
+    let (kept, goes, thing) = match &alive {
+        Some(by) => (Some(is_alive(by)), None, Thing::Nothing),
         None if left == 0 => (None, None, Thing::Migration(Box::new(stored))),
         // They hold WAL back, and what is left to run does not need them.
         None if is_anything_left => {
@@ -118,7 +175,7 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         }
         None => (Some(to_run), None, Thing::Nothing),
     };
-    Ok(Leftover { what, holds_wal, kept, left: None, goes, thing })
+    Ok(Leftover { what, holds_wal, kept, failed: None, left: None, goes, thing })
 }
 
 async fn held(session: &Session, slot: &str) -> Result<Option<i64>> {
@@ -148,6 +205,7 @@ async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
             holds_wal: row.get(4),
             thing: if kept.is_none() { Thing::Slot(name) } else { Thing::Nothing },
             kept,
+            failed: None,
             left: None,
             goes: None,
         });
@@ -162,6 +220,7 @@ async fn orphans(session: &Session, known: &[i64]) -> Result<Vec<Leftover>> {
             what: format!("publication {name}"),
             holds_wal: None,
             kept: None,
+            failed: None,
             left: None,
             goes: None,
             thing: Thing::Publication(name),

@@ -122,10 +122,7 @@ impl Run<'_> {
         there: Option<QualifiedName>,
     ) -> Result<Told> {
         let name = there.map_or_else(|| stored.names.source.to_string(), |name| name.to_string());
-        let holds = match &stored.slot {
-            Some(slot) => slot_holds(session, slot).await?,
-            None => None,
-        };
+        let holds = slot_holds(session, &stored.slot).await?;
         let shadow = &stored.names.shadow;
         let state = format!("{name} is untouched and in use; the copy so far is kept in {shadow}");
         Ok(match holds {
@@ -147,12 +144,10 @@ impl Run<'_> {
             // What a run that goes on needs of the source's side goes too: nobody will.
             teardown::release(session, stored).await?;
         } else {
-            if let Some(slot) = &stored.slot {
-                teardown::drop_slot(session, slot).await?;
-            }
+            teardown::drop_slot(session, &stored.slot).await?;
             // As somebody left it, it may make the application's updates fail.
-            if let (Kind::Unproven, Some(publication)) = (kind, &stored.publication) {
-                teardown::drop_publication(session, publication).await?;
+            if kind == Kind::Unproven {
+                teardown::drop_publication(session, &stored.publication).await?;
             }
         }
         let shadow = &stored.names.shadow;

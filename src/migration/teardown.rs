@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
 use crate::pg::{QualifiedName, Session, quote_ident};
+use crate::telemetry::Meter;
 
 /// How long our own backends may take to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -136,22 +137,18 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
 }
 
 /// Takes everything away that a preparation makes, as far as it came.
-pub(super) async fn undo(session: &Session, stored: &Stored) -> Result<Shadow> {
+pub(super) async fn undo(session: &Session, stored: &Stored, meter: &Meter) -> Result<Shadow> {
     release(session, stored).await?;
-    let shadow = unfinished::drop_shadow(session, stored).await?;
+    let shadow = unfinished::drop_shadow(session, stored, meter).await?;
     failpoint!("shadow dropped");
     Ok(shadow)
 }
 
 /// Slot, publication and view, as far as they are there.
 pub(super) async fn release(session: &Session, stored: &Stored) -> Result<()> {
-    if let Some(slot) = &stored.slot {
-        drop_slot(session, slot).await?;
-    }
+    drop_slot(session, &stored.slot).await?;
     failpoint!("slot dropped");
-    if let Some(publication) = &stored.publication {
-        drop_publication(session, publication).await?;
-    }
+    drop_publication(session, &stored.publication).await?;
     failpoint!("publication dropped");
     drop_rows_view(session, stored.id).await
 }

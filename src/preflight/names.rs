@@ -138,13 +138,16 @@ fn taken(subject: &Subject<'_>, wanted: &Wanted, holder: &Holder) -> Finding {
         "type" => "TYPE",
         _ => "TABLE",
     };
+    // Where the state knows of it, another finding says so, and how it is undone.
+    let drop = match command {
+        "TABLE" => format!(
+            "DROP TABLE {name} if nobody needs it (a run whose state somebody dropped leaves one behind)"
+        ),
+        _ => "drop it if nobody needs it".to_owned(),
+    };
     Finding::refuse(
         format!("{name}, wanted for {}, is the name of another {}", wanted.purpose, holder.what),
-        format!(
-            "ALTER {command} {name} RENAME TO …, or drop it if nobody needs it (pgwraith abort {} \
-             removes what a run that broke off left)",
-            subject.table.qualified()
-        ),
+        format!("ALTER {command} {name} RENAME TO …, or {drop}"),
     )
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{Collected, Show};
+use crate::say;
 
 /// How often a plain line is written where there is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -40,8 +41,8 @@ impl Line {
 
     pub(super) fn note(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say::err(text)),
+            None => say::err(text),
         }
     }
 
@@ -62,7 +63,7 @@ impl Line {
                 .last_plain
                 .is_none_or(|(at, shown)| shown != phase || at.elapsed() >= PLAIN_EVERY);
             if due {
-                eprintln!("{text}");
+                say::err(text);
                 self.last_plain = Some((Instant::now(), phase));
             }
         }

@@ -214,3 +214,137 @@ async fn the_shadow_is_dropped_whatever_it_is_called_and_nothing_else_is() {
     assert_eq!(shop.rows("mine").await, ["(1,2,3)"]);
     assert_eq!(shop.held_back().await, [""; 0]);
 }
+
+/// What is in the way of one table is in nobody else's, and in that of no slot.
+#[tokio::test]
+async fn what_depends_on_a_shadow_is_named_and_spares_nothing_else() {
+    let shop = shop().await;
+    died(&shop, HALF).await;
+    shop.exec("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b SELECT generate_series(1, 2000)")
+        .await;
+    dies(&shop, "b", HALF).await;
+    shop.exec("CREATE VIEW vv AS SELECT * FROM a1_v2; CREATE VIEW ww AS SELECT * FROM a1_v2").await;
+    let cleaned = command(&shop, &["cleanup", "--yes", "--json"]).await.expect_code(1);
+    for text in [
+        "view public.vv depends on table public.a1_v2",
+        "view public.ww",
+        "pgwraith abort",
+        "1 of 2 could not",
+    ] {
+        assert!(cleaned.stderr.contains(text), "{text}: {cleaned}");
+    }
+    assert_eq!(cleaned.json()["outcome"], "failed");
+    assert_eq!(cleaned.json()["leftovers"].as_array().unwrap().len(), 2);
+    assert_eq!(shop.held_back().await, [""; 0]);
+    let left = harness::leftovers(&shop.client).await;
+    assert_eq!(left, ["schema pgwraith", "table a1_v2"]);
+
+    let aborted = command(&shop, &["abort", "a1"]).await.expect_code(1);
+    for text in [
+        "view public.vv depends",
+        "Slot and publication are gone",
+        "the shadow and the state are left",
+    ] {
+        assert!(aborted.stderr.contains(text), "{text}: {aborted}");
+    }
+    assert!(!aborted.stderr.contains("2BP01"), "{aborted}");
+    let cleaned = command(&shop, &["cleanup", "--yes"]).await.expect_code(1);
+    assert!(cleaned.stdout.contains("; not removed"), "{cleaned}");
+    assert!(!cleaned.stdout.contains("of WAL"), "{cleaned}");
+    shop.exec("DROP VIEW vv, ww").await;
+    command(&shop, &["abort", "a1"]).await.expect_code(0);
+    nothing_is_left(&shop).await;
+}
+
+/// Somebody looks at the shadow, and does not end his transaction.
+#[tokio::test]
+async fn an_abort_says_for_whom_it_waits_and_holds_nothing_back_meanwhile() {
+    let shop = shop().await;
+    for arguments in [&["abort", "a1"][..], &["cleanup", "--yes"]] {
+        shop.exec("DROP TABLE IF EXISTS a1, p").await;
+        died(&shop, HALF).await;
+        let reader = shop.session().await;
+        reader.batch_execute("BEGIN; LOCK TABLE a1_v2 IN ACCESS SHARE MODE").await.unwrap();
+        let pid: i32 = reader.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let mut waits = Background::start(arguments.iter().chain(&["-d", &shop.dsn]));
+        waits.wait_for_saying("waits for the lock of").await;
+        let user: String = shop.value("SELECT session_user::text").await;
+        let said = waits.said();
+        for text in [format!("pid {pid} ({user}"), "SELECT pg_backend_pid()".to_owned()] {
+            assert!(said.contains(&text), "{text}: {said}");
+        }
+        assert_eq!(shop.held_back().await, [""; 0]);
+        reader.batch_execute("COMMIT").await.unwrap();
+        waits.finish(SOON).await.expect_code(0);
+        nothing_is_left(&shop).await;
+    }
+}
+
+/// What holds the server back is named by the migration's id.
+#[tokio::test]
+async fn a_state_that_is_there_in_parts_hides_nothing() {
+    let mut shop = shop().await;
+    died(&shop, HALF).await;
+    shop.exec("DELETE FROM pgwraith.flow").await;
+    let listed = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(listed.stdout.contains("MB of WAL"), "{listed}");
+    command(&shop, &["abort", "a1"]).await.expect_code(0);
+    nothing_is_left(&shop).await;
+
+    shop.move_to("resumed").await;
+    died(&shop, HALF).await;
+    shop.exec("DELETE FROM pgwraith.flow").await;
+    let resumed = command(&shop, &["resume", "a1"]).await.expect_code(6);
+    assert!(resumed.stderr.contains("took away parts of its state"), "{resumed}");
+    assert_eq!(shop.held_back().await, [""; 0], "what it says: {resumed}");
+    command(&shop, &["abort", "a1"]).await.expect_code(0);
+    nothing_is_left(&shop).await;
+
+    for (n, gone) in
+        ["DROP SCHEMA pgwraith CASCADE", "DELETE FROM pgwraith.migration"].iter().enumerate()
+    {
+        shop.move_to(&format!("gone{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(gone).await;
+        command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+        let refused = shop.run("a1", &["--rebuild"]).await.expect_code(3);
+        assert!(refused.stderr.contains("DROP TABLE \"public\".\"a1_v2\""), "{refused}");
+        assert!(!refused.stderr.contains("pgwraith abort"), "{refused}");
+        shop.exec("DROP TABLE a1_v2").await;
+        shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    }
+}
+
+/// Whoever ran the first migration made the state.
+#[tokio::test]
+async fn a_role_that_may_not_use_the_state_is_told_whose_it_is() {
+    let shop = shop().await;
+    died(&shop, HALF).await;
+    let owner: String = shop.value("SELECT quote_ident(session_user)").await;
+    shop.exec("CREATE ROLE \"App user\" LOGIN REPLICATION").await;
+    let app = shop.dsn.replace("postgres@", "App%20user@");
+    let refused = async |how: &str| {
+        for arguments in
+            [&["abort", "a1"][..], &["resume", "a1"], &["cleanup"], &["cleanup", "--yes"]]
+        {
+            let at = ["-d", &app];
+            let output = harness::run(arguments.iter().chain(&at)).await.expect_code(3);
+            let grant = format!("GRANT \"{owner}\" TO \"App user\", or connect as \"{owner}\"");
+            for text in [&grant, "belongs to", "Nothing was changed"] {
+                assert!(output.stderr.contains(text), "{how}: {text}: {output}");
+            }
+        }
+    };
+    refused("USAGE is everybody's").await;
+    shop.exec("REVOKE USAGE ON SCHEMA pgwraith FROM PUBLIC").await;
+    refused("not even that").await;
+    // Who may only look is told what there is.
+    shop.exec("GRANT USAGE ON SCHEMA pgwraith TO \"App user\"; GRANT SELECT ON ALL TABLES IN SCHEMA pgwraith TO \"App user\"").await;
+    harness::run(["cleanup", "-d", &app]).await.expect_code(0);
+    let abort = ["abort", "a1", "-d", &app];
+    harness::run(abort).await.expect_code(3);
+    assert_eq!(shop.held_back().await.len(), 2);
+    shop.exec(&format!("GRANT {owner} TO \"App user\"")).await;
+    harness::run(abort).await.expect_code(0);
+    nothing_is_left(&shop).await;
+}

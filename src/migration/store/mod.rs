@@ -1,5 +1,6 @@
 //! The state in the database: schema `pgwraith`, keyed by migration id and flow.
 
+mod access;
 mod after;
 mod epoch;
 mod flow;

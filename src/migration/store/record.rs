@@ -18,8 +18,10 @@ pub(in crate::migration) struct Stored {
     pub names: Names,
     pub source_oid: u32,
     pub shadow_oid: Option<u32>,
-    pub publication: Option<String>,
-    pub slot: Option<String>,
+    /// Of flow 1, as stored or, where no flow is, as they would be called: a state that somebody took parts
+    /// of away must not hide what holds the server back.
+    pub publication: String,
+    pub slot: String,
     pub epoch: i64,
     pub request: Request,
     /// The flags of its last run; null where an older program began it.
@@ -101,7 +103,10 @@ async fn read(
     // Columns that came later are read as JSON: the state may be of an older version.
     let sql = format!(
         "SELECT m.id, m.phase, m.source_schema, m.source_name, m.source_oid, m.shadow_name, \
-         m.shadow_oid, f.publication, f.slot, m.retired_name, m.epoch, m.change, pg_catalog.to_jsonb(m), \
+         m.shadow_oid, \
+         COALESCE(f.publication, 'pgwraith_' || m.id), \
+         COALESCE(f.slot, (SELECT 'pgwraith_' || d.oid || '_' || m.id FROM pg_catalog.pg_database d \
+           WHERE d.datname = pg_catalog.current_database())), m.retired_name, m.epoch, m.change, pg_catalog.to_jsonb(m), \
          m.system_identifier, m.timeline, COALESCE(m.outcome = 'swapped', false) \
          FROM pgwraith.migration m LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1 \
          WHERE {condition}"
@@ -258,8 +263,10 @@ pub(in crate::migration) async fn forget(session: &Session, migration: i64) -> R
         session.execute(&sql, &[&migration]).await?;
     }
     session.execute("DELETE FROM pgwraith.migration WHERE id = $1", &[&migration]).await?;
-    let last: bool =
-        session.one("SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration)", &[]).await?.get(0);
+    // Whoever was granted its tables one by one may not drop the schema: it stays, and is empty.
+    let sql = "SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration) AND pg_catalog.pg_has_role(n.nspowner, 'USAGE') \
+               FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgwraith'";
+    let last: bool = session.one(sql, &[]).await?.get(0);
     if last {
         session.batch("DROP SCHEMA pgwraith CASCADE").await?;
     }

@@ -1,5 +1,6 @@
 //! The state's tables, and how those of an older version become those of this one.
 
+use super::access::{self, Use};
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
@@ -11,6 +12,7 @@ const VERSIONS: [&str; 3] = [CREATE, RESUME, WATCHING];
 pub(in crate::migration) async fn ensure(session: &Session) -> Result<()> {
     let known = VERSIONS.len() as i32;
     let mut found = version(session).await?;
+    access::check(session, Use::Write).await?;
     if found.is_some_and(|found| found < known) {
         // Another run may be at it.
         session.batch("BEGIN; LOCK TABLE pgwraith.schema_version IN EXCLUSIVE MODE").await?;
@@ -59,6 +61,7 @@ async fn exists(session: &Session) -> Result<bool> {
 
 /// The version that is there; None where there is no state.
 pub(super) async fn version(session: &Session) -> Result<Option<i32>> {
+    access::check(session, Use::Read).await?;
     let there = "SELECT pg_catalog.to_regclass('pgwraith.schema_version') IS NOT NULL";
     if !session.one(there, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
