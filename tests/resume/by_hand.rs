@@ -348,3 +348,34 @@ async fn a_role_that_may_not_use_the_state_is_told_whose_it_is() {
     harness::run(abort).await.expect_code(0);
     nothing_is_left(&shop).await;
 }
+
+/// The last migration takes the state with it: not from under one that begins at that moment.
+#[tokio::test]
+async fn a_migration_that_begins_while_the_last_is_undone_keeps_its_state() {
+    let shop = shop().await;
+    died(&shop, HALF).await;
+    let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = to_regclass('pgwraith.migration') AND NOT granted)";
+    let other = shop.session().await;
+    let begins = "BEGIN; INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, retired_name, change) \
+                  VALUES ('public', 'b', 1, 'b_v2', 'b_old', '{\"alters\": [], \"maps\": []}')";
+    let begins = begins.replace("change)", "change, tool_version)").replace("}')", "}', '')");
+    other.batch_execute(&begins).await.unwrap();
+    let abort = Background::start(["abort", "a1", "-d", &shop.dsn]);
+    harness::wait_for_sql(&shop.client, "the abort waits", waits).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    abort.finish(SOON).await.expect_code(0);
+    let known = "SELECT string_agg(source_name, ' ') FROM pgwraith.migration";
+    assert_eq!(shop.value::<String>(known).await, "b");
+
+    // Where the state went first, it is made anew.
+    shop.exec("CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (1)").await;
+    other
+        .batch_execute("BEGIN; LOCK pgwraith.migration IN SHARE ROW EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    let run = Background::start(shop.arguments("c", &["--rebuild"]));
+    harness::wait_for_sql(&shop.client, "the run waits", waits).await;
+    other.batch_execute("DROP SCHEMA pgwraith CASCADE; COMMIT").await.unwrap();
+    run.finish(SOON).await.expect_code(0);
+    assert_eq!(shop.value::<String>(known).await, "c");
+}

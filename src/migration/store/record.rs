@@ -1,6 +1,7 @@
 //! The row of a migration: what was asked for, and where it stands.
 
 use serde_json::Value;
+use tokio_postgres::types::ToSql;
 
 use super::epoch::host;
 use super::{event, schema};
@@ -95,7 +96,7 @@ pub(in crate::migration) async fn load(
 async fn read(
     session: &Session,
     condition: &str,
-    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Stored>> {
     if schema::version(session).await?.is_none() {
         return Ok(vec![]);
@@ -153,35 +154,44 @@ pub(in crate::migration) async fn begin(
     let change = serde_json::to_value(request)
         .map_err(|e| Error::failed(format!("the change cannot be stored: {e}")))?;
     let (host, process) = (host(), i64::from(std::process::id()));
-    let row = session
-        .one(
-            "INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
-             retired_name, change, tool_version, options, host, process, run_started_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp()) RETURNING id",
-            &[
-                &names.source.schema,
-                &names.source.name,
-                &source_oid,
-                &names.shadow.name,
-                &names.retired.name,
-                &change,
-                &env!("CARGO_PKG_VERSION"),
-                options,
-                &host,
-                &process,
-            ],
-        )
-        .await
-        .map_err(|e| match e.sqlstate() {
-            Some("23505") => {
-                let source = &names.source;
+    let sql = "INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
+               retired_name, change, tool_version, options, host, process, run_started_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp()) RETURNING id";
+    let source = &names.source;
+    let version = env!("CARGO_PKG_VERSION");
+    let (shadow, retired) = (&names.shadow.name, &names.retired.name);
+    let row: [&(dyn ToSql + Sync); 10] = [
+        &source.schema,
+        &source.name,
+        &source_oid,
+        shadow,
+        retired,
+        &change,
+        &version,
+        options,
+        &host,
+        &process,
+    ];
+    let mut again = true;
+    loop {
+        schema::ensure(session).await?;
+        match session.one(sql, &row).await {
+            Ok(row) => return Ok(row.get(0)),
+            // Whoever forgot the last migration took the state with him.
+            Err(e) if again && matches!(e.sqlstate(), Some("42P01" | "3F000")) => again = false,
+            Err(e) if e.sqlstate() == Some("23505") => {
                 let word = shell_word(&source.to_string());
-                Error::new(Kind::Refused, format!("{source} has another migration already"))
-                    .next(format!("`pgwraith resume {word}` goes on with it, `pgwraith abort {word}` undoes it"))
+                return Err(Error::new(
+                    Kind::Refused,
+                    format!("{source} has another migration already"),
+                )
+                .next(format!(
+                    "`pgwraith resume {word}` goes on with it, `pgwraith abort {word}` undoes it"
+                )));
             }
-            _ => e,
-        })?;
-    Ok(row.get(0))
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// Records the shadow's oid and the settings that the projection runs under.
@@ -262,13 +272,17 @@ pub(in crate::migration) async fn forget(session: &Session, migration: i64) -> R
         let sql = format!("DELETE FROM pgwraith.{table} WHERE migration_id = $1");
         session.execute(&sql, &[&migration]).await?;
     }
-    session.execute("DELETE FROM pgwraith.migration WHERE id = $1", &[&migration]).await?;
-    // Whoever was granted its tables one by one may not drop the schema: it stays, and is empty.
-    let sql = "SELECT NOT EXISTS (SELECT 1 FROM pgwraith.migration) AND pg_catalog.pg_has_role(n.nspowner, 'USAGE') \
-               FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgwraith'";
-    let last: bool = session.one(sql, &[]).await?.get(0);
-    if last {
-        session.batch("DROP SCHEMA pgwraith CASCADE").await?;
-    }
-    session.batch("COMMIT").await
+    // Locked against a migration that begins meanwhile, and would lose its state with the schema, and against
+    // another that is forgotten at the same time: each would leave the schema to the other. At once, so that
+    // a tool that freezes holds no lock. Whoever was granted the tables one by one may not drop the
+    // schema: it stays, and is empty.
+    let sql = format!(
+        "LOCK TABLE pgwraith.migration IN SHARE ROW EXCLUSIVE MODE; \
+         DELETE FROM pgwraith.migration WHERE id = {migration}; \
+         DO $$ BEGIN IF NOT EXISTS (SELECT 1 FROM pgwraith.migration) AND (\
+           SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE') FROM pg_catalog.pg_namespace n \
+           WHERE n.nspname = 'pgwraith') \
+         THEN DROP SCHEMA pgwraith CASCADE; END IF; END $$; COMMIT"
+    );
+    session.batch(&sql).await
 }
