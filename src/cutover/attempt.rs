@@ -59,7 +59,7 @@ impl<'a> Attempt<'a> {
             observer,
             locker,
             open,
-            sequences_first: number % 2 == 0,
+            sequences_first: number.is_multiple_of(2),
             deadline: Deadline::after(cutover.limits.max_lock_hold),
             started: Instant::now(),
             granted: None,
