@@ -55,6 +55,7 @@ impl Making<'_> {
         let (source, plan) = match fresh {
             Some(fresh) => fresh,
             None => {
+                slot::check_cluster(control, stored).await?;
                 teardown::undo(control, stored, self.meter).await?;
                 let source = self.source().await?;
                 let plan = change::rehearse(control, &source, &stored.request).await?;

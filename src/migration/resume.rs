@@ -1,7 +1,7 @@
 //! Which migration a table has that is not done with.
 
 use super::store::{self, Stored};
-use super::{name, teardown};
+use super::{name, slot, teardown};
 use crate::catalog;
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
@@ -22,12 +22,14 @@ pub async fn unfinished(connector: &Connector, table: &str) -> Result<Option<Unf
     Ok(found.map(|stored| Unfinished { request: stored.request, options: stored.options }))
 }
 
-/// The same, as stored; there must be one.
+/// The same, as stored; there must be one, of this cluster.
 pub(super) async fn find(session: &Session, table: &str) -> Result<Stored> {
-    look(session, table).await?.ok_or_else(|| {
+    let found = look(session, table).await?.ok_or_else(|| {
         Error::usage(format!("{table} has no unfinished migration"))
             .next("Nothing was changed. `pgwraith run` begins one; pgwraith.migration has the finished ones")
-    })
+    })?;
+    slot::check_cluster(session, &found).await?;
+    Ok(found)
 }
 
 pub(super) async fn look(session: &Session, table: &str) -> Result<Option<Stored>> {

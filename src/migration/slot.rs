@@ -22,9 +22,7 @@ pub(super) async fn lost(
     let system = connection.identify_system().await?;
     drop(connection);
     if let Some((identifier, timeline)) = &stored.system {
-        if *identifier != system.system_identifier {
-            return Err(another_cluster(stored, identifier, &system.system_identifier));
-        }
+        same_cluster(stored, identifier, &system.system_identifier)?;
         // A slot may survive a promotion, but not what it would have told of what was lost in it.
         if *timeline != system.timeline {
             return Ok(Some(format!(
@@ -68,8 +66,28 @@ async fn slot(control: &Session, flow: &Flow, stored: Option<Lsn>) -> Result<Opt
     })
 }
 
-fn another_cluster(stored: &Stored, then: &str, now: &str) -> Error {
-    Error::new(
+/// Refuses a state that is of another cluster, in whatever phase: this one may be a copy of that, or the
+/// name may have come to mean another server.
+pub(super) async fn check_cluster(session: &Session, stored: &Stored) -> Result<()> {
+    let Some((then, _)) = &stored.system else { return Ok(()) };
+    let sql = "SELECT s.system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system() s";
+    let now: String = match session.one(sql, &[]).await {
+        Ok(row) => row.get(0),
+        // It is everybody's unless somebody took it away; the replication connection tells all the same,
+        // where one is needed.
+        Err(e) if e.sqlstate() == Some("42501") => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    // The function's result is signed, that of the replication protocol is not.
+    let now = now.parse::<i64>().map_or(now, |signed| signed.cast_unsigned().to_string());
+    same_cluster(stored, then, &now)
+}
+
+fn same_cluster(stored: &Stored, then: &str, now: &str) -> Result<()> {
+    if then == now {
+        return Ok(());
+    }
+    Err(Error::new(
         Kind::Refused,
         format!(
             "the state of the migration of {} is of another cluster (system identifier {then}, here {now}): \
@@ -78,7 +96,7 @@ fn another_cluster(stored: &Stored, then: &str, now: &str) -> Error {
         ),
     )
     .state("Nothing was touched")
-    .next("Go on over there; here `pgwraith abort` removes the copied state and shadow")
+    .next("Go on over there; here `pgwraith abort` removes the copied state and shadow"))
 }
 
 /// What to say where the slot is lost and nobody asked for a new one.

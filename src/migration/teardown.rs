@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::slot;
 use super::store::{self, Stored};
 use super::unfinished::{self, Shadow};
 use crate::error::{Error, Result};
@@ -132,6 +133,7 @@ pub(super) async fn after_swap(session: &Session, migration: i64, epoch: i64) ->
     }
     session.rollback().await;
     let stored = store::load(session, migration).await?.ok_or_else(superseded)?;
+    slot::check_cluster(session, &stored).await?;
     end_sessions(session, migration).await?;
     release(session, &stored).await
 }

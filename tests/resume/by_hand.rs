@@ -379,3 +379,25 @@ async fn a_migration_that_begins_while_the_last_is_undone_keeps_its_state() {
     run.finish(SOON).await.expect_code(0);
     assert_eq!(shop.value::<String>(known).await, "c");
 }
+
+/// Before the copy and after the swap, too: and nothing is touched, so that the state stays what it is.
+#[tokio::test]
+async fn a_copy_of_the_cluster_is_refused_in_every_phase() {
+    let mut shop = shop().await;
+    for (n, point) in
+        ["slot recorded=return", HALF, "cutover committed=return"].into_iter().enumerate()
+    {
+        shop.move_to(&format!("case{n}")).await;
+        died(&shop, point).await;
+        let own = "SELECT m.system_identifier = s.system_identifier::text FROM pgwraith.migration m, pg_control_system() s";
+        assert!(shop.value::<bool>(own).await);
+        shop.exec("UPDATE pgwraith.migration SET system_identifier = '1'").await;
+        let refused = command(&shop, &["resume", "a1"]).await.expect_code(3);
+        assert!(refused.stderr.contains("is of another cluster"), "{point}: {refused}");
+        let epoch = "SELECT epoch FROM pgwraith.migration";
+        assert_eq!(shop.value::<i64>(epoch).await, 1, "{point}: {refused}");
+        assert_eq!(shop.held_back().await.len(), 2, "{point}");
+        command(&shop, &["abort", "a1"]).await.expect_code(0);
+        assert_eq!(shop.held_back().await, [""; 0], "{point}");
+    }
+}
