@@ -10,10 +10,12 @@ pub(crate) fn out(text: impl Display) {
     let mut stdout = std::io::stdout().lock();
     let written = write!(stdout, "{text}").and_then(|()| stdout.flush());
     drop(stdout);
-    if let Err(e) = written
-        && e.kind() != ErrorKind::BrokenPipe
-    {
-        err(format_args!("pgwraith: the result cannot be written to standard output: {e}."));
+    match written {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+        Err(e) => {
+            err(format_args!("pgwraith: the result cannot be written to standard output: {e}."));
+        }
     }
 }
 

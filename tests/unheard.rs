@@ -1,16 +1,18 @@
 //! What cannot be written changes nothing of what was done: neither that, nor the exit code.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use crate::harness;
 use crate::scene::{Shop, shop};
 
-/// A pipe that nobody reads.
+/// A stream that nobody reads.
 fn closed() -> Stdio {
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = UnixStream::pair().unwrap();
     drop(reader);
-    writer.into()
+    OwnedFd::from(writer).into()
 }
 
 fn full() -> Stdio {

@@ -39,10 +39,10 @@ pub(super) async fn look(session: &Session, table: &str) -> Result<Option<Stored
         Err(e) if e.kind() == Kind::Usage => None,
         Err(e) => return Err(e),
     };
-    if let Some(oid) = oid
-        && let Some(found) = store::unfinished(session, oid).await?
-    {
-        return Ok(Some(found));
+    if let Some(oid) = oid {
+        if let Some(found) = store::unfinished(session, oid).await? {
+            return Ok(Some(found));
+        }
     }
     let Some(said) = name::said(session, table, oid).await? else { return Ok(None) };
     // The table may have been dropped, renamed, or made anew since.

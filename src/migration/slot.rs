@@ -79,7 +79,7 @@ pub(super) async fn check_cluster(session: &Session, stored: &Stored) -> Result<
         Err(e) => return Err(e),
     };
     // The function's result is signed, that of the replication protocol is not.
-    let now = now.parse::<i64>().map_or(now, |signed| signed.cast_unsigned().to_string());
+    let now = now.parse::<i64>().map_or(now, |signed| (signed as u64).to_string());
     same_cluster(stored, then, &now)
 }
 
