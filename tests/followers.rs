@@ -3,7 +3,15 @@
 
 use crate::cases;
 use crate::definition::{assert_same, database};
-use crate::scene::shop;
+use crate::scene::{Shop, shop};
+
+/// A rebuild of `t` changes no definition in the database, and nothing still depends on the old table.
+async fn is_rebuilt_alike(shop: &Shop) {
+    let before = database(shop, &[]).await;
+    shop.run("t", &["--rebuild"]).await.expect_code(0);
+    shop.exec("DROP TABLE t_old").await;
+    assert_same(&database(shop, &[]).await.lines(), &before.lines(), "rebuilt");
+}
 
 /// Nothing belongs to a superuser any more.
 const BELONGINGS: &str = "
@@ -176,10 +184,7 @@ async fn functions_of_one_name_follow() {
          CREATE PROCEDURE public.f(int) BEGIN ATOMIC DELETE FROM t WHERE id = $1; END",
     )
     .await;
-    let before = database(&shop, &[]).await;
-    shop.run("t", &["--rebuild"]).await.expect_code(0);
-    shop.exec("DROP TABLE t_old").await;
-    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    is_rebuilt_alike(&shop).await;
 }
 
 /// Only its default follows, and its body is found by whoever calls it.
@@ -191,10 +196,7 @@ async fn a_body_that_is_a_string_is_no_obstacle() {
          CREATE FUNCTION nid(x bigint DEFAULT nextval('t_id_seq')) RETURNS bigint LANGUAGE sql AS 'SELECT x FROM t LIMIT 1'",
     )
     .await;
-    let before = database(&shop, &[]).await;
-    shop.run("t", &["--rebuild"]).await.expect_code(0);
-    shop.exec("DROP TABLE t_old").await;
-    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    is_rebuilt_alike(&shop).await;
     assert_eq!(shop.value::<i64>("SELECT nid()").await, 2);
 }
 
@@ -207,10 +209,7 @@ async fn own_defaults_that_name_the_table_mean_the_new_one() {
            r regclass DEFAULT 't'::regclass); INSERT INTO t (k) VALUES (7)",
     )
     .await;
-    let before = database(&shop, &[]).await;
-    shop.run("t", &["--rebuild"]).await.expect_code(0);
-    shop.exec("DROP TABLE t_old").await;
-    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    is_rebuilt_alike(&shop).await;
     shop.exec("INSERT INTO t DEFAULT VALUES").await;
     let row = "SELECT (t.*)::text FROM t WHERE id > 1";
     assert_eq!(shop.value::<String>(row).await, "(2,3,t)");
@@ -226,10 +225,7 @@ async fn a_foreign_tables_default_follows() {
          CREATE FOREIGN TABLE ft (id int DEFAULT nextval('t_id_seq'), v text) SERVER far",
     )
     .await;
-    let before = database(&shop, &[]).await;
-    shop.run("t", &["--rebuild"]).await.expect_code(0);
-    shop.exec("DROP TABLE t_old").await;
-    assert_same(&database(&shop, &[]).await.lines(), &before.lines(), "rebuilt");
+    is_rebuilt_alike(&shop).await;
 }
 
 /// What was written before a column was added is read again with it, and means the same.

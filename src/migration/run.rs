@@ -147,7 +147,6 @@ impl Run<'_> {
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
-        store::ensure(&control).await?;
         let migration = store::begin(&control, oid, &names, request, self.options).await?;
         failpoint!("begun");
         Ok((migration, (source, plan)))

@@ -48,9 +48,11 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
         Some(table) => vec![resume::find(&session, table).await?],
         None => store::all_unfinished(&session).await?,
     };
+    if !asked.is_empty() {
+        store::ensure(&session).await?;
+    }
     let mut all = Vec::new();
     for stored in &asked {
-        store::ensure(&session).await?;
         let run_by = liveness::run_by(&session, stored).await?;
         if let Some(mut status) = read(&session, stored.id).await? {
             status.run_by = run_by;
