@@ -26,8 +26,6 @@ use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
 const ANSWER: Duration = Duration::from_secs(2);
-/// How often it is noted that the run is there.
-const IS_THERE: Duration = Duration::from_secs(5);
 /// How often the state gets what the run sees of itself.
 const KEEP: Duration = Duration::from_secs(1);
 /// The same reason is told again only after this.
@@ -101,13 +99,8 @@ impl Governor {
     async fn govern(mut self, end: CancellationToken) -> Result<()> {
         let mut controller = Controller::new(self.settings.borrow().copy.workers);
         let mut voice = Voice::default();
-        let mut noted: Option<Instant> = None;
-        let mut kept = Instant::now();
+        let mut kept: Option<Instant> = None;
         loop {
-            if noted.is_none_or(|at| at.elapsed() >= IS_THERE) {
-                store::is_there(&self.control, self.migration, self.epoch).await?;
-                noted = Some(Instant::now());
-            }
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| *now != self.options) {
                 self.take_over(&now);
@@ -120,10 +113,10 @@ impl Governor {
             let readings = self.readings(&settings).await?;
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
-            if kept.elapsed() >= KEEP {
+            if kept.is_none_or(|at| at.elapsed() >= KEEP) {
                 let facts = self.facts(&decision, &readings);
                 store::keep_progress(&self.control, self.migration, self.epoch, &facts).await?;
-                kept = Instant::now();
+                kept = Some(Instant::now());
             }
             if let Some(text) = voice.says(&decision, Instant::now()) {
                 self.meter.note(text);

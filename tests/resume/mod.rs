@@ -182,11 +182,11 @@ async fn a_run_that_has_lost_its_sessions_is_alive_until_its_process_is_gone() {
     shop.exec("UPDATE pgwraith.migration SET host = 'another'").await;
     let silent = resume(&shop, &[]).await.expect_code(3);
     assert!(silent.stderr.contains("on another, which was there"), "{silent}");
-    shop.exec("UPDATE pgwraith.migration SET seen_at = seen_at - interval '61 s'").await;
+    shop.exec("UPDATE pgwraith.progress SET at = at - interval '61 s'").await;
     // Nor did the server come back only now.
     let started = "SELECT pg_postmaster_start_time() < clock_timestamp() - interval '61 s'";
     if !shop.value::<bool>(started).await {
-        shop.exec("UPDATE pgwraith.migration SET seen_at = seen_at - interval '1 hour'").await;
+        shop.exec("UPDATE pgwraith.progress SET at = at - interval '1 hour'").await;
     }
     resume(&shop, &[]).await.expect_code(0);
 }

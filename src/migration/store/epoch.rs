@@ -29,27 +29,20 @@ pub(in crate::migration) fn host() -> String {
     named.map_or_else(|_| "an unknown host".to_owned(), |name| name.trim().to_owned())
 }
 
-/// Notes that the run of this epoch is there.
-pub(in crate::migration) async fn is_there(
-    session: &Session,
-    migration: i64,
-    epoch: i64,
-) -> Result<()> {
-    let sql = "UPDATE pgwraith.migration SET seen_at = pg_catalog.clock_timestamp() \
-               WHERE id = $1 AND epoch = $2";
-    session.execute(sql, &[&migration, &epoch]).await?;
-    Ok(())
-}
-
 /// Seconds since the last run was there, or since the server has been back where it was there shortly before
 /// the server went; None where that is not known.
 pub(in crate::migration) async fn silence(
     session: &Session,
     migration: i64,
 ) -> Result<Option<f64>> {
+    // The state may be of an older version.
+    let there = "SELECT pg_catalog.to_regclass('pgwraith.progress') IS NOT NULL";
+    if !session.one(there, &[]).await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
     let sql = "SELECT pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - \
                  GREATEST(m.seen, CASE WHEN s.started - m.seen < interval '30 minutes' THEN s.started END)) \
-               FROM (SELECT (pg_catalog.to_jsonb(m)->>'seen_at')::timestamptz AS seen FROM pgwraith.migration m WHERE m.id = $1) m, \
+               FROM (SELECT p.at AS seen FROM pgwraith.progress p WHERE p.migration_id = $1) m, \
                  (SELECT pg_catalog.pg_postmaster_start_time() AS started) s";
     Ok(session.maybe(sql, &[&migration]).await?.and_then(|row| row.get(0)))
 }

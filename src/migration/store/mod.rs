@@ -9,7 +9,7 @@ mod record;
 mod schema;
 
 pub(super) use after::{ToDo, left_to_do, left_to_validate};
-pub(super) use epoch::{hold_epoch, host, is_there, raise_epoch, silence};
+pub(super) use epoch::{hold_epoch, host, raise_epoch, silence};
 pub(super) use flow::{
     Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
 };

@@ -131,15 +131,15 @@ ALTER TABLE pgwraith.chunk ADD COLUMN lower_key bytea, ADD COLUMN upper_key byte
 ALTER TABLE pgwraith.event ADD COLUMN role text;
 ";
 
-// When a run was last there, and what it sees of itself: of no use after a crash, and not worth any log.
+// What a run sees of itself, and by that when it was last there: also to be known after a crash of the server. Not in
+// its row of pgwraith.migration, which writers lock under repeatable read.
 const WATCHING: &str = "
-ALTER TABLE pgwraith.migration ADD COLUMN seen_at timestamptz;
-CREATE UNLOGGED TABLE pgwraith.progress (
+CREATE TABLE pgwraith.progress (
   migration_id int8 PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), facts jsonb NOT NULL);
 CREATE VIEW pgwraith.status AS
 SELECT m.id, pg_catalog.format('%I.%I', m.source_schema, m.source_name) AS source,
   pg_catalog.format('%I.%I', m.source_schema, m.shadow_name) AS shadow, m.phase, m.outcome, m.started_at, m.finished_at,
-  m.host, m.process, m.seen_at, k.rows_copied, k.rows_verified, k.rows_last_minute,
+  m.host, m.process, k.rows_copied, k.rows_verified, k.rows_last_minute,
   NULLIF(GREATEST(t.reltuples, 0), 0)::int8 AS rows_estimated,
   f.slot, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8 AS slot_bytes, s.safe_wal_size,
   pg_catalog.age(s.catalog_xmin) AS slot_xmin_age, s.wal_status,
