@@ -151,7 +151,9 @@ async fn event_triggers_on_what_a_run_does_stand_in_the_way_unless_they_are_allo
                    if tg_tag = 'CREATE TABLE' then raise 'not at noon'; end if; end $$";
     client.batch_execute(&format!("DROP TABLE t_old; {refuses}")).await.unwrap();
     let output = harness::run(run.iter().chain(&["--allow-event-triggers"])).await.expect_code(3);
-    for told in ["not at noon", "in PL/pgSQL function public.audit()"] {
+    // By the name that it had when it was first called: on login, that is, where there is such a thing.
+    let audit = if cluster.major() >= 17 { "audit()" } else { "public.audit()" };
+    for told in ["not at noon", &format!("in PL/pgSQL function {audit}")] {
         assert!(output.stderr.contains(told), "{output}");
     }
 }

@@ -91,7 +91,7 @@ async fn dying_at_every_fourth_failpoint_of_four() {
 async fn dying_twice_in_a_row_and_in_the_midst_of_things() {
     let mut shop = shop().await;
     for (n, (first, nth, second)) in [
-        ("chunk committed", 7, "chunk copied"),
+        ("chunk committed", 3, "chunk copied"),
         ("slot recorded", 1, "shadow made"),
         ("index built", 2, "index attached"),
         ("batch committed", 2, "cutover renamed"),
