@@ -1,6 +1,7 @@
 //! Cuts the captured relation's key space into ranges, and sizes them. The bounds are found by the
 //! server, in key order as the server orders it, and travel as its own bytes.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,15 @@ use tokio_postgres::types::ToSql;
 
 use super::Flow;
 use super::key::Key;
+use super::segment::{Segment, spread};
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::pg::{Raw, Session};
+
+/// So many pages are looked into for keys from all over the key space.
+const SAMPLED_PAGES: f64 = 256.0;
 
 /// What ranges are for; the `kind` of a row in `pgwraith.chunk`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,19 +122,20 @@ impl Pace {
 ///
 /// **Invariant 2** (coverage): the first range has no lower bound, each next one begins where the
 /// last ended, and the last has no upper bound: it is handed out only when the server found no
-/// further bound. Whatever is inserted later arrives by the stream.
+/// further bound. Whatever is inserted later arrives by the stream. All of the key space is one segment;
+/// whoever wants a part of it alone hands in others.
 pub struct Planner {
     session: Session,
     flow: Arc<Flow>,
     writer: Writer,
     kind: Kind,
     pub pace: Pace,
-    lower: Option<Vec<Raw>>,
+    /// What is left to hand out.
+    segments: VecDeque<Segment>,
     number: i64,
-    complete: bool,
     /// Ranges that an earlier run handed out and did not settle.
     again: Vec<Range>,
-    find: [Option<Statement>; 2],
+    find: HashMap<Bounds, Statement>,
 }
 
 impl Planner {
@@ -148,19 +154,41 @@ impl Planner {
                  SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0",
             )
             .await?;
-        let find = [None, None];
         Ok(Planner {
             session,
             flow,
             writer,
             kind,
             pace,
-            lower: None,
+            segments: VecDeque::from([Segment::all()]),
             number: 0,
-            complete: false,
             again: Vec::new(),
-            find,
+            find: HashMap::new(),
         })
+    }
+
+    /// Hands out ranges of these segments alone, one of each in turn.
+    pub fn only(&mut self, segments: Vec<Segment>) {
+        self.segments = segments.into();
+    }
+
+    /// Goes through the key space by leaps, so that what was handed out until some moment is spread over all
+    /// of it: it is cut into about so many segments. False where it cannot be cut.
+    pub async fn scatter(&mut self, pages: i64, segments: i64) -> Result<bool> {
+        // TABLESAMPLE does not go through a view.
+        if self.flow.captured.view().is_some() {
+            return Ok(false);
+        }
+        let percent = (SAMPLED_PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
+        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
+        self.writer.as_owner(&self.session).await?;
+        self.session.batch("SET LOCAL enable_seqscan = on; SET LOCAL enable_sort = on").await?;
+        let rows = self.session.query(&self.flow.sample_keys(), &[&percent, &segments]).await?;
+        self.session.batch("COMMIT").await?;
+        let width = self.flow.key.len();
+        let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
+        self.segments = spread(Segment::between(rows.iter().map(key))).into();
+        Ok(rows.len() > 1)
     }
 
     /// Goes on where an earlier run stopped: with the ranges that are not done, then behind the last
@@ -176,8 +204,7 @@ impl Planner {
             let range =
                 Range { number: row.get(0), lower: bound(row.get(1)), upper: bound(row.get(2)) };
             self.number = range.number + 1;
-            self.complete = range.upper.is_none();
-            self.lower.clone_from(&range.upper);
+            self.segments = Segment::behind(&range.upper).into_iter().collect();
             if !row.get::<_, bool>(3) {
                 self.again.push(range);
             }
@@ -202,16 +229,15 @@ impl Planner {
         if let Some(range) = self.again.pop() {
             return Ok(Some(range));
         }
-        if self.complete {
-            return Ok(None);
-        }
-        let upper = self.find_end().await?;
-        let range = Range { number: self.number, lower: self.lower.clone(), upper };
+        let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
+        let end = self.find_end(&segment).await?;
+        let (lower, upper) = (segment.lower.clone(), end.clone().or(segment.upper.clone()));
+        let range = Range { number: self.number, lower, upper };
         self.record(&range).await?;
         failpoint!("chunk recorded");
         // Only now: after an error the same range comes again.
-        self.complete = range.upper.is_none();
-        self.lower.clone_from(&range.upper);
+        self.segments.pop_front();
+        self.segments.extend(end.map(|end| Segment { lower: Some(end), upper: segment.upper }));
         self.number += 1;
         Ok(Some(range))
     }
@@ -223,26 +249,26 @@ impl Planner {
 
     /// Whether the last range was handed out, and every one before it.
     pub fn is_complete(&self) -> bool {
-        self.complete && self.again.is_empty()
+        self.segments.is_empty() && self.again.is_empty()
     }
 
-    async fn find_end(&mut self) -> Result<Option<Vec<Raw>>> {
+    /// Where the next range of the segment ends; None where it is the last one.
+    async fn find_end(&mut self, segment: &Segment) -> Result<Option<Vec<Raw>>> {
         let offset = self.pace.rows() - 1;
         if offset == i64::MAX - 1 {
             return Ok(None);
         }
-        let bounded = self.lower.is_some();
-        let statement = match &self.find[usize::from(bounded)] {
+        let bounds = segment.bounds();
+        let statement = match self.find.get(&bounds) {
             Some(statement) => statement.clone(),
             None => {
-                let statement = self.session.prepare(&self.flow.chunk_end(bounded)).await?;
-                self.find[usize::from(bounded)].insert(statement).clone()
+                let statement = self.session.prepare(&self.flow.key_in_range(bounds)).await?;
+                self.find.entry(bounds).or_insert(statement).clone()
             }
         };
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = Vec::new();
-        for raw in self.lower.iter().flatten() {
-            parameters.push(raw);
-        }
+        let both = segment.lower.iter().chain(&segment.upper).flatten();
+        let mut parameters: Vec<&(dyn ToSql + Sync)> =
+            both.map(|raw| raw as &(dyn ToSql + Sync)).collect();
         parameters.push(&offset);
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;

@@ -34,9 +34,14 @@ pub struct Copier {
     pub door: Door,
     pub planner: Mutex<Planner>,
     pub valve: Valve,
-    /// Every range was handed out: nobody waits for another.
+    /// Every range was handed out, or all that are wanted: nobody waits for another.
     pub covered: CancellationToken,
+    /// What the rows that do not fit are told to; without it the first of them ends the copy.
+    pub misfits: Option<Misfits>,
 }
+
+/// Told of rows that do not fit the new table; the range goes without any row then.
+pub type Misfits = Box<dyn Fn(Error) -> Result<()> + Send + Sync>;
 
 impl Copier {
     /// The worker `number`, from 0: takes range after range until the key space is covered, as fast as it
@@ -60,8 +65,15 @@ impl Copier {
                 self.covered.cancel();
                 return Ok(());
             };
-            let copied = self.copy(session, &range).await?;
+            let copied = self.copy(session, &range).await;
             drop(shared);
+            let copied = match (copied, &self.misfits) {
+                (Err(e), Some(misfits)) if e.kind() == ErrorKind::DataDiffers => {
+                    misfits(e)?;
+                    continue;
+                }
+                (copied, _) => copied?,
+            };
             report(copied);
             worked = copied.took;
         }

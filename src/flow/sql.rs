@@ -32,19 +32,26 @@ impl Flow {
         format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.rows)
     }
 
-    /// The key that ends a chunk of `$n` rows: parameters are the lower bound's columns, then the
-    /// number of rows before it.
-    pub fn chunk_end(&self, lower: bool) -> String {
+    /// Keys all over the key space, about `$2` of them, in key order: of one row in so many of those in `$1`
+    /// percent of the table's pages, whichever those are.
+    pub fn sample_keys(&self) -> String {
         let key = self.source_key("s");
-        let offset = if lower { self.key.len() + 1 } else { 1 };
+        let numbered: Vec<_> = self.key.iter().enumerate().collect();
+        let named: Vec<_> =
+            numbered.iter().map(|(i, k)| format!("s.{} AS k{i}", quote_ident(&k.source))).collect();
+        let picked: Vec<_> = numbered.iter().map(|(i, _)| format!("q.k{i}")).collect();
         format!(
-            "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${offset} LIMIT 1",
-            self.captured.rows,
-            where_all([self.source_range(Bounds { lower, upper: false }, 0)])
+            "SELECT {} FROM (SELECT {}, pg_catalog.row_number() OVER (ORDER BY {key}) AS n, \
+             pg_catalog.count(*) OVER () AS rows FROM ONLY {} AS s TABLESAMPLE SYSTEM ($1)) AS q \
+             WHERE q.n % GREATEST(q.rows / $2, 1) = 0 ORDER BY q.n",
+            picked.join(", "),
+            named.join(", "),
+            self.captured.name
         )
     }
 
-    /// The key in the middle of a range: parameters are the bounds, then the rows before it.
+    /// The key behind so many rows of a range, where a chunk of it ends: parameters are the bounds, then the
+    /// rows before it.
     pub fn key_in_range(&self, bounds: Bounds) -> String {
         let key = self.source_key("s");
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);

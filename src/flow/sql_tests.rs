@@ -82,7 +82,7 @@ fn composite_keys_are_compared_as_rows_by_the_server() {
         "{sql}"
     );
     assert_eq!(
-        composite().chunk_end(true),
+        composite().key_in_range(Bounds { lower: true, upper: false }),
         "SELECT s.\"a\", s.\"b\" FROM ONLY \"s\".\"t\" AS s WHERE (s.\"a\", s.\"b\") > \
          ($1::integer, $2::text) ORDER BY s.\"a\", s.\"b\" OFFSET $3 LIMIT 1"
     );

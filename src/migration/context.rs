@@ -10,6 +10,7 @@ use crate::flow::capture::{Fence, Tracker};
 use crate::flow::write::{Door, Writer};
 use crate::pg::{Connector, Session};
 use crate::telemetry::Meter;
+use crate::throttle::account::Account;
 use crate::throttle::valve::Valve;
 
 use super::run::Settings;
@@ -25,6 +26,8 @@ pub(super) struct Context {
     pub(super) meter: Meter,
     /// Opened and shut by whoever protects the server.
     pub(super) valve: Valve,
+    /// What held it back, and for how long.
+    pub(super) account: Account,
     /// What the cutover has to wait for, if anything; known once the governor has looked.
     pub(super) held: watch::Receiver<Option<String>>,
     /// The settings as they are by now.

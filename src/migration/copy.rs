@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::flow::chunk::{Kind, Pace, Planner};
-use crate::flow::copy::{Copied, Copier};
+use crate::flow::copy::{Copied, Copier, Misfits};
 use crate::telemetry::Sample;
 
 use super::context::Context;
@@ -42,29 +42,59 @@ impl Default for CopySettings {
 
 /// Copies every range. Returning is the proof that the last one was reached (**Invariant 2**).
 pub(super) async fn copy(context: &Context) -> Result<()> {
-    let mut settings = context.settings.clone();
-    let now = settings.borrow_and_update().copy;
-    let mut planner = Planner::new(
+    let mut planner = planner(context).await?;
+    let before = planner.go_on().await?;
+    context.meter.tell(Sample::CopiedBefore(before.max(0) as u64));
+    let copier = copier(context, planner, CancellationToken::new(), None);
+    work_off(context, &copier, |_| ()).await?;
+    if !copier.planner.lock().await.is_complete() {
+        return Err(Error::failed("the copy ended before the last range"));
+    }
+    Ok(())
+}
+
+/// The planner of the copy, at the beginning of the key space.
+pub(super) async fn planner(context: &Context) -> Result<Planner> {
+    let now = context.settings.borrow().copy;
+    Planner::new(
         context.session("plan").await?,
         Arc::clone(&context.flow),
         context.writer.clone(),
         Kind::Copy,
         Pace::new(now.first_chunk, now.chunk_time, CHUNK_WAL),
     )
-    .await?;
-    let before = planner.go_on().await?;
-    context.meter.tell(Sample::CopiedBefore(before.max(0) as u64));
-    let copier = Copier {
+    .await
+}
+
+pub(super) fn copier(
+    context: &Context,
+    planner: Planner,
+    covered: CancellationToken,
+    misfits: Option<Misfits>,
+) -> Copier {
+    Copier {
         flow: Arc::clone(&context.flow),
         writer: context.writer.clone(),
         door: context.door.clone(),
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
-        covered: CancellationToken::new(),
-    };
+        covered,
+        misfits,
+    }
+}
+
+/// As many workers as the settings say, whatever they say meanwhile, until all is handed out. Tells each range
+/// to `report`.
+pub(super) async fn work_off(
+    context: &Context,
+    copier: &Copier,
+    report: impl Fn(Copied),
+) -> Result<()> {
+    let mut settings = context.settings.clone();
+    let now = settings.borrow_and_update().copy;
     let mut workers = FuturesUnordered::new();
     for number in 0..now.workers.max(1) {
-        workers.push(worker(context, &copier, number));
+        workers.push(worker(context, copier, number, &report));
     }
     while !workers.is_empty() {
         tokio::select! {
@@ -74,19 +104,24 @@ pub(super) async fn copy(context: &Context) -> Result<()> {
                 copier.planner.lock().await.pace.aim(now.chunk_time);
                 // One that is not wanted any more waits at the valve.
                 for number in workers.len()..now.workers {
-                    workers.push(worker(context, &copier, number));
+                    workers.push(worker(context, copier, number, &report));
                 }
             }
         }
     }
-    if !copier.planner.lock().await.is_complete() {
-        return Err(Error::failed("the copy ended before the last range"));
-    }
     Ok(())
 }
 
-async fn worker(context: &Context, copier: &Copier, number: usize) -> Result<()> {
+async fn worker(
+    context: &Context,
+    copier: &Copier,
+    number: usize,
+    report: &impl Fn(Copied),
+) -> Result<()> {
     let session = context.session(&format!("copy {}", number + 1)).await?;
-    let report = |copied: Copied| context.meter.tell(Sample::Copied(copied.rows, copied.took));
-    copier.work(&session, number, report).await
+    let tell = |copied: Copied| {
+        context.meter.tell(Sample::Copied(copied.rows, copied.took));
+        report(copied);
+    };
+    copier.work(&session, number, tell).await
 }

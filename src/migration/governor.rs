@@ -20,6 +20,7 @@ use crate::error::Result;
 use crate::flow::capture::Tracker;
 use crate::pg::Session;
 use crate::telemetry::Meter;
+use crate::throttle::account::Account;
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
 use crate::throttle::signals::{Asked, Signals, Told};
 use crate::throttle::valve::Valve;
@@ -46,6 +47,7 @@ struct Governor {
     told: Told,
     asked: Asked,
     valve: Valve,
+    account: Account,
     tracker: Arc<Tracker>,
     settings: watch::Sender<Settings>,
     held: watch::Sender<Option<String>>,
@@ -61,15 +63,21 @@ pub(super) async fn start(
     supervisor: &Supervisor,
     context: &Context,
     (settings, held): (watch::Sender<Settings>, watch::Sender<Option<String>>),
+    has_slot: bool,
 ) -> Result<Vec<Background>> {
     let (told, asked) = (Told::default(), Asked::default());
-    let guard = SlotGuard {
-        session: context.session("slot").await?,
-        slot: context.flow.slot.clone(),
-        asked: run.settings.index.max_slot_wal,
-        told: told.clone(),
-        meter: context.meter.clone(),
-    };
+    let mut all = Vec::new();
+    if has_slot {
+        let guard = SlotGuard {
+            session: context.session("slot").await?,
+            slot: context.flow.slot.clone(),
+            asked: run.settings.index.max_slot_wal,
+            told: told.clone(),
+            meter: context.meter.clone(),
+        };
+        let failing = supervisor.clone();
+        all.push(supervisor.spawn(|end| guard.guard(failing, end)));
+    }
     let governor = Governor {
         control: context.session("governor").await?,
         migration: context.flow.migration,
@@ -78,6 +86,7 @@ pub(super) async fn start(
         told,
         asked: asked.clone(),
         valve: context.valve.clone(),
+        account: context.account.clone(),
         tracker: Arc::clone(&context.tracker),
         settings,
         held,
@@ -86,12 +95,9 @@ pub(super) async fn start(
         meter: context.meter.clone(),
     };
     let (session, settings) = (context.session("throttle query").await?, context.settings.clone());
-    let failing = supervisor.clone();
-    Ok(vec![
-        supervisor.spawn(|end| guard.guard(failing, end)),
-        supervisor.spawn(|end| governor.govern(end)),
-        supervisor.spawn(|end| ask(session, asked, settings, end)),
-    ])
+    all.push(supervisor.spawn(|end| governor.govern(end)));
+    all.push(supervisor.spawn(|end| ask(session, asked, settings, end)));
+    Ok(all)
 }
 
 impl Governor {
@@ -113,6 +119,8 @@ impl Governor {
             let readings = self.readings(&settings).await?;
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
+            let most = settings.copy.workers;
+            self.account.enter(&decision, &readings, most, Instant::now());
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
                 let facts = self.facts(&decision, &readings);
                 store::keep_progress(&self.control, self.migration, self.epoch, &facts).await?;

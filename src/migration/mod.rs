@@ -3,6 +3,7 @@
 mod abort;
 mod after;
 mod begun;
+mod beside;
 mod catch_up;
 mod cleanup;
 mod context;

@@ -7,37 +7,24 @@
 //! process would.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::watch::{Receiver, Sender};
-use tokio_util::sync::CancellationToken;
 
 use super::begun::{Begun, Known};
 use super::context::Context;
-use super::run::{Report, Run, Settings};
+use super::run::{Report, Run};
 use super::store::Stored;
 use super::supervisor::{Background, Supervisor};
-use super::watch::{self, Watch};
 use super::watchdog::Watchdog;
-use super::{
-    Phase, after, begun, catch_up, copy, governor, index, prepare, store, teardown, verify,
-};
+use super::{Phase, after, begun, catch_up, copy, index, prepare, store, teardown, verify};
 use crate::catalog::{self, Baseline, Table};
 use crate::change::Plan;
 use crate::cutover::{self, Cutover};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
-use crate::flow::Flow;
-use crate::flow::capture::{Fence, Tracker, capture};
-use crate::flow::keeper::Keeper;
-use crate::flow::truncate::Truncator;
 use crate::flow::verify::Findings;
-use crate::flow::write::{Door, Writer, superseded};
+use crate::flow::write::superseded;
 use crate::pg::sqlstate::classify;
-use crate::pg::{Lsn, Session, shell_word};
-use crate::telemetry::{Meter, Sample};
-use crate::throttle::valve::Valve;
-use crate::wal::ReplicationStream;
+use crate::pg::{Session, shell_word};
+use crate::telemetry::Sample;
 
 /// One stretch.
 pub(super) struct Stretch<'a, 'r> {
@@ -78,7 +65,7 @@ impl Stretch<'_, '_> {
         Ok(())
     }
 
-    async fn session(&self, role: &str) -> Result<Session> {
+    pub(super) async fn session(&self, role: &str) -> Result<Session> {
         self.run.connector.session(&format!("{}/{role}", self.migration)).await
     }
 
@@ -106,102 +93,17 @@ impl Stretch<'_, '_> {
     }
 
     async fn phases(&self, control: &Session, begun: Begun) -> Result<Report> {
-        let guard = &self.supervisor;
         let Begun { known, flow, fingerprint, stream, start, at, new_slot, unproven } = begun;
         let here = Here { at, new_slot, unproven };
         let flow = Arc::new(flow);
-        let live = Sender::new(self.run.settings.clone());
-        // Until the governor has looked.
-        let held = Sender::new(Some("for the operator's settings".to_owned()));
-        let told = (live.subscribe(), held.subscribe());
-        let (context, mut background) =
-            self.start(control, &known, flow, stream, (start, told)).await?;
-        let session = context.session("watch").await?;
-        let baseline = Arc::new(Baseline::new(fingerprint.clone()));
-        let watch = Watch {
-            session,
-            flow: Arc::clone(&context.flow),
-            epoch: self.epoch,
-            baseline: Arc::clone(&baseline),
-            kept: fingerprint,
-            supervisor: guard.clone(),
+        let work = async |context: &Context, baseline: &Baseline| {
+            self.in_order(control, &known, context, baseline, here).await
         };
-        background.push(guard.spawn(|end| watch.run(end)));
-        background.extend(governor::start(self.run, guard, &context, (live, held)).await?);
-        let done = guard.guard(self.in_order(control, &known, &context, &baseline, here)).await;
-        for task in background {
-            task.finish().await;
-        }
-        match done {
-            Ok(done) => Ok(done),
-            // What is lost with its connection is asked for again by the next stretch.
-            Err(e) if classify(&e).passes() => Err(e),
-            Err(e) => {
-                let connector = self.run.connector;
-                Err(watch::explain(connector, &context.flow, &baseline, e).await)
-            }
-        }
+        let capture = Some((stream, start));
+        self.accompanied(control, &known.source, flow, fingerprint.clone(), capture, work).await
     }
 
-    /// Starts what runs beside the phases: capture, keeper, truncator.
-    async fn start(
-        &self,
-        control: &Session,
-        known: &Known,
-        flow: Arc<Flow>,
-        stream: ReplicationStream,
-        (start, (settings, held)): (Lsn, (Receiver<Settings>, Receiver<Option<String>>)),
-    ) -> Result<(Context, Vec<Background>)> {
-        let tracker = Arc::new(Tracker::default());
-        let (on_disk, truncate) = store::dirty(control, &flow).await?;
-        {
-            let mut dirty = tracker.dirty();
-            dirty.restore(on_disk, truncate);
-            dirty.advance(start);
-        }
-        tracker.confirm(start);
-        let sql =
-            "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text";
-        let next_xid: u64 = control.one(sql, &[]).await?.get::<_, &str>(0).parse().unwrap_or(3);
-        let owner = known.source.owner.clone();
-        let writer = Writer { migration: self.migration, epoch: self.epoch, owner };
-        let door = Door::default();
-        let most = self.run.settings.keeper.most_keys;
-        let captured = {
-            let (flow, tracker) = (Arc::clone(&flow), Arc::clone(&tracker));
-            self.supervisor.spawn(|end| capture(stream, flow, tracker, next_xid, most, end))
-        };
-        let keeper = Keeper {
-            session: self.session("keeper").await?,
-            flow: Arc::clone(&flow),
-            writer: writer.clone(),
-            tracker: Arc::clone(&tracker),
-            limits: self.run.settings.keeper,
-        };
-        let truncator = Truncator {
-            session: self.session("truncate").await?,
-            flow: Arc::clone(&flow),
-            writer: writer.clone(),
-            tracker: Arc::clone(&tracker),
-            door: door.clone(),
-        };
-        let fence = Fence::new(self.session("fence").await?, Arc::clone(&tracker), self.migration);
-        let meter = self.run.meter.clone();
-        let watched = (Arc::clone(&tracker), meter.clone());
-        let background = vec![
-            captured,
-            self.supervisor.spawn(|end| keeper.keep(end)),
-            self.supervisor.spawn(|end| truncator.follow(end)),
-            self.supervisor.spawn(|end| tell_backlog(watched.0, watched.1, end)),
-        ];
-        let connector = self.run.connector.clone();
-        let valve = Valve::default();
-        let context =
-            Context { connector, flow, writer, tracker, door, fence, meter, valve, held, settings };
-        Ok((context, background))
-    }
-
-    async fn watchdog(&self) -> Result<Background> {
+    pub(super) async fn watchdog(&self) -> Result<Background> {
         let watchdog = Watchdog {
             session: self.session("watchdog").await?,
             migration: self.migration,
@@ -344,20 +246,4 @@ struct Here {
     at: Phase,
     new_slot: bool,
     unproven: bool,
-}
-
-async fn tell_backlog(tracker: Arc<Tracker>, meter: Meter, end: CancellationToken) -> Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_millis(200));
-    loop {
-        tokio::select! {
-            _ = end.cancelled() => return Ok(()),
-            _ = tick.tick() => {
-                let (backlog, synced) = {
-                    let dirty = tracker.dirty();
-                    (dirty.backlog(), dirty.synced())
-                };
-                meter.tell(Sample::Dirty(backlog, synced));
-            }
-        }
-    }
 }

@@ -10,6 +10,7 @@ use super::context::Context;
 use crate::error::Result;
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::key::Key;
+use crate::flow::segment::Segment;
 use crate::flow::verify::{Findings, Verifier};
 use crate::telemetry::Sample;
 
@@ -19,6 +20,19 @@ const FIRST_RANGE: i64 = 50_000;
 /// Compares every range, from the first one on; what differs is repaired and compared again. Returns what
 /// was found and the keys that are too hot to compare. `named` is how many rows that differ are named.
 pub(super) async fn verify(context: &Context, named: u64) -> Result<(Findings, HashSet<Key>)> {
+    compare(context, named, None).await
+}
+
+/// The same over these parts of the key space alone.
+pub(super) async fn verify_only(context: &Context, segments: Vec<Segment>) -> Result<Findings> {
+    Ok(compare(context, u64::MAX, Some(segments)).await?.0)
+}
+
+async fn compare(
+    context: &Context,
+    named: u64,
+    only: Option<Vec<Segment>>,
+) -> Result<(Findings, HashSet<Key>)> {
     let settings = context.settings.borrow().clone();
     let mut sessions = Vec::new();
     for n in 1..=settings.copy.workers.max(1) {
@@ -33,6 +47,9 @@ pub(super) async fn verify(context: &Context, named: u64) -> Result<(Findings, H
     )
     .await?;
     planner.start_over().await?;
+    if let Some(segments) = only {
+        planner.only(segments);
+    }
     let verifier = Verifier {
         flow: Arc::clone(&context.flow),
         writer: context.writer.clone(),

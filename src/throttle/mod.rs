@@ -1,6 +1,7 @@
 //! Protects the application and the standbys: what presses is read ([`signals`]), the copy goes as fast as
 //! that allows ([`controller`]), and its workers obey between two ranges ([`valve`]).
 
+pub mod account;
 pub mod controller;
 pub mod limits;
 pub mod signals;
