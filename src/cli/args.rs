@@ -20,6 +20,8 @@ pub struct Arguments {
 pub enum Command {
     /// Migrate a table
     Run(RunArgs),
+    /// Rehearse a migration on a part of the rows: what it would take, need and meet
+    DryRun(DryRunArgs),
     /// Go on with an unfinished migration, from any host
     Resume(ResumeArgs),
     /// Where the migrations of the database stand
@@ -50,6 +52,21 @@ pub struct RunArgs {
     pub table: String,
     #[command(flatten)]
     pub connection: Connection,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// Go on with the same change where it is unfinished: for schedulers
+    #[arg(long)]
+    pub or_resume: bool,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Print one JSON object on standard output at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is to become of the table.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
     /// What would follow ALTER TABLE name; may be repeated, applied in order
     #[arg(long, value_name = "CLAUSES", allow_hyphen_values = true)]
     pub alter: Vec<String>,
@@ -62,9 +79,25 @@ pub struct RunArgs {
     /// Start although event triggers fire on the statements of the run
     #[arg(long)]
     pub allow_event_triggers: bool,
-    /// Go on with the same change where it is unfinished: for schedulers
+}
+
+#[derive(Debug, Args)]
+pub struct DryRunArgs {
+    /// The table; may be schema-qualified and quoted
+    pub table: String,
+    #[command(flatten)]
+    pub connection: Connection,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// How long rows are copied [default: 60s]
+    #[arg(long = "for", value_parser = duration)]
+    pub time: Option<Duration>,
+    /// Copy this share of the rows instead, like 5%
+    #[arg(long, value_parser = share, conflicts_with = "time")]
+    pub share: Option<f64>,
+    /// Make no publication and no slot: nothing is known of changes, verification and cutover then
     #[arg(long)]
-    pub or_resume: bool,
+    pub no_capture: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Print one JSON object on standard output at the end
@@ -257,6 +290,15 @@ fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Of the whole, in percent.
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.trim().strip_suffix('%').ok_or("it is a number of percent, as in 5%")?;
+    match number.trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err("it is more than 0 % and no more than 100 %".into()),
+    }
+}
+
 /// Of patience there may be none.
 fn patience(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}, as in 0s or 10min"))
@@ -291,6 +333,15 @@ fn size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_in_percent() {
+        assert_eq!(share("5%"), Ok(0.05));
+        assert_eq!(share(" 100 %"), Ok(1.0));
+        for bad in ["5", "0%", "101%", "x%", "-1%", "NaN%", ""] {
+            assert!(share(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_are_written_as_postgresql_writes_them() {

@@ -4,6 +4,7 @@ mod abort;
 pub mod args;
 mod cleanup;
 mod demo;
+mod dry_run;
 mod resolve;
 mod run;
 mod set;
@@ -21,6 +22,7 @@ use crate::say;
 pub async fn run(arguments: Arguments) -> ExitCode {
     let done: Result<()> = match arguments.command {
         Command::Run(command) => run::run(command).await,
+        Command::DryRun(command) => dry_run::dry_run(command).await,
         Command::Resume(command) => run::resume(command).await,
         Command::Status(command) => status::status(command).await,
         Command::Set(command) => set::set(command).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Map, Value};
 
-use super::args::{Connection, LimitArgs, RunArgs, SetLimits};
+use super::args::{ChangeArgs, Connection, LimitArgs, SetLimits};
 use crate::change::Request;
 use crate::conninfo::ConnInfo;
 use crate::cutover;
@@ -22,7 +22,7 @@ pub(super) fn connector(connection: &Connection) -> Result<Connector> {
 }
 
 /// The change asked for; there must be one.
-pub(super) fn request(args: &RunArgs) -> Result<Request> {
+pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
     if args.alter.is_empty() && args.map.is_empty() && !args.rebuild {
         return Err(Error::usage("no change was asked for")
             .next("Give --alter \"CLAUSES\", --map \"column = expression\" or --rebuild"));
@@ -32,6 +32,14 @@ pub(super) fn request(args: &RunArgs) -> Result<Request> {
     }
     let maps = args.map.iter().map(|m| map(m)).collect::<Result<_>>()?;
     Ok(Request { alters: args.alter.clone(), maps })
+}
+
+/// What the operator takes upon himself.
+pub(super) fn event_triggers(args: &ChangeArgs) -> EventTriggers {
+    match args.allow_event_triggers {
+        true => EventTriggers::Allow,
+        false => EventTriggers::Refuse,
+    }
 }
 
 /// `column = expression`, the column perhaps quoted.

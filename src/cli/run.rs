@@ -14,16 +14,13 @@ use crate::telemetry::{Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
     let prepared = async {
-        let request = resolve::request(&args)?;
+        let request = resolve::request(&args.change)?;
         let connector = resolve::connector(&args.connection)?;
         let before = match args.or_resume {
             true => migration::unfinished(&connector, &args.table).await?,
             false => None,
         };
-        let event_triggers = match args.allow_event_triggers {
-            true => EventTriggers::Allow,
-            false => EventTriggers::Refuse,
-        };
+        let event_triggers = resolve::event_triggers(&args.change);
         let (work, options) = match before {
             None => (Work::Begin(request), Value::Null),
             Some(Unfinished { request: begun, options }) if begun == request => {
@@ -71,7 +68,7 @@ async fn carry_out(
         e
     };
     let supervisor = Supervisor::default();
-    signals::watch(&supervisor, table).map_err(told)?;
+    signals::watch(&supervisor, &signals::left_behind(table)).map_err(told)?;
     let (connector, work, limits, event_triggers) =
         supervisor.guard(prepared).await.map_err(told)?;
     let options = resolve::kept(&limits)?;

@@ -4,14 +4,21 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Kind, Result};
 use crate::migration::Supervisor;
+use crate::pg::shell_word;
 use crate::say;
 
+/// What is to be said of a run that is left at once.
+pub(super) fn left_behind(table: &str) -> String {
+    let table = shell_word(table);
+    format!("`pgwraith resume {table}` goes on, `pgwraith abort {table}` undoes it")
+}
+
 /// Stops `supervisor` at the first signal; ends the process at the second, which is as safe as a
-/// crash.
-pub(super) fn watch(supervisor: &Supervisor, table: &str) -> Result<()> {
+/// crash, and says what is `left`.
+pub(super) fn watch(supervisor: &Supervisor, left: &str) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let (supervisor, table) = (supervisor.clone(), crate::pg::shell_word(table));
+    let (supervisor, left) = (supervisor.clone(), left.to_owned());
     tokio::spawn(async move {
         for stopped in [false, true] {
             let name = tokio::select! {
@@ -19,9 +26,7 @@ pub(super) fn watch(supervisor: &Supervisor, table: &str) -> Result<()> {
                 _ = terminate.recv() => "SIGTERM",
             };
             if stopped {
-                say::err(format!(
-                    "pgwraith: leaving at once; `pgwraith resume {table}` goes on, `pgwraith abort {table}` undoes it."
-                ));
+                say::err(format!("pgwraith: leaving at once; {left}."));
                 std::process::exit(i32::from(Kind::Stopped.exit_code()));
             }
             supervisor.stop(name);

@@ -14,6 +14,7 @@ mod locks;
 mod look;
 mod met;
 mod outcome;
+mod rehearse;
 mod snapshots;
 mod window;
 
@@ -40,6 +41,7 @@ use attempt::{Attempt, Tried};
 use locker::Locker;
 use look::Obstacle;
 use met::Met;
+pub use rehearse::Rehearsal;
 pub use window::Window;
 
 /// How often to look whether the operator lets it go on.

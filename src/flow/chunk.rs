@@ -182,13 +182,17 @@ impl Planner {
         let percent = (SAMPLED_PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
-        self.session.batch("SET LOCAL enable_seqscan = on; SET LOCAL enable_sort = on").await?;
         let rows = self.session.query(&self.flow.sample_keys(), &[&percent, &segments]).await?;
         self.session.batch("COMMIT").await?;
         let width = self.flow.key.len();
         let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
         self.segments = spread(Segment::between(rows.iter().map(key))).into();
         Ok(rows.len() > 1)
+    }
+
+    /// How many segments there are to hand out ranges of.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Goes on where an earlier run stopped: with the ranges that are not done, then behind the last
@@ -309,6 +313,17 @@ impl Planner {
             bound.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
         Ok(Some(self.session.one(&self.flow.bound_text(), &parameters).await?.get(0)))
     }
+}
+
+/// The ranges that were copied.
+pub async fn copied_segments(session: &Session, flow: &Flow) -> Result<Vec<Segment>> {
+    let sql = "SELECT c.lower_key, c.upper_key FROM pgwraith.chunk c WHERE c.migration_id = $1 \
+               AND c.flow = $2 AND c.kind = $3 AND c.done ORDER BY c.number";
+    let kind = Kind::Copy.as_str();
+    let rows = session.query(sql, &[&flow.migration, &flow.number, &kind]).await?;
+    let segment =
+        |row: &tokio_postgres::Row| Segment { lower: bound(row.get(0)), upper: bound(row.get(1)) };
+    Ok(rows.iter().map(segment).collect())
 }
 
 fn packed(bound: &Option<Vec<Raw>>) -> Option<Vec<u8>> {

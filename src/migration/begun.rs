@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::beside::Stream;
 use super::store::{self, Kept, Stored};
 use super::{Phase, prepare, slot, teardown};
 use crate::catalog::{self, Fingerprint, Table};
@@ -38,6 +39,14 @@ pub(super) struct Begun {
     pub(super) unproven: bool,
 }
 
+/// What a dry run begins with.
+pub(super) struct Rehearsing {
+    pub(super) known: Known,
+    pub(super) flow: Flow,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) stream: Option<Stream>,
+}
+
 /// Makes it.
 pub(super) struct Making<'a> {
     pub(super) connector: &'a Connector,
@@ -62,20 +71,14 @@ impl Making<'_> {
                 (source, plan)
             }
         };
-        let target = plan.target.clone();
-        let names = stored.names.clone();
-        let flow = prepare::describe_flow(control, stored.id, &source, plan, &names).await?;
-        store::record_flow(control, &flow, &target).await?;
-        failpoint!("flow recorded");
-        prepare::create_rows_view(self.connector, &flow, &source, self.epoch).await?;
-        prepare::create_publication(control, &flow, &source).await?;
+        let (known, flow) = self.describe(source, plan).await?;
+        prepare::create_publication(control, &flow, &known.source).await?;
         failpoint!("publication made");
         let fingerprint =
             catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
         store::keep_fingerprint(control, &flow, &fingerprint).await?;
         let (stream, start) =
             prepare::create_slot(self.connector, control, &flow, self.meter).await?;
-        let known = Known { source, target, request: stored.request.clone(), names };
         Ok(Begun {
             known,
             flow,
@@ -86,6 +89,35 @@ impl Making<'_> {
             new_slot: true,
             unproven: false,
         })
+    }
+
+    /// What a dry run begins with. Without capture there is no publication and no slot.
+    pub(super) async fn rehearsal(
+        &self,
+        (source, plan): (Table, Plan),
+        captures: bool,
+    ) -> Result<Rehearsing> {
+        if captures {
+            let Begun { known, flow, fingerprint, stream, start, .. } =
+                self.anew(Some((source, plan))).await?;
+            return Ok(Rehearsing { known, flow, fingerprint, stream: Some((stream, start)) });
+        }
+        let (known, flow) = self.describe(source, plan).await?;
+        let (oid, publication) = (flow.captured.oid, &flow.publication);
+        let fingerprint = catalog::fingerprint(self.control, oid, publication).await?;
+        Ok(Rehearsing { known, flow, fingerprint, stream: None })
+    }
+
+    /// What rows will be moved how, put down in the state; and the view that they are read through, where
+    /// they are.
+    async fn describe(&self, source: Table, plan: Plan) -> Result<(Known, Flow)> {
+        let (control, stored) = (self.control, self.stored);
+        let (target, names) = (plan.target.clone(), stored.names.clone());
+        let flow = prepare::describe_flow(control, stored.id, &source, plan, &names).await?;
+        store::record_flow(control, &flow, &target).await?;
+        failpoint!("flow recorded");
+        prepare::create_rows_view(self.connector, &flow, &source, self.epoch).await?;
+        Ok((Known { source, target, request: stored.request.clone(), names }, flow))
     }
 
     /// What an earlier stretch or run began, if it still holds. A slot that is lost is made anew where

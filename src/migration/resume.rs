@@ -15,10 +15,11 @@ pub struct Unfinished {
 }
 
 /// The unfinished migration of `table`, or one that swapped and did not come to its end; None where there is
-/// neither.
+/// neither. A dry run is none that anybody goes on with.
 pub async fn unfinished(connector: &Connector, table: &str) -> Result<Option<Unfinished>> {
     let session = connector.session("resume").await?;
     let found = look(&session, table).await?;
+    let found = found.filter(|stored| !stored.is_dry_run());
     Ok(found.map(|stored| Unfinished { request: stored.request, options: stored.options }))
 }
 

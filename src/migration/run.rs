@@ -12,7 +12,7 @@ use super::store;
 use super::stretch::Stretch;
 use super::supervisor::Supervisor;
 use super::takeover;
-use super::{Phase, resume};
+use super::{Phase, rehearsal, resume};
 use crate::catalog::{self, Table};
 use crate::change::{self, Plan, Request};
 use crate::cutover::{self, Swapped};
@@ -30,7 +30,7 @@ use crate::throttle;
 /// A server that does not let go of what is left of a run in this time is not reached.
 const REACHED: Duration = Duration::from_secs(60);
 /// The first run's epoch.
-const FIRST_EPOCH: i64 = 1;
+pub(super) const FIRST_EPOCH: i64 = 1;
 
 /// How each phase goes about it.
 #[derive(Debug, Clone)]
@@ -131,11 +131,17 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Migrates the table. On any error the source is as it was.
     pub async fn migrate(&self, request: &Request) -> Result<Report> {
-        let (migration, fresh) = self.supervisor.guard(self.begin(request)).await?;
+        let begin = self.begin(request, Phase::Prepare.as_str());
+        let (migration, fresh) = self.supervisor.guard(begin).await?;
         self.go_on(migration, FIRST_EPOCH, Some(fresh), false).await
     }
 
-    async fn begin(&self, request: &Request) -> Result<(i64, (Table, Plan))> {
+    /// Looks before it leaps, and puts the migration down in `phase`.
+    pub(super) async fn begin(
+        &self,
+        request: &Request,
+        phase: &str,
+    ) -> Result<(i64, (Table, Plan))> {
         let control = self.connector.session("control").await?;
         let oid = catalog::find(&control, self.table).await?;
         let source = catalog::read(&control, oid)
@@ -147,7 +153,7 @@ impl Run<'_> {
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
-        let migration = store::begin(&control, oid, &names, request, self.options).await?;
+        let migration = store::begin(&control, oid, &names, request, self.options, phase).await?;
         failpoint!("begun");
         Ok((migration, (source, plan)))
     }
@@ -169,6 +175,9 @@ impl Run<'_> {
     async fn take_up(&self, how: How) -> Result<(i64, i64)> {
         let control = self.connector.session("control").await?;
         let stored = resume::find(&control, self.table).await?;
+        if stored.is_dry_run() {
+            return Err(rehearsal::nobody_goes_on(&stored));
+        }
         store::ensure(&control).await?;
         let epoch = takeover::claim(&control, &stored, how.take_over).await?;
         store::keep_options(&control, stored.id, self.options).await?;

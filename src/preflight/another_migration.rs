@@ -68,6 +68,12 @@ async fn unfinished(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         let (id, phase): (&str, &str) = (row.get(0), row.get(1));
         let name = table.qualified();
         let word = shell_word(&name.to_string());
+        if phase == "dry run" {
+            return Finding::refuse(
+                format!("a dry run of {name} is under way, or was cut off"),
+                format!("pgwraith abort {word} ends it and removes what it made"),
+            );
+        }
         Finding::refuse(
             format!("migration {id} of {name} is not finished (phase {phase})"),
             format!("pgwraith resume {word} goes on with it, pgwraith abort {word} undoes it"),

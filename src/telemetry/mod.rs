@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use hdrhistogram::Histogram;
 
 use line::Line;
+pub(crate) use line::thousands;
 
 /// How often the progress line is drawn.
 const REDRAW: Duration = Duration::from_millis(200);

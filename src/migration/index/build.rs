@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::duplicates::duplicates;
 use super::size::Forecast;
@@ -29,23 +29,26 @@ struct Build<'a> {
     way: Way,
 }
 
-/// Builds what is missing of `plans` and makes constraints of what is to be one.
+/// Builds what is missing of `plans` and makes constraints of what is to be one. Returns how long that took,
+/// without the choice between the ways.
 pub(super) async fn all(
     context: &Context,
     settings: &IndexSettings,
     plans: &[Planned],
-) -> Result<()> {
+) -> Result<Duration> {
     let missing = present::missing(context, plans).await?;
     let builds = choose(context, settings, &missing.build).await?;
     // In order where the order matters. Elsewhere the plain ones first, several at a time: they share
     // the lock on the shadow. CREATE INDEX CONCURRENTLY shares it with no other build, and whoever
     // queues for it has a snapshot that it waits for.
+    let began = Instant::now();
     let jobs = settings.jobs.max(1);
     let (together, one_by_one): (Vec<_>, Vec<_>) =
         builds.into_iter().partition(|build| jobs > 1 && build.way == Way::Plain);
     build_some(context, settings, jobs, &together).await?;
     build_some(context, settings, 1, &one_by_one).await?;
-    attach_all(context, &missing.attach).await
+    attach_all(context, &missing.attach).await?;
+    Ok(began.elapsed())
 }
 
 /// Chooses how each index is built, by what the slot may hold back.

@@ -15,6 +15,7 @@ mod size;
 mod way;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::catalog::Table;
 use crate::error::{Error, Result};
@@ -63,6 +64,17 @@ struct Planned {
 }
 
 impl Plans {
+    /// The unique indexes that are not the key's, as a share of the others, by their size on the source; None
+    /// where there are none.
+    pub(super) fn left_out(&self, source: &Table) -> Option<f64> {
+        let bytes = |all: &[Planned]| {
+            let of =
+                |planned: &Planned| source.indexes.iter().find(|i| i.name == planned.plan.name);
+            all.iter().filter_map(of).map(|i| i.bytes as f64).sum::<f64>()
+        };
+        (!self.unique.is_empty()).then(|| bytes(&self.unique) / bytes(&self.first).max(1.0))
+    }
+
     /// How many of the unique indexes are built at a time: several on the same columns one by one.
     fn unique_jobs(&self, jobs: usize) -> usize {
         let columns = |planned: &Planned| {
@@ -110,28 +122,31 @@ fn largest_first(all: &mut [Planned], source: &Table) {
 
 /// Builds the key's index and those that are not unique. Nothing writes to the shadow yet, also where
 /// the phase is entered again and the key's index is there: what applies changes starts afterwards.
+/// Returns how long the builds took.
 pub(super) async fn build_first(
     context: &Context,
     settings: &IndexSettings,
     plans: &Plans,
-) -> Result<()> {
+) -> Result<Duration> {
     let _alone = context.door.alone().await;
     // An invalid unique index may refuse rows, and helps no statement.
     present::missing(context, &plans.unique).await?;
     build::all(context, settings, &plans.first).await
 }
 
-/// Builds the other unique indexes while the shadow rests and equals the source.
+/// Builds the other unique indexes while the shadow rests and equals the source. Returns how long the builds
+/// took.
 pub(super) async fn build_unique(
     context: &Context,
     settings: &IndexSettings,
     target: &Table,
     plans: &Plans,
-) -> Result<()> {
+) -> Result<Duration> {
     let _alone = rest_at_equality(context).await?;
     let one_by_one = IndexSettings { jobs: plans.unique_jobs(settings.jobs), ..settings.clone() };
-    build::all(context, &one_by_one, &plans.unique).await?;
-    set_replica_identity(context, target).await
+    let built = build::all(context, &one_by_one, &plans.unique).await?;
+    set_replica_identity(context, target).await?;
+    Ok(built)
 }
 
 async fn rest_at_equality(context: &Context) -> Result<Alone> {

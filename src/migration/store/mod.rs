@@ -15,8 +15,9 @@ pub(super) use flow::{
 };
 pub(super) use progress::keep_progress;
 pub(super) use record::{
-    Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options, load,
-    options, record_shadow, set_options, swapped, swapped_by_name, unfinished, unfinished_by_name,
+    DRY_RUN, Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options,
+    load, options, record_shadow, set_options, swapped, swapped_by_name, unfinished,
+    unfinished_by_name,
 };
 pub(super) use schema::ensure;
 

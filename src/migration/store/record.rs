@@ -11,6 +11,9 @@ use crate::migration::Phase;
 use crate::pg::{QualifiedName, Session, shell_word};
 use crate::shadow::Names;
 
+/// The phase of a dry run, from its beginning to its end: none that a run goes on from, whatever its version.
+pub(in crate::migration) const DRY_RUN: &str = "dry run";
+
 /// One migration as stored.
 #[derive(Debug)]
 pub(in crate::migration) struct Stored {
@@ -38,6 +41,11 @@ impl Stored {
     /// Where it stands, as far as this program knows the phase.
     pub(in crate::migration) fn phase(&self) -> Option<Phase> {
         Phase::parse(&self.phase)
+    }
+
+    /// Whether it is a dry run, which nobody goes on with.
+    pub(in crate::migration) fn is_dry_run(&self) -> bool {
+        self.phase == DRY_RUN
     }
 }
 
@@ -138,7 +146,7 @@ fn stored(row: &tokio_postgres::Row) -> Result<Stored> {
     })
 }
 
-/// Begins a migration: its row, epoch 1. Refused where the table has one already.
+/// Begins a migration: its row, epoch 1, in `phase`. Refused where the table has one already.
 ///
 /// Its id is the transaction's, so that no later migration ever has the same, although an abort
 /// drops the state and with it any counter: slot, publication and sessions are named by the id, and
@@ -150,17 +158,18 @@ pub(in crate::migration) async fn begin(
     names: &Names,
     request: &Request,
     options: &Value,
+    phase: &str,
 ) -> Result<i64> {
     let change = serde_json::to_value(request)
         .map_err(|e| Error::failed(format!("the change cannot be stored: {e}")))?;
     let (host, process) = (host(), i64::from(std::process::id()));
     let sql = "INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
-               retired_name, change, tool_version, options, host, process, run_started_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, pg_catalog.clock_timestamp()) RETURNING id";
+               retired_name, change, tool_version, options, host, process, phase, run_started_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, pg_catalog.clock_timestamp()) RETURNING id";
     let source = &names.source;
     let version = env!("CARGO_PKG_VERSION");
     let (shadow, retired) = (&names.shadow.name, &names.retired.name);
-    let row: [&(dyn ToSql + Sync); 10] = [
+    let row: [&(dyn ToSql + Sync); 11] = [
         &source.schema,
         &source.name,
         &source_oid,
@@ -171,6 +180,7 @@ pub(in crate::migration) async fn begin(
         options,
         &host,
         &process,
+        &phase,
     ];
     let mut again = true;
     loop {

@@ -1,0 +1,337 @@
+//! The phases of a dry run, and what is seen of them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Extent;
+use super::clock::Clock;
+use super::table::{self, Size};
+use crate::catalog::Baseline;
+use crate::cutover::{self, Cutover, Rehearsal};
+use crate::error::{Error, Result};
+use crate::flow::chunk::copied_segments;
+use crate::flow::copy::Misfits;
+use crate::flow::segment::Segment;
+use crate::migration::begun::{Known, Rehearsing};
+use crate::migration::beside::Stream;
+use crate::migration::context::Context;
+use crate::migration::slot_limits::SlotLimits;
+use crate::migration::stretch::Stretch;
+use crate::migration::supervisor::Background;
+use crate::migration::{catch_up, copy, index, prepare, verify};
+use crate::pg::Session;
+use crate::telemetry::Sample;
+use crate::throttle::account::Sum;
+
+/// So long everything is looked at before anything is copied.
+const BEFORE: Duration = Duration::from_secs(3);
+/// The places in the key space where ranges are copied.
+const PLACES: i64 = 64;
+/// Rows that do not fit, as many as are worth being named.
+const MOST_MISFITS: usize = 10;
+/// Fewer keys say nothing of how fast they are applied.
+const ENOUGH: u64 = 200;
+/// So long the cutover's rehearsal goes on trying.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What was seen.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Seen {
+    /// Of the whole table, as far as is known.
+    pub rows: f64,
+    pub prepare_seconds: f64,
+    pub copied: Copied,
+    /// Seconds for the indexes of what was copied, without waiting for changed keys; and for VACUUM.
+    pub index_seconds: f64,
+    /// To choose how they are built, however large they are.
+    pub choice_seconds: f64,
+    pub vacuum_seconds: f64,
+    /// None where nothing was captured.
+    pub changes: Option<Changes>,
+    /// Rows compared and the seconds that took; None where a part cannot be compared.
+    pub verified: Option<(u64, f64)>,
+    pub cutover: Option<Rehearsal>,
+    pub cutover_seconds: f64,
+    /// Bytes of the new table without its indexes, and of each of those.
+    pub table_bytes: i64,
+    pub indexes: Vec<(String, i64)>,
+    /// WAL that the server wrote a second before anything was copied.
+    pub wal_per_second: f64,
+    /// WAL of the copy and of the indexes, without what was written anyway.
+    pub copy_wal: f64,
+    pub index_wal: f64,
+    pub slot_limit: u64,
+    /// Each signal before and during the copy, as a share of its limit and in words.
+    pub signals: Vec<Signal>,
+    /// By what held the copy back: the share of its time.
+    pub throttled: Vec<(String, f64)>,
+    pub misfits: Vec<String>,
+    pub warnings: Vec<String>,
+}
+
+/// What was copied.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Copied {
+    pub rows: u64,
+    pub chunks: u64,
+    /// From how many places of the key space.
+    pub places: usize,
+    pub seconds: f64,
+    /// At full speed, once it was reached; and those of the two halves of that time.
+    pub rows_per_second: f64,
+    pub slowest: f64,
+    pub fastest: f64,
+    pub p50_ms: f64,
+    pub p90_ms: f64,
+    pub p99_ms: f64,
+    pub max_ms: f64,
+}
+
+/// What the application changed meanwhile.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct Changes {
+    /// Different keys a second while rows were copied and the first indexes built.
+    pub in_per_second: f64,
+    /// Applied a second; None where there were too few to say.
+    pub out_per_second: Option<f64>,
+}
+
+/// One signal before and during the copy.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Signal {
+    pub name: String,
+    pub before: Option<String>,
+    pub during: Option<String>,
+}
+
+impl Stretch<'_, '_> {
+    pub(super) async fn measure(
+        &self,
+        control: &Session,
+        made: Rehearsing,
+        extent: Extent,
+    ) -> Result<Seen> {
+        let Rehearsing { known, flow, fingerprint, stream } = made;
+        let began = Instant::now();
+        let captures = stream.is_some();
+        let work = async |context: &Context, baseline: &Baseline| {
+            let measuring = Measuring { stretch: self, control, known: &known, context };
+            measuring.all(baseline, extent, captures, began).await
+        };
+        let stream: Option<Stream> = stream;
+        self.accompanied(control, &known.source, Arc::new(flow), fingerprint, stream, work).await
+    }
+}
+
+struct Measuring<'a, 's, 'r> {
+    stretch: &'a Stretch<'s, 'r>,
+    control: &'a Session,
+    known: &'a Known,
+    context: &'a Context,
+}
+
+impl Measuring<'_, '_, '_> {
+    async fn all(
+        &self,
+        baseline: &Baseline,
+        extent: Extent,
+        captures: bool,
+        began: Instant,
+    ) -> Result<Seen> {
+        let (control, context) = (self.control, self.context);
+        let Known { source, target, .. } = self.known;
+        prepare::create_shadow(control, &context.flow, source, target).await?;
+        if captures {
+            prepare::wait_for_writers(control, source.oid, &context.meter).await?;
+        }
+        let mut seen = Seen { prepare_seconds: began.elapsed().as_secs_f64(), ..Seen::default() };
+        let asked = context.settings.borrow().index.max_slot_wal;
+        seen.slot_limit = SlotLimits::read(control, asked).await?.bytes();
+        let size = table::size(control, source).await?;
+        seen.rows = size.rows;
+        seen.warnings.extend(table::out_of_order(control, source, &context.flow).await?);
+
+        let before = self.look_before(&mut seen).await?;
+        let segments = self.copy(&mut seen, size, extent, &before).await?;
+        let syncs = self.build(&mut seen, captures).await?;
+        if captures {
+            if context.flow.keeps_order() && !segments.is_empty() {
+                seen.verified = Some(self.verify(segments).await?);
+            }
+            let began = Instant::now();
+            seen.cutover = Some(self.cutover(baseline).await?);
+            seen.cutover_seconds = began.elapsed().as_secs_f64();
+        }
+        for task in syncs {
+            task.finish().await;
+        }
+        (seen.table_bytes, seen.indexes) = table::shadow(control, &context.flow).await?;
+        Ok(seen)
+    }
+
+    fn enter(&self, phase: &'static str) {
+        self.context.meter.tell(Sample::Phase(phase));
+    }
+
+    /// How things are while nothing of ours is at work.
+    async fn look_before(&self, seen: &mut Seen) -> Result<Sum> {
+        self.enter("before");
+        self.context.account.close();
+        let (began, from) = (Instant::now(), table::wal_end(self.control).await?);
+        sleep(BEFORE).await;
+        let written = table::wal_end(self.control).await?.bytes_since(from);
+        seen.wal_per_second = written as f64 / began.elapsed().as_secs_f64();
+        Ok(self.context.account.close())
+    }
+
+    /// Copies ranges from all over the key space. Returns those that were.
+    async fn copy(
+        &self,
+        seen: &mut Seen,
+        size: Size,
+        extent: Extent,
+        before: &Sum,
+    ) -> Result<Vec<Segment>> {
+        self.enter("copy");
+        let context = self.context;
+        let mut planner = copy::planner(context).await?;
+        if !planner.scatter(size.pages, PLACES).await? {
+            let why = "ranges are from the beginning of the key space alone: rows all over it cannot be picked \
+                       (row security is forced on the owner, or the table is small)";
+            seen.warnings.push(why.to_owned());
+        }
+        seen.copied.places = planner.segments();
+        let enough = CancellationToken::new();
+        let clock = Clock::new(extent, size.rows, enough.clone());
+        let misfits = Arc::new(Mutex::new(Vec::new()));
+        let copier = copy::copier(
+            context,
+            planner,
+            enough.clone(),
+            Some(collect(Arc::clone(&misfits), enough.clone())),
+        );
+        let from = table::wal_end(self.control).await?;
+        let work = copy::work_off(context, &copier, |copied| clock.note(copied.rows, copied.took));
+        tokio::select! {
+            done = clock.run_out() => match done {},
+            done = work => done?,
+        }
+        let written = table::wal_end(self.control).await?.bytes_since(from) as f64;
+        clock.tell(&mut seen.copied);
+        seen.copy_wal = (written - seen.wal_per_second * seen.copied.seconds).max(0.0);
+        self.tell_signals(seen, before, &context.account.close());
+        seen.misfits = std::mem::take(&mut *misfits.lock().unwrap_or_else(PoisonError::into_inner));
+        copied_segments(self.control, &context.flow).await
+    }
+
+    fn tell_signals(&self, seen: &mut Seen, before: &Sum, during: &Sum) {
+        let names: BTreeSet<&String> =
+            before.greatest.keys().chain(during.greatest.keys()).collect();
+        let text = |sum: &Sum, name: &str| sum.greatest.get(name).map(|r| r.text.clone());
+        let signals = names.into_iter().map(|name| Signal {
+            name: name.clone(),
+            before: text(before, name),
+            during: text(during, name),
+        });
+        seen.signals = signals.collect();
+        let all = during.time.as_secs_f64().max(0.001);
+        let shares = during.rested.iter().map(|(by, time)| (by.clone(), time.as_secs_f64() / all));
+        seen.throttled = shares.filter(|(_, share)| *share >= 0.005).collect();
+    }
+
+    /// Indexes, and the changes that came meanwhile. Returns who applies them, until the end.
+    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<Vec<Background>> {
+        self.enter("index");
+        let context = self.context;
+        let settings = context.settings.borrow().index.clone();
+        let Known { source, target, .. } = self.known;
+        let plans = index::plans(context, source, target)?;
+        let (began, from) = (Instant::now(), table::wal_end(self.control).await?);
+        seen.index_seconds = index::build_first(context, &settings, &plans).await?.as_secs_f64();
+        seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
+        let mut syncs = Vec::new();
+        if captures {
+            syncs = self.catch_up(seen).await?;
+            let unique = index::build_unique(context, &settings, target, &plans).await?;
+            seen.index_seconds += unique.as_secs_f64();
+        } else if let Some(share) = plans.left_out(source) {
+            // What was copied at different times may have one value twice.
+            seen.index_seconds *= 1.0 + share;
+            let why = "without capture only the key's index is built of the unique ones: the time for the others is \
+                       guessed from their size";
+            seen.warnings.push(why.to_owned());
+        }
+        let vacuumed = Instant::now();
+        index::vacuum(context, &settings, target).await?;
+        seen.vacuum_seconds = vacuumed.elapsed().as_secs_f64();
+        let written = table::wal_end(self.control).await?.bytes_since(from) as f64;
+        let anyway = seen.wal_per_second * began.elapsed().as_secs_f64();
+        seen.index_wal = (written - anyway).max(0.0);
+        Ok(syncs)
+    }
+
+    /// How fast keys became dirty since the beginning, and how fast they are applied now.
+    async fn catch_up(&self, seen: &mut Seen) -> Result<Vec<Background>> {
+        let (context, workers) = (self.context, self.context.settings.borrow().copy.workers);
+        let waited = seen.copied.seconds + seen.index_seconds;
+        let (waiting, before) = {
+            let dirty = context.tracker.dirty();
+            (dirty.backlog(), dirty.synced())
+        };
+        let began = Instant::now();
+        let syncs = catch_up::start(context, &self.stretch.supervisor, workers).await?;
+        catch_up::drain(context).await?;
+        let took = began.elapsed().as_secs_f64().max(0.001);
+        let applied = context.tracker.dirty().synced() - before;
+        seen.changes = Some(Changes {
+            in_per_second: waiting as f64 / waited.max(0.001),
+            out_per_second: (applied >= ENOUGH).then(|| applied as f64 / took),
+        });
+        Ok(syncs)
+    }
+
+    async fn verify(&self, segments: Vec<Segment>) -> Result<(u64, f64)> {
+        self.enter("verify");
+        let began = Instant::now();
+        let findings = verify::verify_only(self.context, segments).await?;
+        Ok((findings.rows, began.elapsed().as_secs_f64()))
+    }
+
+    async fn cutover(&self, baseline: &Baseline) -> Result<Rehearsal> {
+        self.enter("cutover");
+        let (context, known) = (self.context, self.known);
+        let limits = context.settings.borrow().cutover;
+        let cutover = Cutover {
+            connector: &context.connector,
+            flow: Arc::clone(&context.flow),
+            writer: &context.writer,
+            tracker: &context.tracker,
+            door: &context.door,
+            fence: &context.fence,
+            names: &known.names,
+            request: &known.request,
+            target: &known.target,
+            fingerprint: baseline,
+            meter: &context.meter,
+            limits: cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits },
+            held: &|| None,
+        };
+        cutover.rehearse().await
+    }
+}
+
+/// Keeps what does not fit, until that is enough.
+fn collect(found: Arc<Mutex<Vec<String>>>, enough: CancellationToken) -> Misfits {
+    Box::new(move |e: Error| {
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.push(e.what().to_owned());
+        if found.len() >= MOST_MISFITS {
+            enough.cancel();
+        }
+        Ok(())
+    })
+}

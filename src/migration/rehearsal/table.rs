@@ -1,0 +1,102 @@
+//! What the catalogs and the statistics say of a table and the server, as far as a forecast needs it.
+
+use crate::catalog::Table;
+use crate::error::Result;
+use crate::flow::Flow;
+use crate::pg::{Lsn, Session, quote_ident};
+
+/// So many pages are looked into where nothing else says how many rows there are.
+const COUNTED_PAGES: f64 = 2000.0;
+/// Less than this between the key's order and the table's: neighbours by key are anywhere.
+const IN_ORDER: f64 = 0.5;
+
+/// The source, before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Size {
+    pub(super) rows: f64,
+    pub(super) pages: i64,
+}
+
+/// Rows and pages as they are now: what VACUUM counted, grown as the table has since; without that, the
+/// rows in some pages.
+pub(super) async fn size(session: &Session, source: &Table) -> Result<Size> {
+    let sql = "SELECT c.reltuples::pg_catalog.float8, c.relpages, pg_catalog.pg_relation_size(c.oid) / \
+               pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_class c WHERE c.oid = $1";
+    let row = session.one(sql, &[&source.oid]).await?;
+    let (counted, then, pages): (f64, i32, i64) = (row.get(0), row.get(1), row.get(2));
+    if counted > 0.0 && then > 0 {
+        return Ok(Size { rows: counted / f64::from(then) * pages as f64, pages });
+    }
+    let percent = (COUNTED_PAGES * 100.0 / pages.max(1) as f64).min(100.0);
+    let sql = format!(
+        "SELECT pg_catalog.count(*) FROM ONLY {} AS s TABLESAMPLE SYSTEM ($1)",
+        source.qualified()
+    );
+    session
+        .batch(&format!("BEGIN READ ONLY; SET LOCAL ROLE {}", quote_ident(&source.owner)))
+        .await?;
+    let counted = session.one(&sql, &[&(percent as f32)]).await;
+    session.rollback().await;
+    let counted: i64 = counted?.get(0);
+    Ok(Size { rows: counted as f64 * 100.0 / percent, pages })
+}
+
+/// The end of the log.
+pub(super) async fn wal_end(session: &Session) -> Result<Lsn> {
+    let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+    Ok(session.one(sql, &[]).await?.get(0))
+}
+
+/// Bytes of the shadow without its indexes, and of each of those.
+pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(String, i64)>)> {
+    let root = flow.target.root.to_string();
+    let sql = "SELECT pg_catalog.pg_table_size($1::pg_catalog.text::pg_catalog.regclass)";
+    let table = session.one(sql, &[&root]).await?.get(0);
+    let sql = "SELECT c.relname::pg_catalog.text, pg_catalog.pg_relation_size(c.oid) \
+               FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
+               WHERE i.indrelid = $1::pg_catalog.text::pg_catalog.regclass ORDER BY 2 DESC";
+    let indexes = session.query(sql, &[&root]).await?;
+    Ok((table, indexes.iter().map(|row| (row.get(0), row.get(1))).collect()))
+}
+
+/// Whether rows that are neighbours by key are far from each other in a table that memory does not hold: each
+/// then costs a page of its own. Says so; None too where the server has no statistics of it.
+pub(super) async fn out_of_order(
+    session: &Session,
+    source: &Table,
+    flow: &Flow,
+) -> Result<Option<String>> {
+    let Some(key) = flow.key.first() else { return Ok(None) };
+    let sql = "SELECT s.correlation::pg_catalog.float8, (SELECT p.setting::pg_catalog.int8 * \
+                 pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_settings p \
+                 WHERE p.name = 'effective_cache_size') FROM pg_catalog.pg_stats s \
+               WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND NOT s.inherited";
+    let names: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&source.schema, &source.name, &key.source];
+    let Some(row) = session.maybe(sql, &names).await? else { return Ok(None) };
+    let (correlation, cache): (Option<f64>, i64) = (row.get(0), row.get(1));
+    Ok(correlation.and_then(|c| warning(c, source.heap_bytes, cache, &key.source)))
+}
+
+fn warning(correlation: f64, bytes: i64, cache: i64, key: &str) -> Option<String> {
+    (correlation.abs() < IN_ORDER && bytes > cache).then(|| {
+        format!(
+            "rows that are neighbours by {key:?} are far from each other on disk (correlation {correlation:.2}), and \
+             the table is larger than effective_cache_size: reading it in the key's order reads many pages again \
+             and again"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::warning;
+
+    #[test]
+    fn disorder_matters_only_where_memory_does_not_hold_the_table() {
+        assert!(warning(0.1, 100, 10, "id").is_some_and(|text| text.contains("\"id\"")));
+        for (correlation, bytes, cache) in [(0.1, 10, 100), (0.99, 100, 10), (-0.99, 100, 10)] {
+            assert_eq!(warning(correlation, bytes, cache, "id"), None);
+        }
+    }
+}
