@@ -32,16 +32,35 @@ pub async fn server(settings: &[(&str, &str)]) -> Outcome<(Cluster, Client)> {
     Ok((cluster, client))
 }
 
-/// Runs the program on a table and waits for it.
+/// Migrates a table and waits for it.
 pub async fn migrate(cluster: &Cluster, table: &str, args: &[String]) -> Outcome<ToolRun> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pgwraith"));
-    command.args(["run", table, "--json", "-d", &cluster.dsn("postgres")]).args(args);
-    command.stdout(Stdio::piped()).stderr(Stdio::null());
-    let run = tokio::task::spawn_blocking(move || run_measured(command)).await??;
+    let run = program(cluster, "run", table, args).await?;
     if run.json["outcome"] != "swapped" {
         return Err(format!("the run failed: {}", run.json).into());
     }
     Ok(run)
+}
+
+/// Rehearses that; the result's one object.
+#[allow(dead_code, reason = "not every bench does")]
+pub async fn rehearse(cluster: &Cluster, table: &str, args: &[String]) -> Outcome<Value> {
+    let run = program(cluster, "dry-run", table, args).await?;
+    if run.json["outcome"] != "rehearsed" {
+        return Err(format!("the dry run failed: {}", run.json).into());
+    }
+    Ok(run.json)
+}
+
+async fn program(
+    cluster: &Cluster,
+    command: &str,
+    table: &str,
+    args: &[String],
+) -> Outcome<ToolRun> {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_pgwraith"));
+    program.args([command, table, "--json", "-d", &cluster.dsn("postgres")]).args(args);
+    program.stdout(Stdio::piped()).stderr(Stdio::null());
+    Ok(tokio::task::spawn_blocking(move || run_measured(program)).await??)
 }
 
 fn run_measured(mut command: Command) -> std::io::Result<ToolRun> {

@@ -7,6 +7,7 @@ mod cases;
 mod cluster;
 mod cutover;
 mod definition;
+mod dry_run;
 mod followers;
 mod forced_rls;
 mod generator;

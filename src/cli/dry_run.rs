@@ -195,7 +195,7 @@ fn lock(seen: &Seen) -> Vec<String> {
         return vec![format!("  cutover   would have had to wait: {obstacle}")];
     }
     let mut lines = vec![format!(
-        "  cutover   lock of about {:.0} ms with nobody in the way (fence p50 {:.1}, longest {:.1} ms; {} statements), \
+        "  cutover   lock of {:.0} ms or somewhat more with nobody in the way (fence p50 {:.1}, longest {:.1} ms; {} statements), \
          taken in this order:",
         cutover.lock_ms, cutover.fence_p50_ms, cutover.fence_max_ms, cutover.statements
     )];
@@ -205,9 +205,12 @@ fn lock(seen: &Seen) -> Vec<String> {
 
 /// `4 min 10 s`
 fn time(seconds: f64) -> String {
-    match seconds {
-        s if s < 10.0 => format!("{s:.1} s"),
-        s => humantime::format_duration(Duration::from_secs(s.round() as u64)).to_string(),
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
     }
 }
 
@@ -229,7 +232,8 @@ mod tests {
         for (n, text) in [(0.0, "0 bytes"), (1536.0, "1.5 kB"), (4e7, "38 MB"), (3e12, "2.7 TB")] {
             assert_eq!(bytes(n), text);
         }
-        for (n, text) in [(0.04, "0.0 s"), (9.96, "10.0 s"), (61.2, "1m 1s"), (90_000.0, "1day 1h")]
+        for (n, text) in
+            [(0.04, "0.0 s"), (9.96, "10 s"), (61.2, "1 min 1 s"), (90_000.0, "25 h 0 min")]
         {
             assert_eq!(time(n), text);
         }
