@@ -10,7 +10,7 @@ use super::slot_limits::SlotLimits;
 use super::supervisor::Supervisor;
 use super::teardown;
 use crate::error::{Error, Result};
-use crate::pg::{Lossy, Lsn, Session};
+use crate::pg::{Lsn, Session, Who};
 use crate::telemetry::Meter;
 use crate::throttle::controller::Reading;
 use crate::throttle::signals::{Told, sizes};
@@ -140,21 +140,14 @@ impl SlotGuard {
     /// Log is kept from where the oldest transaction began that was open at the last confirmed change: one
     /// that is still open, and has written, is to blame. Otherwise the stream is behind.
     async fn who(&self) -> Result<String> {
-        let sql = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
-                   COALESCE(pg_catalog.left(a.query, 80), ''), \
-                   pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::pg_catalog.int8 \
-                   FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
-                   AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
-                   ORDER BY pg_catalog.age(a.backend_xid) DESC LIMIT 1";
-        Ok(match self.session.maybe(sql, &[]).await? {
-            Some(row) => {
-                let (pid, user): (i32, Lossy) = (row.get(0), row.get(1));
-                let (state, query): (&str, Lossy) = (row.get(2), row.get(3));
-                let seconds: i64 = row.get(4);
-                format!(
-                    "the transaction of pid {pid} ({user}, {state}, open for {seconds} s) holds it: {query}"
-                )
-            }
+        let sql = format!(
+            "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
+             AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
+             ORDER BY pg_catalog.age(a.backend_xid) DESC LIMIT 1",
+            Who::COLUMNS
+        );
+        Ok(match self.session.maybe(&sql, &[]).await? {
+            Some(row) => format!("it is held by the transaction of {}", Who::of(&row)),
             None => "logical decoding is behind what is written".to_owned(),
         })
     }
