@@ -5,23 +5,24 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
 /// A result, on standard output. Where it cannot be written, standard error says so; a reader that has had
-/// enough is told nothing.
-pub(crate) fn out(text: impl Display) {
+/// enough is told nothing. Returns whether there is still one, for those who would go on for ever.
+pub(crate) fn out(text: impl Display) -> bool {
     let mut stdout = std::io::stdout().lock();
     let written = write!(stdout, "{text}").and_then(|()| stdout.flush());
     drop(stdout);
     match written {
-        Ok(()) => {}
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+        Ok(()) => true,
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => false,
         Err(e) => {
             err(format_args!("pgwraith: the result cannot be written to standard output: {e}."));
+            true
         }
     }
 }
 
 /// The same, and the end of a line.
-pub(crate) fn out_line(text: impl Display) {
-    out(format_args!("{text}\n"));
+pub(crate) fn out_line(text: impl Display) -> bool {
+    out(format_args!("{text}\n"))
 }
 
 /// A line on standard error.

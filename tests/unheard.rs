@@ -5,8 +5,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
+use tokio::io::{AsyncBufReadExt, BufReader};
+
 use crate::harness;
-use crate::scene::{Shop, shop};
+use crate::scene::{SOON, Shop, shop};
 
 /// A stream that nobody reads.
 fn closed() -> Stdio {
@@ -25,6 +27,32 @@ async fn run(shop: &Shop, given: &[&str], streams: (Stdio, Stdio)) -> (Option<i3
     command.args(given).args(["-d", &shop.dsn]).stdout(streams.0).stderr(streams.1);
     let output = command.spawn().unwrap().wait_with_output().await.unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// `pgwraith status --watch | head`.
+#[tokio::test]
+async fn a_watch_ends_once_nobody_reads_it() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1)").await;
+    let held = shop.held("verify", "a", &["--rebuild"]).await;
+    for more in [&[][..], &["--json"], &["nothing"]] {
+        let given: Vec<&str> = ["status", "--watch"].iter().chain(more).copied().collect();
+        let code = if more == ["nothing"] { 2 } else { 0 };
+        let ended = tokio::time::timeout(SOON, run(&shop, &given, (closed(), Stdio::piped())));
+        let (is, said) = ended.await.expect("it goes on for ever");
+        assert_eq!(is, Some(code), "{given:?}: {said}");
+    }
+    // Somebody reads a line of it.
+    let mut command = tokio::process::Command::from(harness::pgwraith());
+    command.args(["status", "--watch", "-d", &shop.dsn]).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut watch = command.spawn().unwrap();
+    let mut read = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let first = read.next_line().await.unwrap().unwrap();
+    assert!(first.contains("VERIFY"), "{first}");
+    drop(read);
+    let ended = tokio::time::timeout(SOON, watch.wait()).await.expect("it goes on for ever");
+    assert_eq!(ended.unwrap().code(), Some(0));
+    held.finish().await.expect_code(0);
 }
 
 #[tokio::test]

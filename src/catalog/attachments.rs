@@ -33,6 +33,7 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
             .replace("PASSING", passing::OBJECTS)
             .replace("EXPRESSIONS", naming::EXPRESSIONS)
             .replace("OWN", naming::OWN)
+            .replace("IS_INVALID", IS_INVALID)
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
@@ -55,15 +56,19 @@ pub async fn check_attachments(session: &Session, oid: u32) -> Result<()> {
 }
 
 /// Indexes that are not valid: of a REINDEX CONCURRENTLY that is under way, or that failed. They pass, or
-/// somebody drops them.
+/// somebody drops them. A query of its own: it is asked in front of each attempt of the cutover.
 pub async fn invalid_indexes(session: &Session, oid: u32) -> Result<Vec<String>> {
-    let all = attachments(session, oid).await?;
-    let invalid = all.into_iter().filter(|a| a.kind == INVALID_INDEX);
-    Ok(invalid.map(|a| format!("{} {}", a.kind, a.name)).collect())
+    let sql = format!(
+        "SELECT i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i \
+         WHERE i.indrelid = $1 AND {IS_INVALID} ORDER BY 1"
+    );
+    let rows = session.query(&sql, &[&oid]).await?;
+    Ok(rows.iter().map(|row| format!("{INVALID_INDEX} {}", row.get::<_, &str>(0))).collect())
 }
 
 /// As it is called below.
 const INVALID_INDEX: &str = "invalid index";
+const IS_INVALID: &str = "NOT (i.indisvalid AND i.indisready AND i.indislive)";
 
 /// The subscriptions that feed the table `oid`: after a change of names their workers would skip every
 /// change without a word.
@@ -93,7 +98,7 @@ const KINDS: &[&str] = &[
     "SELECT 'constraint trigger that names the table in its FROM', pg_catalog.format('%I on %s', g.tgname, g.tgrelid::pg_catalog.regclass)
      FROM pg_catalog.pg_trigger g, t WHERE g.tgconstrrelid = toid AND g.tgrelid <> toid AND NOT g.tgisinternal",
     "SELECT 'invalid index', i.indexrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_index i, t
-     WHERE i.indrelid = toid AND NOT (i.indisvalid AND i.indisready AND i.indislive)",
+     WHERE i.indrelid = toid AND IS_INVALID",
     "SELECT 'privilege of a kind this version does not know', a.privilege_type FROM t, pg_catalog.aclexplode(t.relacl) a
      WHERE a.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN')",
     "SELECT 'security label', l.label FROM pg_catalog.pg_seclabel l, t

@@ -17,15 +17,15 @@ pub(super) async fn status(args: StatusArgs) -> Result<()> {
     let connector = resolve::connector(&args.connection)?;
     loop {
         let all = migration::status(&connector, args.table.as_deref()).await?;
-        if args.json {
-            say::out_line(serde_json::json!({ "migrations": all }));
+        let heard = if args.json {
+            say::out_line(serde_json::json!({ "migrations": all }))
         } else if all.is_empty() {
-            say::out_line("no migration is under way in this database");
-        }
-        for status in all.iter().filter(|_| !args.json) {
-            say::out_line(as_text(status));
-        }
-        if !args.watch {
+            say::out_line("no migration is under way in this database")
+        } else {
+            all.iter().all(|status| say::out_line(as_text(status)))
+        };
+        // As in `… --watch | head`: whoever wanted to know has seen enough.
+        if !args.watch || !heard {
             return Ok(());
         }
         tokio::time::sleep(EVERY).await;

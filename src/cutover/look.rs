@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::sync::FENCE_LIMIT;
-use crate::pg::{Lossy, Session};
+use crate::pg::{Session, Who};
 
 /// So few keys can be synced under the lock.
 const FEW: u64 = 500;
@@ -61,14 +61,15 @@ pub(super) async fn long_holders(
     let rows = observer
         .query(
             &format!(
-                "{WHO} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT l.pid \
+                "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT l.pid \
                  FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted \
                  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
                  AND (l.relation = ANY(ARRAY[$1::pg_catalog.oid, pg_catalog.to_regclass($2)]) OR l.relation = ANY ($3))) \
                  AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') \
                  AND a.backend_type <> 'autovacuum worker' \
                  AND a.xact_start < pg_catalog.clock_timestamp() - interval '{LONG}' \
-                 ORDER BY a.xact_start LIMIT 3"
+                 ORDER BY a.xact_start LIMIT 3",
+                Who::COLUMNS
             ),
             &[&flow.captured.oid, &flow.target.root.to_string(), &others],
         )
@@ -94,8 +95,9 @@ pub(super) async fn long_holders(
 /// Who blocks the backend `pid` right now.
 pub(super) async fn blockers(observer: &Session, pid: i32) -> Result<Option<String>> {
     let sql = format!(
-        "{WHO} FROM pg_catalog.pg_stat_activity a \
-         WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) LIMIT 3"
+        "SELECT {} FROM pg_catalog.pg_stat_activity a \
+         WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) LIMIT 3",
+        Who::COLUMNS
     );
     Ok(names(&observer.query(&sql, &[&pid]).await?))
 }
@@ -125,20 +127,6 @@ pub(super) async fn wait_for_standbys(observer: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Process, user, state, seconds of the transaction, query: what [`name`] takes.
-pub(super) const WHO: &str = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
-    COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.int8, \
-    COALESCE(pg_catalog.left(a.query, 120), '(not allowed to see)')";
-
-/// The first three, for a message.
-pub(super) fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
-    let all: Vec<String> = rows.iter().take(3).map(name).collect();
-    (!all.is_empty()).then(|| all.join("; "))
-}
-
-/// One of them.
-pub(super) fn name(row: &tokio_postgres::Row) -> String {
-    let (pid, user, state): (i32, Lossy, &str) = (row.get(0), row.get(1), row.get(2));
-    let (seconds, query): (i64, Lossy) = (row.get(3), row.get(4));
-    format!("pid {pid} {user} ({state}, transaction of {seconds} s): {query}")
+fn names(rows: &[tokio_postgres::Row]) -> Option<String> {
+    Who::list(&rows.iter().map(Who::of).collect::<Vec<_>>())
 }

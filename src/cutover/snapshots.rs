@@ -15,9 +15,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
-use super::look::{Obstacle, POLL, WHO, name};
+use super::look::{Obstacle, POLL};
 use crate::error::Result;
-use crate::pg::Session;
+use crate::pg::{Session, Who};
 use crate::wal::XidWidener;
 
 /// Waits until every snapshot that does not see what was committed before this call is gone; names
@@ -30,10 +30,10 @@ pub(super) async fn wait_for_older(
     let (horizon, mut suspects) = holders(observer).await?;
     while !suspects.is_empty() {
         if Instant::now() > deadline {
-            let who: Vec<String> = suspects.into_iter().take(3).map(|s| s.named).collect();
+            let who: Vec<Who> = suspects.into_iter().take(3).map(|s| s.who).collect();
             return Ok(Some(Obstacle::new(format!(
                 "older snapshots would see the new table as it was: {}",
-                who.join("; ")
+                Who::list(&who).unwrap_or_default()
             ))));
         }
         sleep(POLL).await;
@@ -48,7 +48,7 @@ struct Holder {
     /// Process, and when its transaction began (NULL where activity is not tracked).
     transaction: (i32, Option<i64>),
     xmin: Option<u64>,
-    named: String,
+    who: Who,
 }
 
 impl Holder {
@@ -62,19 +62,20 @@ impl Holder {
 /// Who has a snapshot, and the id of the next transaction.
 async fn holders(observer: &Session) -> Result<(Option<u64>, Vec<Holder>)> {
     let sql = format!(
-        "{WHO}, a.backend_xmin::pg_catalog.text, \
+        "SELECT {}, a.backend_xmin::pg_catalog.text, \
          (pg_catalog.date_part('epoch', a.xact_start) * 1000000)::pg_catalog.int8, \
          pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text \
          FROM pg_catalog.pg_stat_activity a WHERE a.datname = pg_catalog.current_database() \
          AND a.backend_xmin IS NOT NULL AND a.backend_type <> 'autovacuum worker' \
-         AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') ORDER BY a.xact_start"
+         AND NOT pg_catalog.starts_with(a.application_name, 'pgwraith/') ORDER BY a.xact_start",
+        Who::COLUMNS
     );
     let rows = observer.query(&sql, &[]).await?;
     let horizon = rows.first().and_then(|row| row.get::<_, &str>(7).parse().ok());
     let holder = |row: &Row| Holder {
         transaction: (row.get(0), row.get(6)),
         xmin: xmin(row, horizon),
-        named: name(row),
+        who: Who::of(row),
     };
     Ok((horizon, rows.iter().map(holder).collect()))
 }

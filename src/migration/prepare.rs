@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
 use crate::flow::{Captured, Flow, Target};
-use crate::pg::{Connector, Lossy, Lsn, QualifiedName, Session, quote_ident};
+use crate::pg::{Connector, Lsn, QualifiedName, Session, Who, quote_ident};
 use crate::shadow::{self, Names, Privileges, Step, TemporaryNames};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
@@ -201,27 +201,20 @@ async fn tell_open_transactions(
     meter: &Meter,
     told: &mut (Vec<i32>, Instant),
 ) -> Result<()> {
-    let rows = session
-        .query(
-            "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), \
-             COALESCE(pg_catalog.left(a.query, 80), '(not allowed to see)'), COALESCE(a.state, '?'), \
-             pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::pg_catalog.int8 \
-             FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
-             AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
-             AND a.pid <> pg_catalog.pg_backend_pid() ORDER BY a.xact_start LIMIT 3",
-            &[],
-        )
-        .await?;
-    let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    let sql = format!(
+        "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
+         AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
+         AND a.pid <> pg_catalog.pg_backend_pid() ORDER BY a.xact_start LIMIT 3",
+        Who::COLUMNS
+    );
+    let rows = session.query(&sql, &[]).await?;
+    let all: Vec<Who> = rows.iter().map(Who::of).collect();
+    let pids: Vec<i32> = all.iter().map(|who| who.pid).collect();
     if pids == told.0 && told.1.elapsed() < TELL_AGAIN {
         return Ok(());
     }
-    for row in &rows {
-        let (pid, user, query): (i32, Lossy, Lossy) = (row.get(0), row.get(1), row.get(2));
-        let (state, seconds): (&str, i64) = (row.get(3), row.get(4));
-        meter.note(format!(
-            "the slot waits for the transaction of pid {pid} ({user}, {state}, open for {seconds} s): {query}"
-        ));
+    for who in &all {
+        meter.note(format!("the slot waits for the transaction of {who}"));
     }
     *told = (pids, Instant::now());
     Ok(())

@@ -10,7 +10,7 @@ use super::slot_limits::SlotLimits;
 use super::supervisor::Supervisor;
 use super::teardown;
 use crate::error::{Error, Result};
-use crate::pg::{Lossy, Lsn, Session};
+use crate::pg::{Lsn, Session, Who};
 use crate::telemetry::Meter;
 use crate::throttle::controller::Reading;
 use crate::throttle::signals::{Told, sizes};
@@ -48,6 +48,8 @@ pub(super) struct SlotGuard {
 /// What the server says of the slot.
 struct Seen {
     held: u64,
+    /// Of that, what is not confirmed yet.
+    unconfirmed: u64,
     /// Bytes until the server gives it up.
     safe: Option<i64>,
     lost: bool,
@@ -83,14 +85,14 @@ impl SlotGuard {
             over = (pressure >= 1.0).then(|| over.unwrap_or_else(Instant::now));
             let waited = over.is_some_and(|since| since.elapsed() >= GRACE);
             if waited || seen.is_over_by_far(limit) {
-                let why = self.who().await?;
+                let why = self.why(&seen).await?;
                 // Told first: without its slot the stream breaks, and that is not the reason.
                 supervisor.fail(self.over(&seen, limit, &why));
                 return teardown::drop_slot(&self.session, &self.slot).await;
             }
             if pressure >= TELL_FROM && told.is_none_or(|at| at.elapsed() > TELL_AGAIN) {
                 told = Some(Instant::now());
-                let why = self.who().await?;
+                let why = self.why(&seen).await?;
                 self.meter.note(format!(
                     "the slot holds back {} MB of WAL of {} MB allowed, and the copy slows down: {why}",
                     seen.held >> 20,
@@ -127,36 +129,28 @@ impl SlotGuard {
 
     async fn look(&self) -> Result<Option<Seen>> {
         let sql = "SELECT pg_catalog.pg_current_wal_lsn(), s.restart_lsn, s.safe_wal_size, \
-                   COALESCE(s.wal_status = 'lost', false) \
+                   COALESCE(s.wal_status = 'lost', false), s.confirmed_flush_lsn \
                    FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
         let row = self.session.maybe(sql, &[&self.slot]).await?;
         Ok(row.map(|row| {
             let (now, restart): (Lsn, Option<Lsn>) = (row.get(0), row.get(1));
             let held = now.bytes_since(restart.unwrap_or(now));
-            Seen { held, safe: row.get(2), lost: row.get(3) }
+            let unconfirmed = now.bytes_since(row.get::<_, Option<Lsn>>(4).unwrap_or(now));
+            Seen { held, unconfirmed, safe: row.get(2), lost: row.get(3) }
         }))
     }
 
     /// Log is kept from where the oldest transaction began that was open at the last confirmed change: one
-    /// that is still open, and has written, is to blame. Otherwise the stream is behind.
-    async fn who(&self) -> Result<String> {
-        let sql = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
-                   COALESCE(pg_catalog.left(a.query, 80), ''), \
-                   pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start)::pg_catalog.int8 \
-                   FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
-                   AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
-                   ORDER BY pg_catalog.age(a.backend_xid) DESC LIMIT 1";
-        Ok(match self.session.maybe(sql, &[]).await? {
-            Some(row) => {
-                let (pid, user): (i32, Lossy) = (row.get(0), row.get(1));
-                let (state, query): (&str, Lossy) = (row.get(2), row.get(3));
-                let seconds: i64 = row.get(4);
-                format!(
-                    "the transaction of pid {pid} ({user}, {state}, open for {seconds} s) holds it: {query}"
-                )
-            }
-            None => "logical decoding is behind what is written".to_owned(),
-        })
+    /// that is still open, and has written, is to blame.
+    async fn why(&self, seen: &Seen) -> Result<String> {
+        let sql = format!(
+            "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.backend_xid IS NOT NULL \
+             AND a.xact_start < pg_catalog.clock_timestamp() - interval '1 second' \
+             ORDER BY pg_catalog.age(a.backend_xid) DESC LIMIT 1",
+            Who::COLUMNS
+        );
+        let writer = self.session.maybe(&sql, &[]).await?;
+        Ok(why(seen, writer.map(|row| Who::of(&row).to_string())))
     }
 
     fn over(&self, seen: &Seen, limit: u64, why: &str) -> Error {
@@ -192,9 +186,41 @@ fn near(held: u64, safe: Option<i64>) -> f64 {
     })
 }
 
+/// What keeps the slot where it is, with `writer`, who has been writing for longest. Several things may, and
+/// none of them is guessed: where all is confirmed and nobody writes, the server alone has not moved it on.
+fn why(seen: &Seen, writer: Option<String>) -> String {
+    let writer = writer.map(|who| format!("it is held by the transaction of {who}"));
+    let behind = (seen.unconfirmed >= (seen.held / 2).max(1)).then(|| {
+        let megabytes = seen.unconfirmed >> 20;
+        format!("logical decoding is behind what is written, by {megabytes} MB")
+    });
+    let all: Vec<String> = writer.into_iter().chain(behind).collect();
+    match all.is_empty() {
+        true => {
+            "nearly all that was written is confirmed, but the server has not moved the slot's \
+                 restart_lsn on yet; it is made to try twice a second"
+                .to_owned()
+        }
+        false => all.join("; "),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_is_blamed_for_what_he_does_not_hold() {
+        let seen = |unconfirmed| Seen { held: 100 << 20, unconfirmed, safe: None, lost: false };
+        let writer = || Some("pid 7 app".to_owned());
+        assert_eq!(why(&seen(0), writer()), "it is held by the transaction of pid 7 app");
+        let decoding = "logical decoding is behind what is written, by 90 MB";
+        assert_eq!(why(&seen(90 << 20), None), decoding);
+        let both = why(&seen(90 << 20), writer());
+        assert!(both.contains("pid 7 app") && both.contains(decoding), "{both}");
+        let neither = why(&seen(1 << 20), None);
+        assert!(neither.contains("restart_lsn") && !neither.contains("behind"), "{neither}");
+    }
 
     #[test]
     fn what_is_held_back_is_a_share_of_the_limit() {

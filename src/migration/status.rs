@@ -2,7 +2,7 @@
 
 use super::{liveness, resume, store, teardown};
 use crate::error::Result;
-use crate::pg::{Connector, Lossy, Session};
+use crate::pg::{Connector, Session, Who};
 
 /// One migration.
 #[derive(Debug, serde::Serialize)]
@@ -118,18 +118,14 @@ fn percent(phase: &str, copied: i64, verified: i64, estimated: Option<i64>) -> O
 
 /// Who keeps our sessions waiting, for a message.
 async fn blockers(session: &Session, migration: i64) -> Result<Vec<String>> {
-    let sql = "SELECT DISTINCT b.pid, COALESCE(b.usename::pg_catalog.text, '?'), COALESCE(b.state, '?'), \
-               COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - b.xact_start), 0)::pg_catalog.int8, \
-               COALESCE(pg_catalog.left(b.query, 80), '') \
-               FROM pg_catalog.pg_stat_activity w JOIN pg_catalog.pg_stat_activity b ON b.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)) \
-               WHERE w.application_name LIKE $1 AND w.wait_event_type = 'Lock' AND NOT b.application_name LIKE $1 ORDER BY b.pid";
-    let rows = session.query(sql, &[&teardown::session_names(migration)]).await?;
-    let told = |row: &tokio_postgres::Row| {
-        let (pid, seconds): (i32, i64) = (row.get(0), row.get(3));
-        let (user, state, query): (Lossy, Lossy, Lossy) = (row.get(1), row.get(2), row.get(4));
-        format!("pid {pid} {user} ({state}, transaction of {seconds} s): {query}")
-    };
-    Ok(rows.iter().map(told).collect())
+    let sql = format!(
+        "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE NOT a.application_name LIKE $1 AND a.pid IN (\
+         SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) FROM pg_catalog.pg_stat_activity w \
+         WHERE w.application_name LIKE $1 AND w.wait_event_type = 'Lock') ORDER BY a.pid",
+        Who::COLUMNS
+    );
+    let rows = session.query(&sql, &[&teardown::session_names(migration)]).await?;
+    Ok(rows.iter().map(|row| Who::of(row).to_string()).collect())
 }
 
 #[cfg(test)]

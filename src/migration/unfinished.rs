@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::store::{self, Stored};
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result};
-use crate::pg::{Lossy, QualifiedName, Session, shell_word};
+use crate::pg::{QualifiedName, Session, Who, shell_word};
 use crate::telemetry::Meter;
 
 /// Nobody but somebody who looks at the shadow queues behind us; after so long, say whom we wait for.
@@ -68,7 +68,7 @@ pub(super) async fn drop_shadow(
 /// Drops the table as soon as it gets its lock. Says for whom it waits.
 async fn drop_table(session: &Session, table: &Table, meter: &Meter) -> Result<()> {
     let sql = format!("DROP TABLE {}", table.qualified());
-    let mut told = None::<(Vec<i32>, Instant)>;
+    let mut told = None::<(Vec<Option<i32>>, Instant)>;
     session.set("lock_timeout", LOCK_TIMEOUT).await?;
     let done = loop {
         match session.batch(&sql).await {
@@ -86,28 +86,26 @@ async fn drop_table(session: &Session, table: &Table, meter: &Meter) -> Result<(
 async fn tell(
     session: &Session,
     table: &Table,
-    told: &mut Option<(Vec<i32>, Instant)>,
+    told: &mut Option<(Vec<Option<i32>>, Instant)>,
     meter: &Meter,
 ) -> Result<()> {
-    let sql = "SELECT DISTINCT COALESCE(l.pid, 0), COALESCE(a.usename::pg_catalog.text, '?'), \
-               COALESCE(a.state, '?'), COALESCE(pg_catalog.left(a.query, 80), '(not allowed to see)'), \
-               COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.int8 \
-               FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-               WHERE l.locktype = 'relation' AND l.relation = $1 AND l.granted \
-               AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
-               AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() ORDER BY 1";
-    let rows = session.query(sql, &[&table.oid]).await?;
-    let pids: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+    let sql = format!(
+        "SELECT {} FROM (SELECT DISTINCT l.pid FROM pg_catalog.pg_locks l \
+           WHERE l.locktype = 'relation' AND l.relation = $1 AND l.granted \
+           AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
+           AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()) h \
+         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = h.pid \
+         WHERE h.pid IS NULL OR a.pid IS NOT NULL ORDER BY h.pid NULLS FIRST",
+        Who::COLUMNS
+    );
+    let rows = session.query(&sql, &[&table.oid]).await?;
+    let pids: Vec<Option<i32>> = rows.iter().map(|row| row.get(0)).collect();
     if told.as_ref().is_some_and(|(who, at)| *who == pids && at.elapsed() < TELL_AGAIN) {
         return Ok(());
     }
-    let holder = |row: &tokio_postgres::Row| {
-        let (pid, user, state): (i32, Lossy, &str) = (row.get(0), row.get(1), row.get(2));
-        let (query, seconds): (Lossy, i64) = (row.get(3), row.get(4));
-        match pid {
-            0 => "a prepared transaction".to_owned(),
-            _ => format!("pid {pid} ({user}, {state}, open for {seconds} s): {query}"),
-        }
+    let holder = |row: &tokio_postgres::Row| match row.get::<_, Option<i32>>(0) {
+        None => "a prepared transaction".to_owned(),
+        Some(_) => Who::of(row).to_string(),
     };
     let who: Vec<String> = rows.iter().map(holder).collect();
     let who = if who.is_empty() { "somebody who has ended".to_owned() } else { who.join("; ") };

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::teardown::session_names;
 use crate::error::{Error, Result};
 use crate::pg::unanswered::Unanswered;
-use crate::pg::{Lossy, Session};
+use crate::pg::{Lossy, Session, Who};
 use crate::telemetry::Meter;
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -95,19 +95,19 @@ impl Watchdog {
     }
 
     async fn for_locks(&self) -> Result<Vec<Wait>> {
-        let sql = "SELECT w.application_name, b.pid, COALESCE(b.usename::pg_catalog.text, '?'), COALESCE(b.state, '?'), \
-                   COALESCE(pg_catalog.left(b.query, 80), '') \
-                   FROM pg_catalog.pg_stat_activity w, \
-                     LATERAL (SELECT a.* FROM pg_catalog.pg_stat_activity a \
-                       WHERE a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)) ORDER BY a.pid LIMIT 1) b \
-                   WHERE w.application_name LIKE $1 AND w.wait_event_type = 'Lock' \
-                     AND w.datname = pg_catalog.current_database()";
-        let rows = self.session.query(sql, &[&session_names(self.migration)]).await?;
+        let sql = format!(
+            "SELECT {}, w.application_name FROM pg_catalog.pg_stat_activity w, \
+               LATERAL (SELECT b.* FROM pg_catalog.pg_stat_activity b \
+                 WHERE b.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)) ORDER BY b.pid LIMIT 1) a \
+             WHERE w.application_name LIKE $1 AND w.wait_event_type = 'Lock' \
+               AND w.datname = pg_catalog.current_database()",
+            Who::COLUMNS
+        );
+        let rows = self.session.query(&sql, &[&session_names(self.migration)]).await?;
         let wait = |row: &tokio_postgres::Row| {
-            let (who, pid): (Lossy, i32) = (row.get(0), row.get(1));
-            let (user, state, query): (Lossy, Lossy, Lossy) = (row.get(2), row.get(3), row.get(4));
-            let for_whom = format!("pid {pid} ({user}, {state}): {query}");
-            Wait { of: format!("{who} {pid}"), who: who.0, for_whom }
+            let (blocker, who) = (Who::of(row), row.get::<_, Lossy>(5));
+            let of = format!("{who} {}", blocker.pid);
+            Wait { of, who: who.0, for_whom: blocker.to_string() }
         };
         Ok(rows.iter().map(wait).collect())
     }

@@ -9,6 +9,7 @@ pub mod session;
 pub mod snapshot;
 pub mod sqlstate;
 pub mod unanswered;
+pub mod who;
 
 pub use connector::Connector;
 pub use lsn::Lsn;
@@ -16,3 +17,4 @@ pub use name::{QualifiedName, quote_ident, quote_literal, shell_word};
 pub use raw::{Lossy, Raw, RawArray};
 pub use session::Session;
 pub use snapshot::Snapshot;
+pub use who::Who;

@@ -272,7 +272,7 @@ async fn an_abort_says_for_whom_it_waits_and_holds_nothing_back_meanwhile() {
         waits.wait_for_saying("waits for the lock of").await;
         let user: String = shop.value("SELECT session_user::text").await;
         let said = waits.said();
-        for text in [format!("pid {pid} ({user}"), "SELECT pg_backend_pid()".to_owned()] {
+        for text in [format!("pid {pid} {user} ("), "SELECT pg_backend_pid()".to_owned()] {
             assert!(said.contains(&text), "{text}: {said}");
         }
         assert_eq!(shop.held_back().await, [""; 0]);

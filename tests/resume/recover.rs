@@ -108,7 +108,12 @@ async fn a_slot_that_holds_back_too_much_is_given_up_and_recovered_from() {
     };
     tokio::time::timeout(SOON, filling).await.expect("the limit is never reached");
     let output = held.run.finish(SOON).await.expect_code(1);
-    for text in ["the copy slows down", "holds it", "The slot is dropped", "--recover"] {
+    for text in [
+        "the copy slows down",
+        "it is held by the transaction of pid",
+        "The slot is dropped",
+        "--recover",
+    ] {
         assert!(output.stderr.contains(text), "{text}: {output}");
     }
     let slots: i64 = shop.value("SELECT count(*) FROM pg_replication_slots").await;

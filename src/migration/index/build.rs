@@ -17,7 +17,7 @@ use crate::flow::write::Isolation;
 use crate::migration::context::Context;
 use crate::migration::slot_limits::SlotLimits;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lossy, Session, quote_ident};
+use crate::pg::{Session, Who, quote_ident};
 use crate::shadow::IndexPlan;
 
 /// After so long, say whom a build waits for.
@@ -183,26 +183,23 @@ async fn drop_invalid(context: &Context, session: &Session, plan: &IndexPlan) {
 /// Tells, once for each, whom the build of backend `pid` waits for. That it cannot is no reason to give
 /// the build up.
 async fn tell_waits(context: &Context, watcher: &Session, pid: i32, name: &str) -> Infallible {
-    let sql = "SELECT a.pid, COALESCE(a.usename::pg_catalog.text, '?'), COALESCE(a.state, '?'), \
-               COALESCE(pg_catalog.left(a.query, 80), '(not allowed to see)'), \
-               COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.int8 \
-               FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (\
-               SELECT p.current_locker_pid FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = $1 \
-               UNION SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids($1)))";
+    let sql = format!(
+        "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (\
+         SELECT p.current_locker_pid FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = $1 \
+         UNION SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids($1)))",
+        Who::COLUMNS
+    );
     let mut told = HashSet::new();
     loop {
         sleep(PATIENCE).await;
-        let rows = watcher.query(sql, &[&pid]).await.unwrap_or_else(|e| {
+        let rows = watcher.query(&sql, &[&pid]).await.unwrap_or_else(|e| {
             tracing::debug!("asking whom index {name} waits for: {e}");
             Vec::new()
         });
-        for row in rows {
-            let (pid, user, state): (i32, Lossy, &str) = (row.get(0), row.get(1), row.get(2));
-            let (query, seconds): (Lossy, i64) = (row.get(3), row.get(4));
-            if told.insert(pid) {
+        for who in rows.iter().map(Who::of) {
+            if told.insert(who.pid) {
                 context.meter.note(format!(
-                    "index {name}, built CONCURRENTLY, waits for the transaction of pid {pid} ({user}, {state}, \
-                     open for {seconds} s): {query}"
+                    "index {name}, built CONCURRENTLY, waits for the transaction of {who}"
                 ));
             }
         }
