@@ -18,12 +18,13 @@ const TIME: Duration = Duration::from_secs(60);
 
 pub(super) async fn dry_run(args: DryRunArgs) -> Result<()> {
     let done = rehearse(&args).await;
-    match &done {
-        Ok(rehearsed) if args.json => say::out_line(as_json(rehearsed)),
-        Ok(rehearsed) => say::out(as_text(rehearsed)),
-        Err(e) if args.json => say::out_line(failure(&args.table, e)),
-        Err(_) => {}
-    }
+    let told = match &done {
+        Ok(rehearsed) if args.json => as_json(rehearsed).to_string() + "\n",
+        Ok(rehearsed) => as_text(rehearsed),
+        Err(e) if args.json => failure(&args.table, e).to_string() + "\n",
+        Err(_) => String::new(),
+    };
+    say::out(told);
     match done?.seen.misfits.first() {
         None => Ok(()),
         Some(first) => Err(Error::new(Kind::DataDiffers, format!("a run would fail: {first}"))
