@@ -2,7 +2,7 @@
 
 use pgwraith::demo::orders::create_orders;
 
-use crate::harness::{self, Output};
+use crate::harness::{self, Background, Output};
 use crate::scene::{SOON, Shop, exec, shop};
 
 async fn status(shop: &Shop, more: &[&str]) -> Output {
@@ -31,13 +31,16 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
     let slow = ["--rebuild", "--pause", "--chunk-rows", "300", "--chunk-time", "3ms"];
     let held = shop.held("copy", "orders", &slow).await;
     held.release().await;
-    let told = until_it_says(&shop, "in the last minute; paused by the operator").await;
+    let told = until_it_says(&shop, "in the last minute; paused by the operator; ETA").await;
     for text in [
         "public.orders → public.orders_v2   COPY 0 %   application OK   old table in use: safe to stop",
         "run by process ",
         "needs you: it is paused",
         "we hold: slot pgwraith_",
         "no lock that anybody waits for on public.orders",
+        "disk: the new table has 0 MB now, at the end about ",
+        "next: index (cannot pause, about ",
+        ", then verify, then swaps",
         "pause: pgwraith set public.orders pause=off    abort: pgwraith abort public.orders",
     ] {
         assert!(told.contains(text), "{text}: {told}");
@@ -76,4 +79,82 @@ async fn whoever_monitors_sees_it_without_any_other_right() {
     shop.exec("RESET ROLE").await;
     held.finish().await.expect_code(0);
     assert_eq!(shop.value::<String>("SELECT outcome FROM pgwraith.status").await, "swapped");
+}
+
+/// Whatever ANALYZE makes of the table meanwhile, and however wrong the first estimate was.
+#[tokio::test]
+async fn progress_goes_forward_only_and_not_past_the_end() {
+    let shop = shop().await;
+    create_orders(&shop.client, 20_000).await.unwrap();
+    // Ten times too few; in mid-run the truth, then twice as many.
+    shop.exec(
+        "ANALYZE orders; UPDATE pg_class SET reltuples = 2000 WHERE oid = 'orders'::regclass",
+    )
+    .await;
+    let slow = ["--rebuild", "--chunk-rows", "100", "--chunk-time", "3ms", "--workers", "1"];
+    let mut run = Background::start(shop.arguments("orders", &slow));
+    let mut last: (String, f64) = (String::new(), 0.0);
+    let (mut steps, mut n) = (0, 0);
+    while !run.has_ended() {
+        n += 1;
+        let tuples = [20_000, 60_000, 1_000][n % 3];
+        // Not for ever: the cutover waits until nobody changes anything about the table.
+        if last.0 != "verify" {
+            shop.exec(&format!(
+                "UPDATE pg_class SET reltuples = {tuples} WHERE oid = 'orders'::regclass"
+            ))
+            .await;
+        }
+        let output = status(&shop, &["--json"]).await.expect_code(0);
+        let Some(one) = output.json()["migrations"].get(0).cloned() else { continue };
+        let Some(percent) = one["percent"].as_f64() else { continue };
+        let phase = one["phase"].as_str().unwrap().to_owned();
+        assert!((0.0..=99.0).contains(&percent), "{output}");
+        if phase == last.0 {
+            assert!(percent >= last.1, "back from {}: {output}", last.1);
+            steps += usize::from(percent > last.1);
+        }
+        last = (phase, percent);
+    }
+    run.finish(SOON).await.expect_code(0);
+    assert!(steps > 3, "it was seen to go forward {steps} times");
+}
+
+/// The functions are for whoever has no more than a client.
+#[tokio::test]
+async fn it_is_paused_and_aborted_over_sql() {
+    let shop = shop().await;
+    create_orders(&shop.client, 20_000).await.unwrap();
+    let slow = ["--rebuild", "--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
+    let held = shop.held("copy", "orders", &slow).await;
+    held.release().await;
+    shop.exec("SELECT pgwraith.pause('orders')").await;
+    until_it_says(&shop, "needs you: it is paused").await;
+    shop.exec("SELECT pgwraith.pause('orders', false)").await;
+    until_it_says(&shop, "needs you: nothing").await;
+    let who = "SELECT string_agg(what || ' ' || detail || ' ' || (who = session_user), ', ' ORDER BY id) FROM pgwraith.event \
+               WHERE what = 'set'";
+    assert_eq!(shop.value::<String>(who).await, "set pause=on true, set pause=off true");
+    shop.exec("SELECT pgwraith.pause('orders')").await;
+    let told = shop.value::<String>("SELECT pgwraith.abort('orders')").await;
+    assert!(told.contains("undoes itself"), "{told}");
+    let output = held.run.finish(SOON).await.expect_code(5);
+    assert!(output.stderr.contains("nothing of the migration is left"), "{output}");
+    assert_eq!(harness::leftovers(&shop.client).await, [] as [&str; 0]);
+
+    // Of one that nobody runs.
+    let held = shop.held("copy", "orders", &slow).await;
+    held.run.signal(libc::SIGKILL);
+    held.release().await;
+    held.run.finish(SOON).await;
+    let ended = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+    harness::wait_for_sql(&shop.client, "its sessions end", ended).await;
+    let told = shop.value::<String>("SELECT pgwraith.abort('orders')").await;
+    assert!(told.contains("nobody ran it"), "{told}");
+    shop.exec("DROP SCHEMA pgwraith CASCADE").await;
+    assert_eq!(harness::leftovers(&shop.client).await, [] as [&str; 0]);
+    shop.run("orders", &["--rebuild"]).await.expect_code(0);
+    let none = shop.client.batch_execute("SELECT pgwraith.abort('orders')").await.unwrap_err();
+    assert!(none.to_string().contains("db error"), "{none}");
+    assert_eq!(none.as_db_error().unwrap().message(), "public.orders has no unfinished migration");
 }

@@ -53,12 +53,17 @@ fn as_text(s: &Status) -> String {
     });
     if s.run_by.is_some() {
         let reason = s.reason.as_deref().unwrap_or("why it is not faster is unknown");
-        lines.push(format!("{:.0} rows/s in the last minute; {reason}", s.rows_per_second));
+        let eta = match (s.percent, &s.eta) {
+            (None, _) => String::new(),
+            (_, Some(eta)) => format!("; ETA of the phase {eta}"),
+            (_, None) => "; ETA unknown".to_owned(),
+        };
+        lines.push(format!("{:.0} rows/s in the last minute; {reason}{eta}", s.rows_per_second));
     }
     lines.push(format!("we hold: {}", held(s)));
-    if let Some(keys) = s.keys_waiting {
-        lines.push(format!("changed keys: {keys} wait to be applied"));
-    }
+    lines.extend(keys(s));
+    lines.extend(disk(s));
+    lines.extend(next(s, &table));
     if let Some(event) = &s.last_event {
         lines.push(format!("last: {event}"));
     }
@@ -67,6 +72,64 @@ fn as_text(s: &Status) -> String {
         "pause: pgwraith set {table} pause={pause}    abort: pgwraith abort {table}"
     ));
     lines.join("\n  ") + "\n"
+}
+
+/// How the changed keys stand, and whether that comes to an end.
+fn keys(s: &Status) -> Option<String> {
+    let waiting = s.keys.waiting?;
+    let mut line = format!("changed keys: {waiting} wait");
+    if let (Some(come), Some(go)) = (s.keys.in_per_second, s.keys.out_per_second) {
+        line.push_str(&format!(", {come:.0}/s come, {go:.0}/s are applied"));
+        // Before, nobody applies them.
+        if s.phase != "copy" && waiting > FEW && s.run_by.is_some() {
+            line.push_str(&match go - come {
+                faster if faster > 0.0 => {
+                    format!(": converges in {:.0} s", waiting as f64 / faster)
+                }
+                _ => ": does NOT converge; more workers, or a calmer time".to_owned(),
+            });
+        }
+    }
+    Some(line)
+}
+
+/// So few keys come and go all the time.
+const FEW: i64 = 1000;
+
+fn disk(s: &Status) -> Option<String> {
+    let gigabytes = |bytes: i64| match bytes {
+        0..0x4000_0000 => format!("{} MB", bytes >> 20),
+        _ => format!("{:.1} GB", bytes as f64 / f64::from(1 << 30)),
+    };
+    let migration::Disk { shadow: now, source: end, .. } = s.disk?;
+    Some(format!(
+        "disk: the new table has {} now, at the end about {}; how much is free is unknown",
+        gigabytes(now),
+        gigabytes(end.max(now))
+    ))
+}
+
+/// What comes behind the phase.
+fn next(s: &Status, table: &str) -> Option<String> {
+    let order = ["copy", "index", "catch up", "verify", "cutover"];
+    let at = order.iter().position(|phase| *phase == s.phase)?;
+    let mut steps: Vec<String> = order[at + 1..]
+        .iter()
+        .filter(|phase| **phase != "cutover" && **phase != "catch up")
+        .map(|phase| match (*phase, s.disk) {
+            ("index", Some(disk)) => {
+                format!("index (cannot pause, about {} MB of WAL)", disk.indexes >> 20)
+            }
+            ("index", None) => "index (cannot pause)".to_owned(),
+            (other, _) => other.to_owned(),
+        })
+        .collect();
+    steps.push(match (s.postponed, &s.cutover_window) {
+        (true, _) => format!("waits for `pgwraith cutover {table}`"),
+        (_, Some(window)) => format!("swaps in {window}"),
+        _ => "swaps".to_owned(),
+    });
+    Some(format!("next: {}", steps.join(", then ")))
 }
 
 fn needed(s: &Status, table: &str) -> String {
@@ -103,5 +166,9 @@ fn held(s: &Status) -> String {
     };
     let locks =
         if s.blocks { "a lock that others wait for" } else { "no lock that anybody waits for" };
-    format!("{slot}; {locks} on {}", s.source)
+    let snapshot = match s.snapshot_seconds {
+        Some(seconds) => format!("a snapshot of {seconds} s"),
+        None => "no snapshot".to_owned(),
+    };
+    format!("{slot}; {snapshot}; {locks} on {}", s.source)
 }

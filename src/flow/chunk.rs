@@ -11,6 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Flow;
 use super::key::Key;
+use super::landmarks::Landmarks;
 use super::segment::{Segment, spread};
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
@@ -20,6 +21,9 @@ use crate::pg::{Raw, Session};
 
 /// So many pages are looked into for keys from all over the key space.
 const SAMPLED_PAGES: f64 = 256.0;
+
+/// How far a copy is is told to about one in so many.
+const LANDMARKS: i64 = 100;
 
 /// What ranges are for; the `kind` of a row in `pgwraith.chunk`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +139,7 @@ pub struct Planner {
     number: i64,
     /// Ranges that an earlier run handed out and did not settle.
     again: Vec<Range>,
+    landmarks: Landmarks,
     find: HashMap<Bounds, Statement>,
 }
 
@@ -163,6 +168,7 @@ impl Planner {
             segments: VecDeque::from([Segment::all()]),
             number: 0,
             again: Vec::new(),
+            landmarks: Landmarks::default(),
             find: HashMap::new(),
         })
     }
@@ -174,20 +180,36 @@ impl Planner {
 
     /// Goes through the key space by leaps, so that what was handed out until some moment is spread over all
     /// of it: it is cut into about so many segments. False where it cannot be cut.
-    pub async fn scatter(&mut self, pages: i64, segments: i64) -> Result<bool> {
+    pub async fn scatter(&mut self, segments: i64) -> Result<bool> {
+        let keys = self.sample(segments).await?;
+        let cut = keys.len() > 1;
+        self.segments = spread(Segment::between(keys.into_iter())).into();
+        Ok(cut)
+    }
+
+    /// Tells from now on how far it is by the key; no less far than `before`.
+    pub async fn set_landmarks(&mut self, before: Option<f32>) -> Result<()> {
+        self.landmarks = Landmarks::new(self.sample(LANDMARKS).await?, before);
+        Ok(())
+    }
+
+    /// About so many keys from all over the key space, in order; none where they cannot be had cheaply.
+    async fn sample(&self, keys: i64) -> Result<Vec<Vec<Raw>>> {
         // TABLESAMPLE does not go through a view.
         if self.flow.captured.view().is_some() {
-            return Ok(false);
+            return Ok(Vec::new());
         }
+        let size = "SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass) / \
+                    pg_catalog.current_setting('block_size')::pg_catalog.int8";
+        let pages: i64 = self.session.one(size, &[&self.flow.captured.oid]).await?.get(0);
         let percent = (SAMPLED_PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
-        let rows = self.session.query(&self.flow.sample_keys(), &[&percent, &segments]).await?;
+        let rows = self.session.query(&self.flow.sample_keys(), &[&percent, &keys]).await?;
         self.session.batch("COMMIT").await?;
         let width = self.flow.key.len();
         let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
-        self.segments = spread(Segment::between(rows.iter().map(key))).into();
-        Ok(rows.len() > 1)
+        Ok(rows.iter().map(key).collect())
     }
 
     /// How many segments there are to hand out ranges of.
@@ -197,8 +219,8 @@ impl Planner {
 
     /// Goes on where an earlier run stopped: with the ranges that are not done, then behind the last
     /// one. What became of a range whose COMMIT got no answer is in its row by now (**Invariant 9**: the
-    /// epoch was raised since, which waited for that transaction). Returns the rows that are done.
-    pub async fn go_on(&mut self) -> Result<i64> {
+    /// epoch was raised since, which waited for that transaction). Returns the rows that are done, and how far it was by the key.
+    pub async fn go_on(&mut self) -> Result<(i64, Option<f32>)> {
         let sql = "SELECT c.number, c.lower_key, c.upper_key, c.done FROM pgwraith.chunk c \
                    WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 AND (NOT c.done OR c.number = \
                      (SELECT pg_catalog.max(l.number) FROM pgwraith.chunk l \
@@ -214,9 +236,11 @@ impl Planner {
             }
         }
         self.again.reverse();
-        let done = "SELECT COALESCE(pg_catalog.sum(c.rows), 0)::pg_catalog.int8 FROM pgwraith.chunk c \
+        let done = "SELECT COALESCE(pg_catalog.sum(c.rows), 0)::pg_catalog.int8, \
+                    pg_catalog.max(c.key_position) FROM pgwraith.chunk c \
                     WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 AND c.done";
-        Ok(self.session.one(done, &[&migration, &flow, &kind]).await?.get(0))
+        let row = self.session.one(done, &[&migration, &flow, &kind]).await?;
+        Ok((row.get(0), row.get(1)))
     }
 
     /// Begins anew: what an earlier run found out does not count.
@@ -282,17 +306,18 @@ impl Planner {
         Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
     }
 
-    async fn record(&self, range: &Range) -> Result<()> {
+    async fn record(&mut self, range: &Range) -> Result<()> {
+        let position = self.landmarks.at(&self.session, &self.flow, range.upper.as_deref()).await?;
         let lower = self.text(range.lower.as_deref()).await?;
         let upper = self.text(range.upper.as_deref()).await?;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
-        let sql = "INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, lower, upper, lower_key, upper_key) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        let sql = "INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, lower, upper, lower_key, upper_key, \
+                   key_position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let flow = &self.flow;
         let kind = self.kind.as_str();
         // As text to be read by people, as bytes to be used again.
         let (lower_key, upper_key) = (packed(&range.lower), packed(&range.upper));
-        let parameters: [&(dyn ToSql + Sync); 8] = [
+        let parameters: [&(dyn ToSql + Sync); 9] = [
             &flow.migration,
             &flow.number,
             &kind,
@@ -301,6 +326,7 @@ impl Planner {
             &upper,
             &lower_key,
             &upper_key,
+            &position,
         ];
         self.session.execute(sql, &parameters).await?;
         self.session.batch("COMMIT").await

@@ -20,6 +20,7 @@ pub mod dirty;
 mod dirty_tests;
 pub mod keeper;
 pub mod key;
+mod landmarks;
 pub mod segment;
 pub mod sql;
 #[cfg(test)]

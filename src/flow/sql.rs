@@ -63,6 +63,18 @@ impl Flow {
         )
     }
 
+    /// Whether the key `$1…` is not behind the key of the parameters that follow.
+    pub fn is_reached(&self) -> String {
+        let width = self.key.len();
+        let key = |from: usize| {
+            let items: Vec<_> = (0..width)
+                .map(|i| format!("${}::{}", from + i, self.key[i].source_type_sql))
+                .collect();
+            row(items)
+        };
+        format!("SELECT {} <= {}", key(1), key(width + 1))
+    }
+
     /// Bounds as text, for the state and for messages.
     pub fn bound_text(&self) -> String {
         let items: Vec<_> = (1..=self.key.len())

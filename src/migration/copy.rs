@@ -43,7 +43,8 @@ impl Default for CopySettings {
 /// Copies every range. Returning is the proof that the last one was reached (**Invariant 2**).
 pub(super) async fn copy(context: &Context) -> Result<()> {
     let mut planner = planner(context).await?;
-    let before = planner.go_on().await?;
+    let (before, position) = planner.go_on().await?;
+    planner.set_landmarks(position).await?;
     context.meter.tell(Sample::CopiedBefore(before.max(0) as u64));
     let copier = copier(context, planner, CancellationToken::new(), None);
     work_off(context, &copier, |_| ()).await?;

@@ -95,6 +95,11 @@ impl Run<'_> {
         if stored.swapped {
             return Ok(swapped(&stored));
         }
+        if stored.options["abort"] == true {
+            // Nobody comes in between who would go on with what is asked to go.
+            holder.rollback().await;
+            return self.aborted(&session, stored).await;
+        }
         let keeps = self.keeps(&stored, error.kind());
         let there = catalog::name_of(&session, stored.source_oid).await?;
         let told = match keeps {
@@ -128,6 +133,15 @@ impl Run<'_> {
         Ok(match holds {
             Some(holds) => Told { state: format!("{state}; {holds}"), next: self.ways_on() },
             None => Told { state: format!("{state}; the slot is gone"), next: self.recover() },
+        })
+    }
+
+    /// Somebody asked for it with pgwraith.abort().
+    async fn aborted(&self, session: &Session, stored: Stored) -> Result<Told> {
+        super::abort::undo(session, stored, &self.meter).await?;
+        Ok(Told {
+            state: format!("{} is untouched; nothing of the migration is left", self.table),
+            next: "`pgwraith run` begins another".to_owned(),
         })
     }
 

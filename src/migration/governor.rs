@@ -3,6 +3,7 @@
 //! What was set is read from the database, where any session may have written it; four times a second, so
 //! that it takes effect within a second whatever became of a notification.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
 use super::store;
 use super::supervisor::{Background, Supervisor};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::flow::capture::Tracker;
 use crate::pg::Session;
 use crate::telemetry::Meter;
@@ -106,9 +107,13 @@ impl Governor {
         let mut controller = Controller::new(self.settings.borrow().copy.workers);
         let mut voice = Voice::default();
         let mut kept: Option<Instant> = None;
+        let mut keys = Keys::default();
         loop {
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| *now != self.options) {
+                if now["abort"] == true {
+                    return Err(Error::new(Kind::Stopped, "aborted over SQL: pgwraith.abort()"));
+                }
                 self.take_over(&now);
                 self.options = now;
             }
@@ -122,7 +127,10 @@ impl Governor {
             let most = settings.copy.workers;
             self.account.enter(&decision, &readings, most, Instant::now());
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
-                let facts = self.facts(&decision, &readings);
+                let (keys_in, keys_out) = keys.rates(&self.tracker, Instant::now());
+                let mut facts = self.facts(&decision, &readings);
+                facts["keys_in"] = json!(keys_in);
+                facts["keys_out"] = json!(keys_out);
                 store::keep_progress(&self.control, self.migration, self.epoch, &facts).await?;
                 kept = Some(Instant::now());
             }
@@ -194,6 +202,36 @@ impl Governor {
         let asked = limits.query.as_ref().map(|sql| self.asked.reading(sql, Instant::now()));
         readings.extend(asked);
         Ok(readings)
+    }
+}
+
+/// How fast keys become dirty and are synced.
+#[derive(Default)]
+struct Keys(VecDeque<(Instant, u64, u64)>);
+
+impl Keys {
+    /// A second, over the last [`Keys::SPAN`]; None until there is something to compare with.
+    fn rates(&mut self, tracker: &Tracker, now: Instant) -> (Option<f64>, Option<f64>) {
+        let (waiting, synced) = {
+            let dirty = tracker.dirty();
+            (dirty.backlog(), dirty.synced())
+        };
+        self.of(waiting + synced, synced, now)
+    }
+
+    const SPAN: Duration = Duration::from_secs(10);
+
+    fn of(&mut self, came: u64, synced: u64, now: Instant) -> (Option<f64>, Option<f64>) {
+        self.0.push_back((now, came, synced));
+        while self.0.len() > 2 && now.duration_since(self.0[1].0) >= Self::SPAN {
+            self.0.pop_front();
+        }
+        let (at, came_before, synced_before) = self.0[0];
+        let seconds = now.duration_since(at).as_secs_f64();
+        let rate = |now: u64, before: u64| {
+            (seconds > 0.0).then(|| now.saturating_sub(before) as f64 / seconds)
+        };
+        (rate(came, came_before), rate(synced, synced_before))
     }
 }
 
@@ -309,6 +347,17 @@ mod tests {
         assert_eq!(at(63, &Reason::Free).unwrap(), "it goes on");
         assert_eq!(at(64, &Reason::Free), None);
         assert_eq!(at(65, &Reason::Paused).unwrap(), "paused by the operator");
+    }
+
+    #[test]
+    fn keys_are_counted_over_the_last_seconds() {
+        let (mut keys, start) = (Keys::default(), Instant::now());
+        let mut at =
+            |seconds, came, synced| keys.of(came, synced, start + Duration::from_secs(seconds));
+        assert_eq!(at(0, 100, 50), (None, None));
+        assert_eq!(at(5, 600, 100), (Some(100.0), Some(10.0)));
+        assert_eq!(at(10, 600, 100), (Some(50.0), Some(5.0)));
+        assert_eq!(at(15, 600, 300), (Some(0.0), Some(20.0)), "what was before is forgotten");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use rehearsal::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Seen, Span};
 pub use resume::{Unfinished, unfinished};
 pub use run::{How, Report, Run, Settings};
 pub use set::set;
-pub use status::{Slot, Status, status};
+pub use status::{Disk, Keys, Slot, Status, status};
 pub use supervisor::Supervisor;
 pub use unfinished::Shadow;
 

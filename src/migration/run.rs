@@ -153,7 +153,9 @@ impl Run<'_> {
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
-        let migration = store::begin(&control, oid, &names, request, self.options, phase).await?;
+        let rows = Some(source.estimated_rows as i64).filter(|rows| *rows > 0);
+        let at = (phase, rows);
+        let migration = store::begin(&control, oid, &names, request, self.options, at).await?;
         failpoint!("begun");
         Ok((migration, (source, plan)))
     }

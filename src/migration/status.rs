@@ -1,5 +1,6 @@
 //! Where migrations stand, as the database tells it: asked from any host, without the run.
 
+use super::store::Stored;
 use super::{liveness, resume, store, teardown};
 use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
@@ -12,22 +13,50 @@ pub struct Status {
     pub phase: String,
     /// Who runs it; None where nobody does.
     pub run_by: Option<String>,
-    /// Of the phase, by rows; None where that says nothing.
+    /// Of the phase; None where that is not known.
     pub percent: Option<f64>,
     pub rows_copied: i64,
     pub rows_estimated: Option<i64>,
     pub rows_per_second: f64,
+    /// When the phase will be over at the pace of the last minute and of the last quarter of an hour, earlier
+    /// one first, by the server's clock: `03:10–04:40`. None where that is not known.
+    pub eta: Option<String>,
     /// Why it goes as fast as it does; None where the run does not say.
     pub reason: Option<String>,
     pub paused: bool,
     pub postponed: bool,
-    pub keys_waiting: Option<i64>,
+    pub cutover_window: Option<String>,
+    pub keys: Keys,
     pub slot: Option<Slot>,
+    /// How old the oldest snapshot of ours is, in seconds: VACUUM removes nothing that is younger.
+    pub snapshot_seconds: Option<i64>,
+    /// None where a table is locked.
+    pub disk: Option<Disk>,
     /// Who keeps our sessions waiting.
     pub blocked_by: Vec<String>,
     /// Locks of ours on the source that keep others waiting.
     pub blocks: bool,
     pub last_event: Option<String>,
+}
+
+/// Changed keys.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Keys {
+    pub waiting: Option<i64>,
+    /// A second, lately.
+    pub in_per_second: Option<f64>,
+    pub out_per_second: Option<f64>,
+}
+
+/// Bytes of both tables.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Disk {
+    /// With its indexes.
+    pub shadow: i64,
+    /// The same of the source, which the shadow will be about as large as.
+    pub source: i64,
+    /// Of the source's indexes.
+    pub indexes: i64,
 }
 
 /// What its slot holds.
@@ -57,6 +86,7 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
         if let Some(mut status) = read(&session, stored.id).await? {
             status.run_by = run_by;
             status.blocked_by = blockers(&session, stored.id).await?;
+            status.disk = disk(&session, stored).await;
             all.push(status);
         }
     }
@@ -65,55 +95,141 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
 
 async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
     let sql = "SELECT s.source, s.shadow, s.phase, s.rows_copied, s.rows_verified, s.rows_estimated, \
-               s.rows_last_minute, s.reason, s.paused, s.postponed, s.keys_waiting, s.slot, s.slot_bytes, \
-               s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false), s.last_event, \
+               s.rows_last_minute, s.rows_last_quarter, s.key_position, s.reason, s.paused, s.postponed, \
+               s.cutover_window, s.keys_waiting, s.keys_in_per_second, s.keys_out_per_second, s.slot, s.slot_bytes, \
+               s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, \
+               (SELECT pg_catalog.date_part('epoch', pg_catalog.max(pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8 \
+                 FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot, \
                EXISTS (SELECT 1 FROM pg_catalog.pg_locks w WHERE NOT w.granted AND w.relation = m.source_oid \
                  AND EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)) \
-                   AND a.application_name LIKE $2)) \
+                   AND a.application_name LIKE $2)) AS blocks \
                FROM pgwraith.status s JOIN pgwraith.migration m USING (id) WHERE s.id = $1";
     let names = teardown::session_names(migration);
     let Some(row) = session.maybe(sql, &[&migration, &names]).await? else { return Ok(None) };
-    let phase: String = row.get(2);
-    let (rows_copied, rows_verified): (i64, i64) = (row.get(3), row.get(4));
-    let rows_estimated: Option<i64> = row.get(5);
-    let slot: Option<String> = row.get(11);
-    let slot = slot.zip(row.get::<_, Option<i64>>(12)).map(|(name, bytes)| Slot {
+    let phase: String = row.get("phase");
+    let done = Done {
+        copied: row.get("rows_copied"),
+        verified: row.get("rows_verified"),
+        estimated: row.get("rows_estimated"),
+        key_position: row.get("key_position"),
+    };
+    let (minute, quarter): (i64, i64) = (row.get("rows_last_minute"), row.get("rows_last_quarter"));
+    let left = done.left(&phase);
+    let paces = [minute as f64 / 60.0, quarter as f64 / 900.0];
+    let slot: Option<String> = row.get("slot");
+    let slot = slot.zip(row.get::<_, Option<i64>>("slot_bytes")).map(|(name, bytes)| Slot {
         name,
         bytes,
-        safe_bytes: row.get(13),
-        xmin_age: row.get(14),
-        lost: row.get(15),
+        safe_bytes: row.get("safe_wal_size"),
+        xmin_age: row.get("slot_xmin_age"),
+        lost: row.get("lost"),
     });
     Ok(Some(Status {
-        percent: percent(&phase, rows_copied, rows_verified, rows_estimated),
-        source: row.get(0),
-        shadow: row.get(1),
+        percent: done.percent(&phase),
+        source: row.get("source"),
+        shadow: row.get("shadow"),
         phase,
         run_by: None,
-        rows_copied,
-        rows_estimated,
-        rows_per_second: row.get::<_, i64>(6) as f64 / 60.0,
-        reason: row.get(7),
-        paused: row.get(8),
-        postponed: row.get(9),
-        keys_waiting: row.get(10),
+        rows_copied: done.copied,
+        rows_estimated: done.estimated,
+        rows_per_second: paces[0],
+        eta: match left {
+            Some(left) => eta(session, left, paces).await?,
+            None => None,
+        },
+        reason: row.get("reason"),
+        paused: row.get("paused"),
+        postponed: row.get("postponed"),
+        cutover_window: row.get("cutover_window"),
+        keys: Keys {
+            waiting: row.get("keys_waiting"),
+            in_per_second: row.get("keys_in_per_second"),
+            out_per_second: row.get("keys_out_per_second"),
+        },
         slot,
+        snapshot_seconds: row.get("snapshot"),
+        disk: None,
         blocked_by: Vec::new(),
-        last_event: row.get(16),
-        blocks: row.get(17),
+        last_event: row.get("last_event"),
+        blocks: row.get("blocks"),
     }))
 }
 
-/// The estimate is one: what is not at its end is never told to be.
-fn percent(phase: &str, copied: i64, verified: i64, estimated: Option<i64>) -> Option<f64> {
-    let done = match phase {
-        "copy" => copied,
-        "verify" => verified,
-        _ => return None,
-    };
-    // What was copied is known better than what the server once estimated.
-    let all = estimated?.max(if phase == "verify" { copied } else { 0 });
-    Some((done as f64 * 100.0 / all.max(1) as f64).min(99.0))
+/// To know a size takes a lock: whoever asks how things stand must not wait in a queue, nor be in one.
+async fn disk(session: &Session, stored: &Stored) -> Option<Disk> {
+    let sql = "SELECT pg_catalog.pg_total_relation_size($1::pg_catalog.oid::pg_catalog.regclass), \
+               pg_catalog.pg_total_relation_size($2::pg_catalog.oid::pg_catalog.regclass), \
+               pg_catalog.pg_indexes_size($2::pg_catalog.oid::pg_catalog.regclass)";
+    let shadow = stored.shadow_oid?;
+    session.batch("BEGIN READ ONLY; SET LOCAL lock_timeout = '50ms'").await.ok()?;
+    let sizes = session.one(sql, &[&shadow, &stored.source_oid]).await;
+    session.rollback().await;
+    let row = sizes.ok()?;
+    // Null where it is gone.
+    let size = |column| row.get::<_, Option<i64>>(column);
+    Some(Disk { shadow: size(0)?, source: size(1)?, indexes: size(2)? })
+}
+
+/// How far a migration is, in rows and by the key.
+struct Done {
+    copied: i64,
+    verified: i64,
+    estimated: Option<i64>,
+    /// A share of the key space, by how many rows there are in it.
+    key_position: Option<f32>,
+}
+
+impl Done {
+    /// What is not at its end is never told to be; and never less than before, since nothing here ever is:
+    /// the estimate is the one that the migration began with.
+    fn percent(&self, phase: &str) -> Option<f64> {
+        let share = match phase {
+            "copy" => match self.key_position {
+                // No estimate is in it.
+                Some(position) => f64::from(position),
+                None => self.copied as f64 / self.estimated?.max(1) as f64,
+            },
+            "verify" => self.verified as f64 / self.all()?.max(1) as f64,
+            _ => return None,
+        };
+        Some((share * 100.0).clamp(0.0, 99.0))
+    }
+
+    /// Rows that are left of the phase.
+    fn left(&self, phase: &str) -> Option<f64> {
+        let share = self.percent(phase)? / 100.0;
+        match phase {
+            "copy" if self.key_position.is_some_and(|p| p > 0.0) => {
+                Some(self.copied as f64 / share.max(0.001) * (1.0 - share))
+            }
+            "copy" => Some((self.estimated? - self.copied).max(0) as f64),
+            _ => Some((self.all()? - self.verified).max(0) as f64),
+        }
+    }
+
+    /// What was copied is known better than what the server once estimated.
+    fn all(&self) -> Option<i64> {
+        Some(self.estimated.unwrap_or(0).max(self.copied)).filter(|rows| *rows > 0)
+    }
+}
+
+/// When so many rows will be done, at one pace or the other, by the server's clock.
+async fn eta(session: &Session, left: f64, paces: [f64; 2]) -> Result<Option<String>> {
+    // Within the first quarter of an hour its rows are of a shorter time.
+    let mut seconds: Vec<f64> =
+        paces.into_iter().filter(|pace| *pace > 0.0).map(|pace| left / pace).collect();
+    seconds.sort_by(f64::total_cmp);
+    let (Some(first), Some(last)) = (seconds.first(), seconds.last()) else { return Ok(None) };
+    // A month ahead nothing is known.
+    if *last > 30.0 * 86_400.0 {
+        return Ok(None);
+    }
+    let sql = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp() + $1::pg_catalog.float8 * interval '1 second', f.format), \
+               pg_catalog.to_char(pg_catalog.clock_timestamp() + $2::pg_catalog.float8 * interval '1 second', f.format) \
+               FROM (SELECT CASE WHEN $2::pg_catalog.float8 < 43200 THEN 'HH24:MI' ELSE 'YYYY-MM-DD HH24:MI' END) f (format)";
+    let row = session.one(sql, &[first, last]).await?;
+    let (first, last): (String, String) = (row.get(0), row.get(1));
+    Ok(Some(if first == last { first } else { format!("{first}–{last}") }))
 }
 
 /// Who keeps our sessions waiting, for a message.
@@ -132,12 +248,36 @@ async fn blockers(session: &Session, migration: i64) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
+    fn done(copied: i64, verified: i64, estimated: Option<i64>, key: Option<f32>) -> Done {
+        Done { copied, verified, estimated, key_position: key }
+    }
+
     #[test]
     fn percent_is_never_more_than_is_known() {
-        assert_eq!(percent("copy", 50, 0, Some(200)), Some(25.0));
-        assert_eq!(percent("copy", 500, 0, Some(200)), Some(99.0), "the estimate is too low");
-        assert_eq!(percent("copy", 50, 0, None), None);
-        assert_eq!(percent("verify", 400, 100, Some(200)), Some(25.0));
-        assert_eq!(percent("index", 400, 100, Some(200)), None);
+        assert_eq!(done(50, 0, Some(200), None).percent("copy"), Some(25.0));
+        assert_eq!(
+            done(500, 0, Some(200), None).percent("copy"),
+            Some(99.0),
+            "the estimate is too low"
+        );
+        assert_eq!(done(50, 0, None, None).percent("copy"), None);
+        assert_eq!(
+            done(50, 0, Some(10), Some(0.5)).percent("copy"),
+            Some(50.0),
+            "the key knows better"
+        );
+        assert_eq!(done(400, 100, Some(200), None).percent("verify"), Some(25.0));
+        assert_eq!(done(400, 100, None, Some(1.0)).percent("verify"), Some(25.0));
+        assert_eq!(done(400, 100, Some(200), None).percent("index"), None);
+        assert_eq!(done(0, 0, None, None).percent("verify"), None);
+    }
+
+    #[test]
+    fn what_is_left_follows_from_what_is_done() {
+        assert_eq!(done(50, 0, Some(200), None).left("copy"), Some(150.0));
+        assert_eq!(done(500, 0, Some(200), None).left("copy"), Some(0.0));
+        assert_eq!(done(50, 0, Some(10), Some(0.25)).left("copy"), Some(150.0));
+        assert_eq!(done(400, 100, None, None).left("verify"), Some(300.0));
+        assert_eq!(done(400, 100, None, None).left("cutover"), None);
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Extent;
 use super::clock::Clock;
-use super::table::{self, Size};
+use super::table;
 use crate::catalog::Baseline;
 use crate::cutover::{self, Cutover, Rehearsal};
 use crate::error::{Error, Result};
@@ -151,12 +151,11 @@ impl Measuring<'_, '_, '_> {
         let mut seen = Seen { prepare_seconds: began.elapsed().as_secs_f64(), ..Seen::default() };
         let asked = context.settings.borrow().index.max_slot_wal;
         seen.slot_limit = SlotLimits::read(control, asked).await?.bytes();
-        let size = table::size(control, source).await?;
-        seen.rows = size.rows;
+        seen.rows = table::rows(control, source).await?;
         seen.warnings.extend(table::out_of_order(control, source, &context.flow).await?);
 
         let before = self.look_before(&mut seen).await?;
-        let segments = self.copy(&mut seen, size, extent, &before).await?;
+        let segments = self.copy(&mut seen, extent, &before).await?;
         let syncs = self.build(&mut seen, captures).await?;
         if captures {
             if context.flow.keeps_order() && !segments.is_empty() {
@@ -189,24 +188,18 @@ impl Measuring<'_, '_, '_> {
     }
 
     /// Copies ranges from all over the key space. Returns those that were.
-    async fn copy(
-        &self,
-        seen: &mut Seen,
-        size: Size,
-        extent: Extent,
-        before: &Sum,
-    ) -> Result<Vec<Segment>> {
+    async fn copy(&self, seen: &mut Seen, extent: Extent, before: &Sum) -> Result<Vec<Segment>> {
         self.enter("copy");
         let context = self.context;
         let mut planner = copy::planner(context).await?;
-        if !planner.scatter(size.pages, PLACES).await? {
+        if !planner.scatter(PLACES).await? {
             let why = "ranges are from the beginning of the key space alone: rows all over it cannot be picked \
                        (row security is forced on the owner, or the table is small)";
             seen.warnings.push(why.to_owned());
         }
         seen.copied.places = planner.segments();
         let enough = CancellationToken::new();
-        let clock = Clock::new(extent, size.rows, enough.clone());
+        let clock = Clock::new(extent, seen.rows, enough.clone());
         let misfits = Arc::new(Mutex::new(Vec::new()));
         let copier = copy::copier(
             context,

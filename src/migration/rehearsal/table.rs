@@ -10,22 +10,15 @@ const COUNTED_PAGES: f64 = 2000.0;
 /// Less than this between the key's order and the table's: neighbours by key are anywhere.
 const IN_ORDER: f64 = 0.5;
 
-/// The source, before.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Size {
-    pub(super) rows: f64,
-    pub(super) pages: i64,
-}
-
-/// Rows and pages as they are now: what VACUUM counted, grown as the table has since; without that, the
+/// Rows as they are now: what VACUUM counted, grown as the table has since; without that, the
 /// rows in some pages.
-pub(super) async fn size(session: &Session, source: &Table) -> Result<Size> {
+pub(super) async fn rows(session: &Session, source: &Table) -> Result<f64> {
     let sql = "SELECT c.reltuples::pg_catalog.float8, c.relpages, pg_catalog.pg_relation_size(c.oid) / \
                pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_class c WHERE c.oid = $1";
     let row = session.one(sql, &[&source.oid]).await?;
     let (counted, then, pages): (f64, i32, i64) = (row.get(0), row.get(1), row.get(2));
     if counted > 0.0 && then > 0 {
-        return Ok(Size { rows: counted / f64::from(then) * pages as f64, pages });
+        return Ok(counted / f64::from(then) * pages as f64);
     }
     let percent = (COUNTED_PAGES * 100.0 / pages.max(1) as f64).min(100.0);
     let sql = format!(
@@ -38,7 +31,7 @@ pub(super) async fn size(session: &Session, source: &Table) -> Result<Size> {
     let counted = session.one(&sql, &[&(percent as f32)]).await;
     session.rollback().await;
     let counted: i64 = counted?.get(0);
-    Ok(Size { rows: counted as f64 * 100.0 / percent, pages })
+    Ok(counted as f64 * 100.0 / percent)
 }
 
 /// The end of the log.

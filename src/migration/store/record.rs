@@ -146,7 +146,7 @@ fn stored(row: &tokio_postgres::Row) -> Result<Stored> {
     })
 }
 
-/// Begins a migration: its row, epoch 1, in `phase`. Refused where the table has one already.
+/// Begins a migration of about so many rows: its row, epoch 1, in `phase`. Refused where the table has one already.
 ///
 /// Its id is the transaction's, so that no later migration ever has the same, although an abort
 /// drops the state and with it any counter: slot, publication and sessions are named by the id, and
@@ -158,18 +158,18 @@ pub(in crate::migration) async fn begin(
     names: &Names,
     request: &Request,
     options: &Value,
-    phase: &str,
+    (phase, rows): (&str, Option<i64>),
 ) -> Result<i64> {
     let change = serde_json::to_value(request)
         .map_err(|e| Error::failed(format!("the change cannot be stored: {e}")))?;
     let (host, process) = (host(), i64::from(std::process::id()));
     let sql = "INSERT INTO pgwraith.migration (source_schema, source_name, source_oid, shadow_name, \
-               retired_name, change, tool_version, options, host, process, phase, run_started_at) \
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, pg_catalog.clock_timestamp()) RETURNING id";
+               retired_name, change, tool_version, options, host, process, phase, rows_estimated, run_started_at) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, pg_catalog.clock_timestamp()) RETURNING id";
     let source = &names.source;
     let version = env!("CARGO_PKG_VERSION");
     let (shadow, retired) = (&names.shadow.name, &names.retired.name);
-    let row: [&(dyn ToSql + Sync); 11] = [
+    let row: [&(dyn ToSql + Sync); 12] = [
         &source.schema,
         &source.name,
         &source_oid,
@@ -181,6 +181,7 @@ pub(in crate::migration) async fn begin(
         &host,
         &process,
         &phase,
+        &rows,
     ];
     let mut again = true;
     loop {

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 3] = [CREATE, RESUME, WATCHING];
+const VERSIONS: [&str; 4] = [CREATE, RESUME, WATCHING, CONTROL];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -160,4 +160,84 @@ CROSS JOIN LATERAL (SELECT COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'copy'), 
   FROM pgwraith.chunk c WHERE c.migration_id = m.id AND c.done) k;
 COMMENT ON VIEW pgwraith.status IS 'Where each migration stands, as `pgwraith status` tells it';
 GRANT SELECT ON pgwraith.status TO pg_monitor;
+";
+
+// How far a run is by the key, what it was estimated at when it began (ANALYZE in mid-run must not make it go
+// backwards), how fast it has been lately; and a hand on it from any client.
+const CONTROL: &str = "
+ALTER TABLE pgwraith.migration ADD COLUMN rows_estimated int8;
+ALTER TABLE pgwraith.chunk ADD COLUMN key_position float4;
+DROP VIEW pgwraith.status;
+CREATE VIEW pgwraith.status AS
+SELECT m.id, pg_catalog.format('%I.%I', m.source_schema, m.source_name) AS source,
+  pg_catalog.format('%I.%I', m.source_schema, m.shadow_name) AS shadow, m.phase, m.outcome, m.started_at, m.finished_at,
+  m.host, m.process, k.rows_copied, k.rows_verified, k.rows_last_minute, k.rows_last_quarter, k.key_position,
+  m.rows_estimated,
+  f.slot, pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::int8 AS slot_bytes, s.safe_wal_size,
+  pg_catalog.age(s.catalog_xmin) AS slot_xmin_age, s.wal_status,
+  p.at AS progress_at, p.facts->>'reason' AS reason, (p.facts->>'keys_waiting')::int8 AS keys_waiting,
+  (p.facts->>'keys_synced')::int8 AS keys_synced, (p.facts->>'keys_in')::float8 AS keys_in_per_second,
+  (p.facts->>'keys_out')::float8 AS keys_out_per_second, p.facts->'signals' AS signals,
+  COALESCE((m.options->>'pause')::bool, false) AS paused,
+  COALESCE((m.options->>'postpone_cutover')::bool, false) AS postponed, m.options->>'cutover_window' AS cutover_window,
+  (SELECT e.what || COALESCE(': ' || NULLIF(e.detail, ''), '') FROM pgwraith.event e WHERE e.migration_id = m.id
+    ORDER BY e.id DESC LIMIT 1) AS last_event
+FROM pgwraith.migration m
+LEFT JOIN pgwraith.flow f ON f.migration_id = m.id AND f.flow = 1
+LEFT JOIN pgwraith.progress p ON p.migration_id = m.id
+LEFT JOIN pg_catalog.pg_replication_slots s ON s.slot_name = f.slot
+CROSS JOIN LATERAL (SELECT COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'copy'), 0)::int8 AS rows_copied,
+    COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'verify'), 0)::int8 AS rows_verified,
+    COALESCE(sum(c.rows) FILTER (WHERE c.finished_at > clock_timestamp() - interval '1 minute'), 0)::int8 AS rows_last_minute,
+    COALESCE(sum(c.rows) FILTER (WHERE c.finished_at > clock_timestamp() - interval '15 minutes'), 0)::int8 AS rows_last_quarter,
+    max(c.key_position) FILTER (WHERE c.kind = 'copy') AS key_position
+  FROM pgwraith.chunk c WHERE c.migration_id = m.id AND c.done) k;
+COMMENT ON VIEW pgwraith.status IS 'Where each migration stands, as `pgwraith status` tells it';
+GRANT SELECT ON pgwraith.status TO pg_monitor;
+CREATE FUNCTION pgwraith.unfinished(source regclass) RETURNS int8 LANGUAGE plpgsql SET search_path = pg_catalog AS $body$
+DECLARE found int8 := (SELECT m.id FROM pgwraith.migration m WHERE m.source_oid = source AND m.finished_at IS NULL);
+BEGIN
+  IF found IS NULL THEN RAISE EXCEPTION '% has no unfinished migration', source USING HINT = 'SELECT * FROM pgwraith.status'; END IF;
+  RETURN found;
+END $body$;
+CREATE FUNCTION pgwraith.pause(source regclass, rest bool DEFAULT true) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog AS $body$
+DECLARE it int8 := pgwraith.unfinished(source);
+BEGIN
+  UPDATE pgwraith.migration m SET options = COALESCE(NULLIF(m.options, 'null'), '{}') || jsonb_build_object('pause', rest) WHERE m.id = it;
+  INSERT INTO pgwraith.event (migration_id, what, detail) VALUES (it, 'set', CASE WHEN rest THEN 'pause=on' ELSE 'pause=off' END);
+  RETURN CASE WHEN rest THEN 'a run rests within a second of the COMMIT; pgwraith.pause(table, false) lets it go on'
+    ELSE 'a run goes on within a second of the COMMIT' END;
+END $body$;
+CREATE FUNCTION pgwraith.abort(source regclass) RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog AS $body$
+DECLARE
+  it int8 := pgwraith.unfinished(source);
+  ours text := 'pgwraith/' || it || '/%';
+  m pgwraith.migration%ROWTYPE;
+  f record;
+BEGIN
+  IF EXISTS (SELECT 1 FROM pgwraith.progress p WHERE p.migration_id = it AND p.at > clock_timestamp() - interval '1 minute')
+    AND EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.application_name LIKE ours AND a.datname = current_database()) THEN
+    UPDATE pgwraith.migration n SET options = COALESCE(NULLIF(n.options, 'null'), '{}') || '{\"abort\": true}' WHERE n.id = it;
+    INSERT INTO pgwraith.event (migration_id, what, detail) VALUES (it, 'set', 'abort');
+    RETURN 'the run undoes itself within seconds of the COMMIT; what it cannot, `pgwraith abort` does';
+  END IF;
+  PERFORM pg_terminate_backend(a.pid, 10000) FROM pg_stat_activity a WHERE a.application_name LIKE ours AND a.datname = current_database();
+  SELECT * INTO m FROM pgwraith.migration n WHERE n.id = it FOR UPDATE;
+  FOR f IN SELECT w.publication, s.slot_name FROM pgwraith.flow w LEFT JOIN pg_replication_slots s
+    ON s.slot_name = w.slot AND s.database = current_database() WHERE w.migration_id = it LOOP
+    IF f.slot_name IS NOT NULL THEN PERFORM pg_drop_replication_slot(f.slot_name); END IF;
+    EXECUTE format('DROP PUBLICATION IF EXISTS %I', f.publication);
+  END LOOP;
+  EXECUTE format('DROP VIEW IF EXISTS pgwraith.%I', 'rows_' || it);
+  IF EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = m.shadow_oid) THEN
+    EXECUTE format('DROP TABLE %s', m.shadow_oid::regclass);
+  END IF;
+  DELETE FROM pgwraith.dirty d WHERE d.migration_id = it;
+  DELETE FROM pgwraith.chunk d WHERE d.migration_id = it;
+  DELETE FROM pgwraith.flow d WHERE d.migration_id = it;
+  DELETE FROM pgwraith.event d WHERE d.migration_id = it;
+  DELETE FROM pgwraith.progress d WHERE d.migration_id = it;
+  DELETE FROM pgwraith.migration d WHERE d.id = it;
+  RETURN 'undone: nobody ran it; nothing of it is left but schema pgwraith';
+END $body$;
 ";
