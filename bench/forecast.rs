@@ -45,6 +45,7 @@ async fn main() -> Outcome<()> {
         println!(
             "  in all   said {foretold:6.1} s, took {whole:6.1} s ({taken:.1} in these phases)"
         );
+        println!("  the run took {:.0} MB of memory at most", run.peak_mb);
         ratios.entry("in all".to_owned()).or_default().push(foretold / whole);
         let lock = dry["seen"]["cutover"]["lock_ms"].as_f64().unwrap_or(f64::NAN);
         println!(

@@ -12,6 +12,7 @@ pub type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 pub struct ToolRun {
     pub json: Value,
     /// Peak resident memory of the program, in MB.
+    #[allow(dead_code, reason = "not every bench prints it")]
     pub peak_mb: f64,
 }
 

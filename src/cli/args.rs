@@ -5,6 +5,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use crate::throttle::critical::Critical;
+use crate::throttle::limits::size;
+
 /// Online schema change for PostgreSQL.
 #[derive(Debug, Parser)]
 #[command(name = "pgwraith", version, about, max_term_width = 100)]
@@ -160,6 +163,24 @@ pub struct LimitArgs {
     /// WAL that the whole server may write a second
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_wal_rate: Option<u64>,
+    /// Complete WAL segments that may wait for being archived [default: 1GB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_archive_lag: Option<u64>,
+    /// Other sessions that may have been waiting for a lock for more than a second [default: 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_lock_waiters: Option<u32>,
+    /// Other sessions that may be at work at a time
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_active_sessions: Option<u32>,
+    /// How many times as long as in calm times a read of a row by its key may take [default: 2.5]
+    #[arg(long, value_parser = factor)]
+    pub max_probe_factor: Option<f64>,
+    /// How long it may take at all, in place of that
+    #[arg(long, value_parser = duration)]
+    pub max_probe_latency: Option<Duration>,
+    /// A limit that stops the run where a signal is over it for five seconds, like lag=30s; may be repeated
+    #[arg(long, value_name = "NAME=LIMIT", value_delimiter = ',', value_parser = critical)]
+    pub critical: Option<Vec<String>>,
     /// A query: while the number that it gives is greater than zero, the copy rests
     #[arg(long, value_name = "SQL")]
     pub throttle_query: Option<String>,
@@ -276,6 +297,18 @@ pub struct DemoArgs {
     pub rate: u32,
 }
 
+/// As it is typed, too.
+fn critical(text: &str) -> Result<String, String> {
+    text.parse::<Critical>().map(|_| text.to_owned())
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(factor) if factor >= 1.1 && factor.is_finite() => Ok(factor),
+        _ => Err("it is a number from 1.1 on".into()),
+    }
+}
+
 /// As it is typed: that is how it is kept.
 fn window(text: &str) -> Result<String, String> {
     text.parse::<crate::cutover::Window>().map(|_| text.to_owned())
@@ -312,24 +345,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(parsed)
 }
 
-/// Bytes, written as PostgreSQL writes sizes: a number and its unit, in capitals but for kB.
-fn size(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = (&text[..digits], text[digits..].trim_start());
-    let shift = match unit {
-        "B" => 0,
-        "kB" => 10,
-        "MB" => 20,
-        "GB" => 30,
-        "TB" => 40,
-        _ => return Err("it is a number and one of the units B, kB, MB, GB, TB, as in 10GB".into()),
-    };
-    let number: u64 =
-        number.parse().map_err(|_| format!("{number:?} is not a number of {unit}"))?;
-    number.checked_mul(1 << shift).ok_or_else(|| "it is too large".into())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,20 +355,6 @@ mod tests {
         assert_eq!(share(" 100 %"), Ok(1.0));
         for bad in ["5", "0%", "101%", "x%", "-1%", "NaN%", ""] {
             assert!(share(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_written_as_postgresql_writes_them() {
-        assert_eq!(size("512kB"), Ok(512 << 10));
-        assert_eq!(size(" 64 MB "), Ok(64 << 20));
-        assert_eq!(size("10GB"), Ok(10 << 30));
-        assert_eq!(size("0B"), Ok(0));
-        assert_eq!(size("3TB"), Ok(3 << 40));
-        for bad in
-            ["", "10", "GB", "10gb", "10KB", "-1MB", "1.5GB", "10 GB x", "99999999TB", "10GiB"]
-        {
-            assert!(size(bad).is_err(), "{bad}");
         }
     }
 }

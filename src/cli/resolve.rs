@@ -124,6 +124,8 @@ pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Set
             patience: patience.max(Duration::from_secs(1)),
         },
         throttle: throttle(limits),
+        // They were understood when they were typed.
+        critical: limits.critical.iter().flatten().filter_map(|one| one.parse().ok()).collect(),
         paused: limits.pause.unwrap_or(standard.paused),
         window: limits.cutover_window.as_deref().and_then(|window| window.parse().ok()),
         postponed: limits.postpone_cutover.unwrap_or(standard.postponed),
@@ -142,6 +144,11 @@ fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
         ignored: limits.ignore_standby.clone().unwrap_or(standard.ignored),
         subscriber_bytes: limits.max_subscriber_lag.unwrap_or(standard.subscriber_bytes),
         wal_rate: limits.max_wal_rate,
+        archive_bytes: limits.max_archive_lag.unwrap_or(standard.archive_bytes),
+        lock_waiters: limits.max_lock_waiters.or(standard.lock_waiters),
+        active: limits.max_active_sessions.or(standard.active),
+        probe_factor: limits.max_probe_factor.unwrap_or(standard.probe_factor),
+        probe_latency: limits.max_probe_latency.or(standard.probe_latency),
         query: limits.throttle_query.clone(),
     }
 }

@@ -12,15 +12,13 @@ use tokio_postgres::types::ToSql;
 use super::Flow;
 use super::key::Key;
 use super::landmarks::Landmarks;
+use super::sample::sample;
 use super::segment::{Segment, spread};
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::pg::{Raw, Session};
-
-/// So many pages are looked into for keys from all over the key space.
-const SAMPLED_PAGES: f64 = 256.0;
 
 /// How far a copy is is told to about one in so many.
 const LANDMARKS: i64 = 100;
@@ -193,23 +191,8 @@ impl Planner {
         Ok(())
     }
 
-    /// About so many keys from all over the key space, in order; none where they cannot be had cheaply.
     async fn sample(&self, keys: i64) -> Result<Vec<Vec<Raw>>> {
-        // TABLESAMPLE does not go through a view.
-        if self.flow.captured.view().is_some() {
-            return Ok(Vec::new());
-        }
-        let size = "SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass) / \
-                    pg_catalog.current_setting('block_size')::pg_catalog.int8";
-        let pages: i64 = self.session.one(size, &[&self.flow.captured.oid]).await?.get(0);
-        let percent = (SAMPLED_PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
-        self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
-        self.writer.as_owner(&self.session).await?;
-        let rows = self.session.query(&self.flow.sample_keys(), &[&percent, &keys]).await?;
-        self.session.batch("COMMIT").await?;
-        let width = self.flow.key.len();
-        let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
-        Ok(rows.iter().map(key).collect())
+        sample(&self.session, &self.flow, &self.writer, keys).await
     }
 
     /// How many segments there are to hand out ranges of.

@@ -21,6 +21,7 @@ mod dirty_tests;
 pub mod keeper;
 pub mod key;
 mod landmarks;
+pub mod sample;
 pub mod segment;
 pub mod sql;
 #[cfg(test)]

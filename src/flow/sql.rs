@@ -63,6 +63,19 @@ impl Flow {
         )
     }
 
+    /// Reads one row by its key, all of it but what is stored out of line.
+    pub fn probe(&self) -> String {
+        let key: Vec<_> = (0..self.key.len())
+            .map(|i| format!("${}::{}", i + 1, self.key[i].source_type_sql))
+            .collect();
+        format!(
+            "SELECT pg_catalog.pg_column_size(s) FROM ONLY {} AS s WHERE {} = {}",
+            self.captured.rows,
+            row(self.key.iter().map(|k| format!("s.{}", quote_ident(&k.source))).collect()),
+            row(key)
+        )
+    }
+
     /// Whether the key `$1…` is not behind the key of the parameters that follow.
     pub fn is_reached(&self) -> String {
         let width = self.key.len();

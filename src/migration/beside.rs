@@ -62,7 +62,7 @@ impl Stretch<'_, '_> {
             supervisor: guard.clone(),
         };
         background.push(guard.spawn(|end| watch.run(end)));
-        let governor = governor::start(self.run, guard, &context, (live, held), captures);
+        let governor = governor::start(self.run, guard, &context, (live, held), (source, captures));
         background.extend(governor.await?);
         let done = guard.guard(work(&context, &baseline)).await;
         for task in background {

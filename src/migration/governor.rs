@@ -15,15 +15,18 @@ use tokio_util::sync::CancellationToken;
 use super::context::Context;
 use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
-use super::store;
 use super::supervisor::{Background, Supervisor};
+use super::{probing, store};
+use crate::catalog::Table;
 use crate::error::{Error, Kind, Result};
 use crate::flow::capture::Tracker;
 use crate::pg::Session;
 use crate::telemetry::Meter;
 use crate::throttle::account::Account;
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
-use crate::throttle::signals::{Asked, Signals, Told};
+use crate::throttle::critical::{self, Watching};
+use crate::throttle::limits::Limits;
+use crate::throttle::signals::{Asked, Felt, Seen, Signals, Told};
 use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
@@ -47,6 +50,8 @@ struct Governor {
     signals: Signals,
     told: Told,
     asked: Asked,
+    /// What reads by key take, where the table is worth being probed.
+    felt: Option<Felt>,
     valve: Valve,
     account: Account,
     tracker: Arc<Tracker>,
@@ -64,7 +69,7 @@ pub(super) async fn start(
     supervisor: &Supervisor,
     context: &Context,
     (settings, held): (watch::Sender<Settings>, watch::Sender<Option<String>>),
-    has_slot: bool,
+    (source, has_slot): (&Table, bool),
 ) -> Result<Vec<Background>> {
     let (told, asked) = (Told::default(), Asked::default());
     let mut all = Vec::new();
@@ -79,6 +84,11 @@ pub(super) async fn start(
         let failing = supervisor.clone();
         all.push(supervisor.spawn(|end| guard.guard(failing, end)));
     }
+    let probing = probing::start(supervisor, context, source).await?;
+    let felt = probing.map(|(felt, task)| {
+        all.push(task);
+        felt
+    });
     let governor = Governor {
         control: context.session("governor").await?,
         migration: context.flow.migration,
@@ -86,6 +96,7 @@ pub(super) async fn start(
         signals: Signals::prepare(context.session("signals").await?).await?,
         told,
         asked: asked.clone(),
+        felt: felt.clone(),
         valve: context.valve.clone(),
         account: context.account.clone(),
         tracker: Arc::clone(&context.tracker),
@@ -108,6 +119,8 @@ impl Governor {
         let mut voice = Voice::default();
         let mut kept: Option<Instant> = None;
         let mut keys = Keys::default();
+        let mut watching = Watching::default();
+        let mut rests: Option<Instant> = None;
         loop {
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| *now != self.options) {
@@ -121,9 +134,16 @@ impl Governor {
             let held = self.holds_cutover(&settings).await;
             self.held.send_if_modified(|before| std::mem::replace(before, held.clone()) != held);
             controller.set_workers(settings.copy.workers);
-            let readings = self.readings(&settings).await?;
+            let (readings, critical) = self.readings(&settings).await?;
+            if let Some(over) = watching.over(&critical, Instant::now()) {
+                return Err(over_critical(&over));
+            }
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
+            rests = (decision.workers == 0).then(|| rests.unwrap_or_else(Instant::now));
+            if let Some(felt) = &self.felt {
+                felt.rests(rests, Instant::now());
+            }
             let most = settings.copy.workers;
             self.account.enter(&decision, &readings, most, Instant::now());
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
@@ -184,25 +204,49 @@ impl Governor {
         }
     }
 
-    async fn readings(&mut self, settings: &Settings) -> Result<Vec<Reading>> {
-        let limits = &settings.throttle;
-        let read = self.signals.read(limits);
-        tokio::pin!(read);
-        let mut readings = match timeout(ANSWER, &mut read).await {
-            Ok(readings) => readings?,
+    /// The copy rests while the server does not answer.
+    async fn look(&mut self) -> Result<Seen> {
+        let look = self.signals.look();
+        tokio::pin!(look);
+        match timeout(ANSWER, &mut look).await {
+            Ok(seen) => seen,
             Err(_) => {
                 let signal = "server".to_owned();
                 let text = format!("no answer within {} s", ANSWER.as_secs());
                 let blind = Reading { signal, pressure: None, text };
                 self.valve.set(&Decision { workers: 0, duty: 0.0, reason: Reason::Blind(blind) });
-                read.await?
+                look.await
             }
-        };
-        readings.extend(self.told.readings());
-        let asked = limits.query.as_ref().map(|sql| self.asked.reading(sql, Instant::now()));
-        readings.extend(asked);
-        Ok(readings)
+        }
     }
+
+    /// What is read, against the usual limits and against the critical ones.
+    async fn readings(&mut self, settings: &Settings) -> Result<(Vec<Reading>, Vec<Reading>)> {
+        let limits = &settings.throttle;
+        let seen = self.look().await?;
+        let now = Instant::now();
+        let felt =
+            |limits: &Limits| self.felt.as_ref().map(|f| f.reading(seen.anybody(), limits, now));
+        let mut critical = Vec::new();
+        if !settings.critical.is_empty() {
+            let limits = critical::limits(&settings.critical, limits);
+            critical = self.signals.readings(&seen, &limits);
+            critical.extend(felt(&limits));
+        }
+        let mut readings = self.signals.readings(&seen, limits);
+        self.signals.remind(&readings).await?;
+        readings.extend(felt(limits));
+        readings.extend(self.told.readings());
+        readings.extend(limits.query.as_ref().map(|sql| self.asked.reading(sql, now)));
+        Ok((readings, critical))
+    }
+}
+
+fn over_critical(over: &Reading) -> Error {
+    Error::failed(format!(
+        "{} is over its critical limit (--critical) for seconds: {}",
+        over.signal, over.text
+    ))
 }
 
 /// How fast keys become dirty and are synced.

@@ -14,6 +14,7 @@ mod index;
 mod liveness;
 mod name;
 mod prepare;
+mod probing;
 mod rehearsal;
 mod resume;
 mod retry;

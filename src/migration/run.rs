@@ -26,6 +26,7 @@ use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample};
 use crate::throttle;
+use crate::throttle::critical::Critical;
 
 /// A server that does not let go of what is left of a run in this time is not reached.
 const REACHED: Duration = Duration::from_secs(60);
@@ -41,6 +42,8 @@ pub struct Settings {
     pub cutover: cutover::Limits,
     /// Of what presses.
     pub throttle: throttle::limits::Limits,
+    /// What stops the run.
+    pub critical: Vec<Critical>,
     /// The operator wants it to rest.
     pub paused: bool,
     /// The cutover waits for the operator's word.
@@ -64,6 +67,7 @@ impl Default for Settings {
             keeper: Limits::default(),
             cutover: cutover::Limits::default(),
             throttle: throttle::limits::Limits::default(),
+            critical: Vec::new(),
             paused: false,
             postponed: false,
             window: None,

@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod controller;
+pub mod critical;
 pub mod limits;
 pub mod signals;
 pub mod valve;

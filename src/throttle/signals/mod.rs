@@ -1,6 +1,8 @@
 //! What presses: each signal is read, and told as a share of its limit.
 
+mod load;
 mod positions;
+mod probe;
 mod query;
 mod standbys;
 mod subscribers;
@@ -8,9 +10,11 @@ mod told;
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Statement;
+use tokio_postgres::{Row, Statement};
 
+use load::{Archiver, Sessions};
 use positions::Positions;
+pub use probe::{CALM, Felt, Prober};
 pub use query::Asked;
 use standbys::{Standby, Standbys};
 pub use told::Told;
@@ -25,13 +29,31 @@ const RATE_SPAN: Duration = Duration::from_secs(2);
 /// A standby that is behind is made to report again, at most so often.
 const REMIND: Duration = Duration::from_millis(500);
 
+/// What was seen of the server at one moment.
+pub struct Seen {
+    now: Instant,
+    written: Lsn,
+    standbys: Vec<Standby>,
+    subscribers: Vec<Row>,
+    sessions: Sessions,
+    archiver: Option<Row>,
+}
+
+impl Seen {
+    /// Whether anybody but us is at work, and would notice if the server were slow.
+    pub fn anybody(&self) -> bool {
+        self.sessions.anybody
+    }
+}
+
 /// Reads the signals of one server.
 pub struct Signals {
     /// Used for this alone.
     session: Session,
-    statements: [Statement; 3],
+    statements: [Statement; 5],
     positions: Positions,
     standbys: Standbys,
+    archiver: Archiver,
     reminded: Option<Instant>,
 }
 
@@ -42,35 +64,60 @@ impl Signals {
             session.prepare("SELECT pg_catalog.pg_current_wal_lsn()").await?,
             session.prepare(standbys::SQL).await?,
             session.prepare(subscribers::SQL).await?,
+            session.prepare(&load::sessions_sql()).await?,
+            session.prepare(load::ARCHIVER).await?,
         ];
-        let (positions, standbys) = (Positions::default(), Standbys::default());
-        Ok(Signals { session, statements, positions, standbys, reminded: None })
+        Ok(Signals {
+            session,
+            statements,
+            positions: Positions::default(),
+            standbys: Standbys::default(),
+            archiver: Archiver::default(),
+            reminded: None,
+        })
     }
 
-    /// Reads all signals that have a limit.
-    pub async fn read(&mut self, limits: &Limits) -> Result<Vec<Reading>> {
-        let [written, standbys, subscribers] = &self.statements;
+    /// Looks at the server.
+    pub async fn look(&mut self) -> Result<Seen> {
+        let [written, standbys, subscribers, sessions, archiver] = &self.statements;
         let session = &self.session;
-        let (written, standbys, subscribers) = tokio::try_join!(
+        let (written, standbys, subscribers, sessions, archiver) = tokio::try_join!(
             session.run(written, &[]),
             session.run(standbys, &[]),
-            session.run(subscribers, &[])
+            session.run(subscribers, &[]),
+            session.run(sessions, &[]),
+            session.run(archiver, &[])
         )?;
-        let written =
-            written.first().ok_or_else(|| Error::failed("the server tells no position"))?;
-        let (written, now): (Lsn, _) = (written.get(0), Instant::now());
+        let nothing = || Error::failed("the server tells no position");
+        let (written, now): (Lsn, _) =
+            (written.first().ok_or_else(nothing)?.get(0), Instant::now());
         self.positions.note(now, written);
-        let there = Standby::all(&standbys);
-        let mut readings = self.standbys.read(&there, (written, &self.positions), limits, now);
-        self.remind(&readings, now).await?;
-        readings.extend(subscribers::read(&subscribers, written, limits));
+        Ok(Seen {
+            now,
+            written,
+            standbys: Standby::all(&standbys),
+            subscribers,
+            sessions: sessions.first().map(Sessions::of).unwrap_or_default(),
+            archiver: archiver.into_iter().next(),
+        })
+    }
+
+    /// What was seen, against limits: every signal that has one.
+    pub fn readings(&mut self, seen: &Seen, limits: &Limits) -> Vec<Reading> {
+        let behind = (seen.written, &self.positions);
+        let mut readings = self.standbys.read(&seen.standbys, behind, limits, seen.now);
+        readings.extend(subscribers::read(&seen.subscribers, seen.written, limits));
         readings.extend(limits.wal_rate.and_then(|limit| self.rate(limit)));
-        Ok(readings)
+        readings.extend(seen.sessions.read(limits));
+        let archiver = seen.archiver.as_ref();
+        readings.extend(archiver.and_then(|row| self.archiver.read(row, limits)));
+        readings
     }
 
     /// A standby reports how far it has replayed when it gets more log, and else only each ten seconds: while
     /// the copy rests nobody would hear that it has caught up.
-    async fn remind(&mut self, readings: &[Reading], now: Instant) -> Result<()> {
+    pub async fn remind(&mut self, readings: &[Reading]) -> Result<()> {
+        let now = Instant::now();
         let late = readings.iter().any(|reading| reading.pressure.is_some_and(|p| p >= 0.5));
         if late && self.reminded.is_none_or(|at| now.duration_since(at) >= REMIND) {
             self.reminded = Some(now);

@@ -1,0 +1,34 @@
+//! Keys from all over the key space, without going through it.
+
+use super::Flow;
+use super::write::{Isolation, Writer};
+use crate::error::Result;
+use crate::pg::{Raw, Session};
+
+/// So many pages are looked into.
+const PAGES: f64 = 256.0;
+
+/// About so many keys, in the server's order; none where they cannot be had cheaply. They are of rows at about
+/// equal distances, as far as a sample tells.
+pub async fn sample(
+    session: &Session,
+    flow: &Flow,
+    writer: &Writer,
+    keys: i64,
+) -> Result<Vec<Vec<Raw>>> {
+    // TABLESAMPLE does not go through a view.
+    if flow.captured.view().is_some() {
+        return Ok(Vec::new());
+    }
+    let size = "SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass) / \
+                pg_catalog.current_setting('block_size')::pg_catalog.int8";
+    let pages: i64 = session.one(size, &[&flow.captured.oid]).await?.get(0);
+    let percent = (PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
+    writer.begin(session, Isolation::ReadCommitted).await?;
+    writer.as_owner(session).await?;
+    let rows = session.query(&flow.sample_keys(), &[&percent, &keys]).await?;
+    session.batch("COMMIT").await?;
+    let width = flow.key.len();
+    let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
+    Ok(rows.iter().map(key).collect())
+}

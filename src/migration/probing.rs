@@ -1,0 +1,50 @@
+//! Reads rows of the source all the time, as the application does.
+
+use tokio_util::sync::CancellationToken;
+
+use super::context::Context;
+use super::supervisor::{Background, Supervisor};
+use crate::catalog::Table;
+use crate::error::Result;
+use crate::flow::sample::sample;
+use crate::throttle::signals::{Felt, Prober};
+
+/// A smaller table is copied in seconds.
+const PROBED: i64 = 64 << 20;
+/// Rows that are read in turn.
+const KEYS: i64 = 500;
+
+/// Starts whoever does, where the table is worth it; also says what that felt like.
+pub(super) async fn start(
+    supervisor: &Supervisor,
+    context: &Context,
+    source: &Table,
+) -> Result<Option<(Felt, Background)>> {
+    let Some(prober) = prober(context, source).await? else { return Ok(None) };
+    let felt = Felt::default();
+    let shared = felt.clone();
+    Ok(Some((felt, supervisor.spawn(|end| probe(prober, shared, end)))))
+}
+
+/// Who probes the source: one that is copied in a moment is not worth the time that calm reads take.
+async fn prober(context: &Context, source: &Table) -> Result<Option<Prober>> {
+    if source.heap_bytes < PROBED {
+        return Ok(None);
+    }
+    let session = context.session("probe").await?;
+    let keys = sample(&session, &context.flow, &context.writer, KEYS).await?;
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    session.set_role(&context.writer.owner).await?;
+    Prober::prepare(session, &context.flow.probe(), keys).await.map(Some)
+}
+
+async fn probe(mut prober: Prober, felt: Felt, end: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            done = prober.probe(&felt) => done?,
+        }
+    }
+}
