@@ -15,6 +15,7 @@ mod look;
 mod met;
 mod outcome;
 mod snapshots;
+mod take;
 mod window;
 
 use std::collections::HashSet;
