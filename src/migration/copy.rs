@@ -79,10 +79,11 @@ pub(super) async fn copy(context: &Context) -> Result<()> {
             }
         }
     }
-    if !copier.planner.lock().await.is_complete() {
+    let planner = copier.planner.lock().await;
+    if !planner.is_complete() {
         return Err(Error::failed("the copy ended before the last range"));
     }
-    Ok(())
+    planner.check().await
 }
 
 async fn worker(context: &Context, copier: &Copier, number: usize) -> Result<()> {

@@ -317,6 +317,51 @@ async fn a_state_that_is_there_in_parts_hides_nothing() {
     }
 }
 
+/// What was copied of a range that the state does not know any more is not the data's fault.
+#[tokio::test]
+async fn a_copy_that_the_state_does_not_know_whole_goes_no_further() {
+    let mut shop = shop().await;
+    for (n, (which, told)) in [
+        ("true", "0 of 4 are there"),
+        ("number = 1", "3 of 4 are there"),
+        ("number = 3", "3 of 4 are there"),
+    ]
+    .iter()
+    .enumerate()
+    {
+        shop.move_to(&format!("some{n}")).await;
+        died(&shop, HALF).await;
+        shop.exec(&format!("DELETE FROM pgwraith.chunk WHERE {which}")).await;
+        not_covered(&command(&shop, &["resume", "a1"]).await.expect_code(6), told);
+        assert_eq!(shop.value::<i64>("SELECT count(*) FROM pgwraith.migration").await, 1);
+        command(&shop, &["abort", "a1"]).await.expect_code(0);
+        nothing_is_left(&shop).await;
+    }
+
+    shop.move_to("others").await;
+    died(&shop, HALF).await;
+    shop.exec("UPDATE pgwraith.chunk SET lower_key = upper_key WHERE number = 2").await;
+    let output = command(&shop, &["resume", "a1"]).await.expect_code(6);
+    not_covered(&output, "they do not follow each other");
+}
+
+/// Also where the run that copied them is alive.
+#[tokio::test]
+async fn a_copy_is_not_done_where_the_state_does_not_say_so() {
+    let (shop, point, run) = super::in_the_fourth_chunk().await;
+    shop.exec("DELETE FROM pgwraith.chunk WHERE number = 1").await;
+    point.open().await;
+    let output = run.finish(SOON).await.expect_code(6);
+    not_covered(&output, " are there");
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM orders").await, 2000);
+}
+
+fn not_covered(output: &Output, told: &str) {
+    for text in ["rows of pgwraith.chunk", told, "the state is kept", "`pgwraith abort"] {
+        assert!(output.stderr.contains(text), "{text}: {output}");
+    }
+}
+
 /// Whoever ran the first migration made the state.
 #[tokio::test]
 async fn a_role_that_may_not_use_the_state_is_told_whose_it_is() {

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 3] = [CREATE, RESUME, WATCHING];
+const VERSIONS: [&str; 4] = [CREATE, RESUME, WATCHING, COUNTING];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -160,4 +160,10 @@ CROSS JOIN LATERAL (SELECT COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'copy'), 
   FROM pgwraith.chunk c WHERE c.migration_id = m.id AND c.done) k;
 COMMENT ON VIEW pgwraith.status IS 'Where each migration stands, as `pgwraith status` tells it';
 GRANT SELECT ON pgwraith.status TO pg_monitor;
+";
+
+// How many ranges of the copy were handed out: rows of pgwraith.chunk that somebody deleted are missed. NULL where
+// an older version began the copy.
+const COUNTING: &str = "
+ALTER TABLE pgwraith.flow ADD COLUMN ranges int8;
 ";
