@@ -11,6 +11,7 @@ mod end;
 mod governor;
 mod index;
 mod liveness;
+mod mark;
 mod name;
 mod prepare;
 mod resume;

@@ -308,11 +308,13 @@ async fn a_state_that_is_there_in_parts_hides_nothing() {
         shop.move_to(&format!("gone{n}")).await;
         died(&shop, HALF).await;
         shop.exec(gone).await;
-        command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
         let refused = shop.run("a1", &["--rebuild"]).await.expect_code(3);
         assert!(refused.stderr.contains("DROP TABLE \"public\".\"a1_v2\""), "{refused}");
         assert!(!refused.stderr.contains("pgwraith abort"), "{refused}");
-        shop.exec("DROP TABLE a1_v2").await;
+        let listed = command(&shop, &["cleanup"]).await.expect_code(0);
+        let shadow = "table \"public\".\"a1_v2\", the unfinished shadow of migration";
+        assert!(listed.stdout.contains(shadow), "{listed}");
+        command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
         shop.run("a1", &["--rebuild"]).await.expect_code(0);
     }
 }
@@ -360,6 +362,30 @@ fn not_covered(output: &Output, told: &str) {
     for text in ["rows of pgwraith.chunk", told, "the state is kept", "`pgwraith abort"] {
         assert!(output.stderr.contains(text), "{text}: {output}");
     }
+}
+
+/// What somebody renamed he may use; so may others what hangs on it.
+#[tokio::test]
+async fn a_shadow_that_no_state_knows_goes_only_where_it_is_nothing_else() {
+    let shop = shop().await;
+    died(&shop, HALF).await;
+    shop.exec("DROP SCHEMA pgwraith CASCADE; ALTER TABLE a1_v2 RENAME TO mine").await;
+    let kept = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    assert!(
+        kept.stdout.contains("may be in use. If it is not: DROP TABLE \"public\".\"mine\""),
+        "{kept}"
+    );
+    shop.exec("ALTER TABLE mine RENAME TO a1_v2; CREATE VIEW v AS TABLE a1_v2").await;
+    let kept = command(&shop, &["cleanup", "--yes"]).await.expect_code(1);
+    assert!(kept.stderr.contains("view public.v depends on"), "{kept}");
+    shop.exec("DROP VIEW v").await;
+    let removed = command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
+    assert!(removed.stdout.contains("which no state knows; removed"), "{removed}");
+    nothing_is_left(&shop).await;
+    // A table that came to its end bears no mark.
+    shop.run("a1", &["--rebuild"]).await.expect_code(0);
+    let none = command(&shop, &["cleanup"]).await.expect_code(0);
+    assert!(none.stdout.contains("nothing was left"), "{none}");
 }
 
 /// Whoever ran the first migration made the state.
