@@ -74,7 +74,8 @@ pub(super) async fn take(
             }
             Try::Circle(who) => who,
         };
-        run(session, &back(session.version())).await?;
+        // The limits of this try go with it, on 17 and newer the running one of the transaction too.
+        run(session, "ROLLBACK TO SAVEPOINT locks").await?;
         left = left.saturating_sub(started.elapsed());
         sleep(Duration::from_millis(rand::rng().random_range(PAUSE))).await;
         // In the pause we hold the first lock alone, which DDL may queue for, and changed keys wait.
@@ -166,12 +167,6 @@ async fn watched(observer: &Session, session: &Session, sql: &str, met: &mut Met
         look::cancel(observer, session.pid()).await?;
         return work.await;
     }
-}
-
-/// On 17 and newer the limit of the transaction goes on counting from the first try unless it is taken back.
-fn back(version: i32) -> String {
-    let timer = if version >= 170_000 { "; SET LOCAL transaction_timeout = 0" } else { "" };
-    format!("ROLLBACK TO SAVEPOINT locks{timer}")
 }
 
 async fn run(session: &Session, sql: &str) -> Result<(), NotTaken> {
