@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
+use tokio_postgres::Client;
 
 use crate::harness::{self, Background};
 use crate::scene::{SOON, Shop, exec, shop, shop_with, value};
@@ -222,6 +223,82 @@ async fn whoever_waits_for_us_between_attempts_goes_first() {
     let output = held.run.finish(SOON).await.expect_code(6);
     assert!(output.stderr.contains("column, more appeared"), "{output}");
     assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// A session that holds the table, of a transaction that is young, once the cutover waits for it and has the
+/// view.
+async fn in_the_way(shop: &Shop) -> Client {
+    let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+        WHERE a.application_name LIKE 'pgwraith/%/cutover' AND NOT l.granted AND l.relation = 'orders'::regclass)";
+    let begin = "SET lock_timeout = '200ms'; BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE";
+    let (mut theirs, mut next) = (shop.session().await, shop.session().await);
+    exec(&theirs, begin).await;
+    let waiting = async {
+        loop {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_millis(600) {
+                if shop.value::<bool>(waits).await {
+                    return;
+                }
+            }
+            // No attempt is made behind an older one.
+            if next.batch_execute(begin).await.is_ok() {
+                exec(&theirs, "ROLLBACK").await;
+                std::mem::swap(&mut theirs, &mut next);
+            } else {
+                exec(&next, "ROLLBACK").await;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, waiting).await.expect("the cutover does not wait for the table");
+    exec(&theirs, "SET lock_timeout = 0").await;
+    theirs
+}
+
+/// So long that nobody gives way by himself.
+const LONG: [&str; 5] = ["--rebuild", "--max-lock-hold", "30s", "--lock-timeout", "30s"];
+
+/// The view is locked before the table. Who has used the table and wants the view gets it, although both
+/// sides have a long time to wait; and the next try, of the same attempt, gets its locks.
+#[tokio::test]
+async fn whoever_waits_for_us_and_is_waited_for_goes_first() {
+    let shop = shop_with(&[("deadlock_timeout", "60s")]).await;
+    orders(&shop, 2_000).await;
+    shop.exec("CREATE VIEW v AS SELECT id FROM orders").await;
+    let held = shop.held("cutover", "orders", &LONG).await;
+    held.release().await;
+    let theirs = in_the_way(&shop).await;
+    let began = Instant::now();
+    exec(&theirs, "SELECT FROM v; COMMIT").await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let output = held.run.finish(SOON).await.expect_code(0);
+    assert_eq!(output.json()["cutover"]["attempts"], 1, "{output}");
+}
+
+/// Between tries too we hold what blocks DDL, and give it up where somebody waits for it.
+#[tokio::test]
+async fn whoever_waits_for_us_between_tries_goes_first() {
+    let shop = shop_with(&[("deadlock_timeout", "60s")]).await;
+    orders(&shop, 2_000).await;
+    shop.exec("CREATE VIEW v AS SELECT id FROM orders").await;
+    let held = shop.held("cutover", "orders", &LONG).await;
+    held.release().await;
+    let theirs = in_the_way(&shop).await;
+    let ddl = shop.session().await;
+    let alter = async {
+        exec(&ddl, "ALTER TABLE orders ADD COLUMN more int").await;
+    };
+    let queued = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE orders ADD%' \
+        AND wait_event_type = 'Lock')";
+    let began = Instant::now();
+    let read = async {
+        harness::wait_for_sql(&shop.client, "the DDL waits", queued).await;
+        exec(&theirs, "SELECT FROM v; COMMIT").await;
+    };
+    tokio::join!(alter, read);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let output = held.run.finish(SOON).await.expect_code(6);
+    assert!(output.stderr.contains("column, more appeared"), "{output}");
 }
 
 #[tokio::test]

@@ -50,6 +50,24 @@ async fn an_argument_does_not_become_a_column() {
     assert_eq!(shop.value::<i64>("SELECT t(2)").await, 1);
 }
 
+/// An upsert mentions all columns, also one that the change brings: by what it depends on nothing shows.
+#[tokio::test]
+async fn an_argument_of_an_upsert_does_not_become_a_column() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2); \
+         CREATE FUNCTION t(x int) RETURNS void BEGIN ATOMIC \
+           INSERT INTO t (id, v) VALUES (1, 0) ON CONFLICT (id) DO UPDATE SET v = x; END",
+    )
+    .await;
+    let told = "function public.t(integer): the text that PostgreSQL prints of it means something else when it is \
+                read again: 0 places with its arguments";
+    refused(&shop, &["--alter", "ADD COLUMN x int"], 3, told).await;
+    shop.run("t", &["--alter", "ADD COLUMN y int"]).await.expect_code(0);
+    shop.exec("SELECT t(7)").await;
+    assert_eq!(shop.value::<i32>("SELECT v FROM t WHERE id = 1").await, 7);
+}
+
 /// A column's name is another column's afterwards.
 #[tokio::test]
 async fn columns_that_exchange_names_are_not_taken_for_each_other() {

@@ -3,7 +3,8 @@
 //! A definition travels as the text that PostgreSQL prints of it, and not everything in it is printed:
 //! `IS DISTINCT FROM`, `NULLIF`, `CASE x WHEN` and `JOIN … USING` leave out which `=` they mean, and it is
 //! looked up again where they are read again. Between types of an extension that may be another one. So
-//! what is read again is compared with what was printed, by the objects both depend on.
+//! what is read again is compared with what was printed, by the objects both depend on; functions also by how often
+//! they use their arguments, which are printed like columns of a table that has the function's name.
 
 use std::collections::BTreeMap;
 
@@ -156,6 +157,9 @@ fn meaning(class: &str, oid: &str) -> String {
     LEFT JOIN pg_catalog.pg_constraint k ON d.refclassid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = d.refobjid
     LEFT JOIN moved mk ON mk.stand_in = k.conrelid
     WHERE d.classid = {class} AND d.objid = {oid} AND d.deptype = 'n'
-      AND d.refclassid NOT IN ('pg_catalog.pg_namespace'::pg_catalog.regclass, 'pg_catalog.pg_extension'::pg_catalog.regclass)) r)"
+      AND d.refclassid NOT IN ('pg_catalog.pg_namespace'::pg_catalog.regclass, 'pg_catalog.pg_extension'::pg_catalog.regclass)
+    UNION ALL SELECT (pg_catalog.length(p.body) - pg_catalog.length(pg_catalog.replace(p.body, '{{PARAM ', ''))) / 7 || ' places with its arguments'
+    FROM (SELECT f.prosqlbody::pg_catalog.text AS body FROM pg_catalog.pg_proc f
+      WHERE {class} = 'pg_catalog.pg_proc'::pg_catalog.regclass AND f.oid = {oid} AND f.prosqlbody IS NOT NULL) p) r)"
     )
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::deadline::Deadline;
 use super::locker::{Locker, late, watch};
-use super::locks::Locks;
 use super::look::Obstacle;
+use super::take::{self, NotTaken};
 use super::{Cutover, Steps, outcome};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -118,34 +118,15 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// The shadow first, where nobody waits, then the others in their one order; from the first request
-    /// to the last grant no longer than half of deadlock_timeout: we yield, never the application.
     async fn lock(&mut self) -> Result<(), Stop> {
-        let (limits, session) = (self.cutover.limits, &self.locker.session);
-        let budget = Deadline::after(limits.lock_timeout.min(self.locker.deadlock_timeout / 2));
-        let Locks { statements, sequences, .. } = &self.locker.rehearsed.locks;
-        // All before the look: what is renamed and still changed by somebody would be what it was.
-        let (first, last) = match self.sequences_first {
-            true => (sequences, statements),
-            false => (statements, sequences),
-        };
-        for lock in first.iter().chain(last) {
-            let sql = format!(
-                "{}SET LOCAL lock_timeout = {}; {lock}",
-                self.deadline.settings(session.version()),
-                budget.left().as_millis().max(1)
-            );
-            let wait = limits.lock_timeout / 3;
-            let (locked, who) =
-                watch(self.observer, session.pid(), wait, session.batch(&sql)).await;
-            if let Err(e) = locked {
-                return Err(match classify(&e) {
-                    Class::Transient => Stop::Late(late(&e, who)),
-                    _ => Stop::waiting(e, who),
-                });
-            }
-            self.granted.get_or_insert_with(Instant::now);
-        }
+        let (cutover, locker) = (self.cutover, self.locker);
+        let taken = take::take(cutover, self.observer, locker, self.sequences_first).await;
+        let taken = taken.map_err(|e| match e {
+            NotTaken::Late(obstacle) => Stop::Late(obstacle),
+            NotTaken::Refused(e, who) => Stop::waiting(e, who),
+        })?;
+        (self.started, self.deadline) = (taken.started, taken.deadline);
+        self.granted = Some(taken.granted);
         Ok(())
     }
 

@@ -281,7 +281,7 @@ pub(super) async fn watch<T>(
         _ = sleep(after) => {}
     }
     let (done, who) = tokio::join!(work, look::blockers(observer, pid));
-    (done, who.ok().flatten())
+    (done, who.ok().and_then(|blockers| blockers.who))
 }
 
 /// A lock that was not granted in time.

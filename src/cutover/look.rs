@@ -11,7 +11,7 @@ use crate::flow::sync::FENCE_LIMIT;
 use crate::pg::{Session, Who};
 
 /// So few keys can be synced under the lock.
-const FEW: u64 = 500;
+pub(super) const FEW: u64 = 500;
 /// A fence that takes longer means that decoding lags.
 const FAST: Duration = Duration::from_millis(200);
 /// A transaction older than this is not queued behind.
@@ -92,14 +92,38 @@ pub(super) async fn long_holders(
     }))
 }
 
+/// Who is in the way of a backend.
+#[derive(Default)]
+pub(super) struct Blockers {
+    pub(super) who: Option<String>,
+    /// Whether they wait for that backend themselves, perhaps through others.
+    pub(super) circle: bool,
+}
+
 /// Who blocks the backend `pid` right now.
-pub(super) async fn blockers(observer: &Session, pid: i32) -> Result<Option<String>> {
+pub(super) async fn blockers(observer: &Session, pid: i32) -> Result<Blockers> {
     let sql = format!(
-        "SELECT {} FROM pg_catalog.pg_stat_activity a \
-         WHERE a.pid = ANY(pg_catalog.pg_blocking_pids($1)) LIMIT 3",
+        "WITH RECURSIVE first AS MATERIALIZED (SELECT pg_catalog.pg_blocking_pids($1) AS pids), \
+         all_of_them (pid) AS (SELECT pg_catalog.unnest(first.pids) FROM first UNION \
+           SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids(b.pid)) FROM all_of_them b WHERE b.pid NOT IN (0, $1)) \
+         SELECT {}, $1 IN (SELECT b.pid FROM all_of_them b) FROM first \
+         JOIN pg_catalog.pg_stat_activity a ON a.pid = ANY (first.pids) LIMIT 3",
         Who::COLUMNS
     );
-    Ok(names(&observer.query(&sql, &[&pid]).await?))
+    let rows = observer.query(&sql, &[&pid]).await?;
+    Ok(Blockers { circle: rows.iter().any(|row| row.get(5)), who: names(&rows) })
+}
+
+/// Whether anybody waits for a lock of the backend `pid`.
+pub(super) async fn is_waited_for(observer: &Session, pid: i32) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks w WHERE NOT w.granted \
+               AND $1 = ANY (pg_catalog.pg_blocking_pids(w.pid)))";
+    Ok(observer.one(sql, &[&pid]).await?.get(0))
+}
+
+/// Ends what the backend `pid` is at.
+pub(super) async fn cancel(observer: &Session, pid: i32) -> Result<()> {
+    observer.query("SELECT pg_catalog.pg_cancel_backend($1)", &[&pid]).await.map(drop)
 }
 
 /// A lock is replayed on standbys too, behind their queries: between attempts let them catch up,

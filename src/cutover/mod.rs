@@ -16,6 +16,7 @@ mod met;
 mod outcome;
 mod rehearse;
 mod snapshots;
+mod take;
 mod window;
 
 use std::collections::HashSet;

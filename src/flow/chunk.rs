@@ -16,7 +16,7 @@ use super::sample::sample;
 use super::segment::{Segment, spread};
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
-use crate::error::Result;
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::{Raw, Session};
 
@@ -204,6 +204,7 @@ impl Planner {
     /// one. What became of a range whose COMMIT got no answer is in its row by now (**Invariant 9**: the
     /// epoch was raised since, which waited for that transaction). Returns the rows that are done, and how far it was by the key.
     pub async fn go_on(&mut self) -> Result<(i64, Option<f32>)> {
+        self.check().await?;
         let sql = "SELECT c.number, c.lower_key, c.upper_key, c.done FROM pgwraith.chunk c \
                    WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 AND (NOT c.done OR c.number = \
                      (SELECT pg_catalog.max(l.number) FROM pgwraith.chunk l \
@@ -224,6 +225,30 @@ impl Planner {
                     WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 AND c.done";
         let row = self.session.one(done, &[&migration, &flow, &kind]).await?;
         Ok((row.get(0), row.get(1)))
+    }
+
+    /// **Invariant 2**, of the state: each range that is recorded begins where the one before it ended, from
+    /// the first on, and none that was handed out is missing. What was copied of one that somebody took away
+    /// would be copied twice, or never.
+    pub async fn check(&self) -> Result<()> {
+        let sql = "SELECT f.ranges, k.there, k.apart FROM pgwraith.flow f, (\
+                     SELECT pg_catalog.count(*) AS there, pg_catalog.count(*) FILTER (WHERE \
+                       r.number <> r.before OR r.lower_key IS DISTINCT FROM r.bound) AS apart \
+                     FROM (SELECT c.number, c.lower_key, pg_catalog.row_number() OVER w - 1 AS before, \
+                         pg_catalog.lag(c.upper_key) OVER w AS bound FROM pgwraith.chunk c \
+                       WHERE c.migration_id = $1 AND c.flow = $2 AND c.kind = $3 \
+                       WINDOW w AS (ORDER BY c.number)) r) k \
+                   WHERE f.migration_id = $1 AND f.flow = $2";
+        let (flow, kind) = (&self.flow, self.kind.as_str());
+        let row = self.session.maybe(sql, &[&flow.migration, &flow.number, &kind]).await?;
+        let Some(row) = row else { return Ok(()) };
+        let (handed_out, there, apart): (Option<i64>, i64, i64) =
+            (row.get(0), row.get(1), row.get(2));
+        let all = handed_out.filter(|_| self.kind == Kind::Copy).unwrap_or(there);
+        match apart == 0 && there == all {
+            true => Ok(()),
+            false => Err(not_covered(there, all)),
+        }
     }
 
     /// Begins anew: what an earlier run found out does not count.
@@ -312,6 +337,11 @@ impl Planner {
             &position,
         ];
         self.session.execute(sql, &parameters).await?;
+        if self.kind == Kind::Copy {
+            let sql = "UPDATE pgwraith.flow SET ranges = $3 WHERE migration_id = $1 AND flow = $2";
+            let handed_out = range.number + 1;
+            self.session.execute(sql, &[&flow.migration, &flow.number, &handed_out]).await?;
+        }
         self.session.batch("COMMIT").await
     }
 
@@ -333,6 +363,23 @@ pub async fn copied_segments(session: &Session, flow: &Flow) -> Result<Vec<Segme
     let segment =
         |row: &tokio_postgres::Row| Segment { lower: bound(row.get(0)), upper: bound(row.get(1)) };
     Ok(rows.iter().map(segment).collect())
+}
+
+fn not_covered(there: i64, all: i64) -> Error {
+    let found = match there == all {
+        true => "they do not follow each other".to_owned(),
+        false => format!("{there} of {all} are there"),
+    };
+    let what = format!(
+        "the state does not cover the table's keys any more: rows of pgwraith.chunk, which say what was copied, \
+         were deleted or changed by somebody ({found})"
+    );
+    Error::new(ErrorKind::NotResumable, what)
+        .state(
+            "The source is in use as it was, and so is all that the application wrote; the state is kept, but \
+             what of the rows the shadow has is not known",
+        )
+        .next("`pgwraith abort` the migration, and begin again")
 }
 
 fn packed(bound: &Option<Vec<Raw>>) -> Option<Vec<u8>> {

@@ -130,13 +130,18 @@ impl Copier {
 
     /// Locks the chunk's row and finds it not done (**Invariant 9**: no chunk is copied twice).
     async fn claim(&self, session: &Session, range: &Range) -> Result<Lsn> {
-        let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn() FROM pgwraith.chunk \
-                   WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 \
-                   AND NOT done FOR UPDATE";
+        let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn(), done FROM pgwraith.chunk \
+                   WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 FOR UPDATE";
         let row = session.maybe(sql, &self.identity(&range.number)).await?;
-        row.map(|r| r.get(0)).ok_or_else(|| {
-            Error::failed(format!("chunk {} was copied by another run", range.number))
-        })
+        match row.map(|row| (row.get(0), row.get(1))) {
+            Some((at, false)) => Ok(at),
+            Some((_, true)) => {
+                Err(Error::failed(format!("chunk {} was copied by another run", range.number)))
+            }
+            None => Err(self.planner.lock().await.check().await.err().unwrap_or_else(|| {
+                Error::failed(format!("chunk {} is not in the state any more", range.number))
+            })),
+        }
     }
 
     async fn settle(

@@ -1,9 +1,11 @@
 //! What runs that are dead have left in this database, slots first: they hold the log back.
 
 use super::abort::{self, Aborted};
+use super::mark::{self, Marked};
 use super::store::{self, Stored};
-use super::unfinished::Shadow;
+use super::unfinished::{self, Shadow};
 use super::{liveness, takeover, teardown};
+use crate::catalog;
 use crate::error::Result;
 use crate::pg::{Connector, Session, quote_ident, shell_word};
 use crate::telemetry::Meter;
@@ -34,6 +36,8 @@ enum Thing {
     Rest(Box<Stored>),
     Slot(String),
     Publication(String),
+    /// A shadow that no state knows, by its mark.
+    Shadow(Box<Marked>),
     /// Not ours to take away.
     Nothing,
 }
@@ -87,7 +91,7 @@ impl Thing {
     fn stored(&self) -> Option<&Stored> {
         match self {
             Thing::Migration(stored) | Thing::Rest(stored) => Some(stored),
-            Thing::Slot(_) | Thing::Publication(_) | Thing::Nothing => None,
+            Thing::Slot(_) | Thing::Publication(_) | Thing::Shadow(_) | Thing::Nothing => None,
         }
     }
 }
@@ -118,9 +122,44 @@ async fn rest_of(session: &Session, leftover: &mut Leftover, meter: &Meter) -> R
         }
         Thing::Rest(stored) => teardown::release(session, &stored).await?,
         Thing::Publication(name) => teardown::drop_publication(session, &name).await?,
+        Thing::Shadow(shadow) => drop_marked(session, leftover, &shadow, meter).await?,
         Thing::Slot(_) | Thing::Nothing => {}
     }
     Ok(())
+}
+
+/// Somebody may have begun a migration, or renamed the table, since it was listed.
+async fn drop_marked(
+    session: &Session,
+    leftover: &mut Leftover,
+    shadow: &Marked,
+    meter: &Meter,
+) -> Result<()> {
+    let known = store::load(session, shadow.migration).await?.map(|stored| stored.id);
+    let now = mark::marked(session, known.as_slice()).await?;
+    match now.into_iter().find(|now| now.oid == shadow.oid) {
+        Some(now) if why_kept(&now).is_none() => {
+            let Some(table) = catalog::read(session, now.oid).await? else { return Ok(()) };
+            unfinished::drop_table(session, &table, meter).await
+        }
+        now => {
+            let is_known = || "a migration that is under way has it".to_owned();
+            leftover.kept = Some(now.and_then(|now| why_kept(&now)).unwrap_or_else(is_known));
+            Ok(())
+        }
+    }
+}
+
+/// Only what certainly is a shadow, and still one, is removed.
+fn why_kept(shadow: &Marked) -> Option<String> {
+    match &shadow.run_by {
+        Some(by) => Some(is_alive(by)),
+        None if shadow.is_itself => None,
+        None => Some(format!(
+            "it was made under another name or in another database, and may be in use. If it is not: DROP TABLE {}",
+            shadow.name
+        )),
+    }
 }
 
 fn is_alive(by: &str) -> String {
@@ -135,6 +174,7 @@ async fn look(session: &Session) -> Result<Vec<Leftover>> {
         found.push(of_migration(session, stored).await?);
     }
     found.extend(orphans(session, &known).await?);
+    found.extend(mark::marked(session, &known).await?.into_iter().map(of_shadow));
     found.sort_by_key(|leftover| std::cmp::Reverse(leftover.holds_wal));
     Ok(found)
 }
@@ -176,6 +216,22 @@ async fn of_migration(session: &Session, stored: Stored) -> Result<Leftover> {
         None => (Some(to_run), None, Thing::Nothing),
     };
     Ok(Leftover { what, holds_wal, kept, failed: None, left: None, goes, thing })
+}
+
+fn of_shadow(shadow: Marked) -> Leftover {
+    let kept = why_kept(&shadow);
+    Leftover {
+        what: format!(
+            "table {}, the unfinished shadow of migration {}, which no state knows",
+            shadow.name, shadow.migration
+        ),
+        holds_wal: None,
+        thing: if kept.is_none() { Thing::Shadow(Box::new(shadow)) } else { Thing::Nothing },
+        kept,
+        failed: None,
+        left: None,
+        goes: None,
+    }
 }
 
 async fn held(session: &Session, slot: &str) -> Result<Option<i64>> {

@@ -48,10 +48,11 @@ pub(super) async fn copy(context: &Context) -> Result<()> {
     context.meter.tell(Sample::CopiedBefore(before.max(0) as u64));
     let copier = copier(context, planner, CancellationToken::new(), None);
     work_off(context, &copier, |_| ()).await?;
-    if !copier.planner.lock().await.is_complete() {
+    let planner = copier.planner.lock().await;
+    if !planner.is_complete() {
         return Err(Error::failed("the copy ended before the last range"));
     }
-    Ok(())
+    planner.check().await
 }
 
 /// The planner of the copy, at the beginning of the key space.

@@ -12,6 +12,7 @@ mod end;
 mod governor;
 mod index;
 mod liveness;
+mod mark;
 mod name;
 mod prepare;
 mod probing;

@@ -15,7 +15,7 @@ use crate::shadow::{self, Names, Privileges, Step, TemporaryNames};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
 
-use super::{store, teardown};
+use super::{mark, store, teardown};
 
 /// How often to ask whether those we wait for have ended.
 const POLL: Duration = Duration::from_millis(20);
@@ -277,7 +277,7 @@ pub(super) async fn create_shadow(
     let mut resting = target.clone();
     resting.options.retain(|option| !option.starts_with("autovacuum_enabled="));
     resting.options.push("autovacuum_enabled=false".to_owned());
-    let made = shadow_settings(session, shadow, &resting).await?;
+    let made = shadow_settings(session, flow, &resting).await?;
     // Default privileges may say otherwise.
     let mut steps = shadow::grant_steps(
         &format!("TABLE {shadow}"),
@@ -307,17 +307,19 @@ pub(super) async fn create_shadow(
     session.batch("COMMIT").await
 }
 
-/// Gives the shadow the settings of `target`; returns it as it was before.
+/// Gives the shadow the settings of `target`, and its mark; returns it as it was before.
 pub(super) async fn shadow_settings(
     session: &Session,
-    shadow: &QualifiedName,
+    flow: &Flow,
     target: &Table,
 ) -> Result<Table> {
+    let shadow = &flow.target.root;
     let now = catalog::read_named(session, shadow)
         .await?
         .ok_or_else(|| Error::failed(format!("the shadow {shadow} is gone")))?;
     let names = TemporaryNames::of(target);
-    let wanted = target.clone().renamed(shadow, |name| names.until_swap(name));
+    let mut wanted = target.clone().renamed(shadow, |name| names.until_swap(name));
+    wanted.comment = Some(mark::mark(flow.migration, now.oid, shadow));
     run(session, &shadow::settings(&now, &wanted)).await?;
     Ok(now)
 }

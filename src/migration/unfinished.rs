@@ -66,7 +66,7 @@ pub(super) async fn drop_shadow(
 }
 
 /// Drops the table as soon as it gets its lock. Says for whom it waits.
-async fn drop_table(session: &Session, table: &Table, meter: &Meter) -> Result<()> {
+pub(super) async fn drop_table(session: &Session, table: &Table, meter: &Meter) -> Result<()> {
     let sql = format!("DROP TABLE {}", table.qualified());
     let mut told = None::<(Vec<Option<i32>>, Instant)>;
     session.set("lock_timeout", LOCK_TIMEOUT).await?;

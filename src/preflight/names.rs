@@ -141,7 +141,7 @@ fn taken(subject: &Subject<'_>, wanted: &Wanted, holder: &Holder) -> Finding {
     // Where the state knows of it, another finding says so, and how it is undone.
     let drop = match command {
         "TABLE" => format!(
-            "DROP TABLE {name} if nobody needs it (a run whose state somebody dropped leaves one behind)"
+            "DROP TABLE {name} if nobody needs it (a run whose state somebody dropped leaves one behind: `pgwraith cleanup` knows it)"
         ),
         _ => "drop it if nobody needs it".to_owned(),
     };

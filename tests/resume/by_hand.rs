@@ -16,7 +16,7 @@ async fn dies(shop: &Shop, table: &str, point: &str) {
 }
 
 /// A table of 2000 rows that refers to another, and a run over it that died.
-async fn died(shop: &Shop, point: &str) {
+pub(super) async fn died(shop: &Shop, point: &str) {
     shop.exec(
         "CREATE TABLE p (id int PRIMARY KEY); INSERT INTO p VALUES (1); \
          CREATE TABLE a1 (id int PRIMARY KEY, p int DEFAULT 1 REFERENCES p); \
@@ -26,7 +26,7 @@ async fn died(shop: &Shop, point: &str) {
     dies(shop, "a1", point).await;
 }
 
-async fn command(shop: &Shop, arguments: &[&str]) -> Output {
+pub(super) async fn command(shop: &Shop, arguments: &[&str]) -> Output {
     let given = ["-d", shop.dsn.as_str()];
     harness::run(arguments.iter().chain(&given)).await
 }
@@ -95,10 +95,10 @@ async fn a_sequence_that_is_gone_is_given_to_nobody() {
 }
 
 /// 400 rows are copied, and it died.
-const HALF: &str = "chunk committed=3*off->return";
+pub(super) const HALF: &str = "chunk committed=3*off->return";
 
 /// Nothing is left of the run; the table, where it is there, is as it was.
-async fn nothing_is_left(shop: &Shop) {
+pub(super) async fn nothing_is_left(shop: &Shop) {
     let gone = async || harness::leftovers(&shop.client).await.is_empty();
     harness::wait_until("nothing is left", SOON, gone).await;
 }
@@ -279,41 +279,6 @@ async fn an_abort_says_for_whom_it_waits_and_holds_nothing_back_meanwhile() {
         reader.batch_execute("COMMIT").await.unwrap();
         waits.finish(SOON).await.expect_code(0);
         nothing_is_left(&shop).await;
-    }
-}
-
-/// What holds the server back is named by the migration's id.
-#[tokio::test]
-async fn a_state_that_is_there_in_parts_hides_nothing() {
-    let mut shop = shop().await;
-    died(&shop, HALF).await;
-    shop.exec("DELETE FROM pgwraith.flow").await;
-    let listed = command(&shop, &["cleanup"]).await.expect_code(0);
-    assert!(listed.stdout.contains("MB of WAL"), "{listed}");
-    command(&shop, &["abort", "a1"]).await.expect_code(0);
-    nothing_is_left(&shop).await;
-
-    shop.move_to("resumed").await;
-    died(&shop, HALF).await;
-    shop.exec("DELETE FROM pgwraith.flow").await;
-    let resumed = command(&shop, &["resume", "a1"]).await.expect_code(6);
-    assert!(resumed.stderr.contains("took away parts of its state"), "{resumed}");
-    assert_eq!(shop.held_back().await, [""; 0], "what it says: {resumed}");
-    command(&shop, &["abort", "a1"]).await.expect_code(0);
-    nothing_is_left(&shop).await;
-
-    for (n, gone) in
-        ["DROP SCHEMA pgwraith CASCADE", "DELETE FROM pgwraith.migration"].iter().enumerate()
-    {
-        shop.move_to(&format!("gone{n}")).await;
-        died(&shop, HALF).await;
-        shop.exec(gone).await;
-        command(&shop, &["cleanup", "--yes"]).await.expect_code(0);
-        let refused = shop.run("a1", &["--rebuild"]).await.expect_code(3);
-        assert!(refused.stderr.contains("DROP TABLE \"public\".\"a1_v2\""), "{refused}");
-        assert!(!refused.stderr.contains("pgwraith abort"), "{refused}");
-        shop.exec("DROP TABLE a1_v2").await;
-        shop.run("a1", &["--rebuild"]).await.expect_code(0);
     }
 }
 

@@ -181,8 +181,7 @@ pub(super) async fn vacuum(
     settings: &IndexSettings,
     target: &Table,
 ) -> Result<()> {
-    let root = &context.flow.target.root;
-    shadow_settings(&context.session("settings").await?, root, target).await?;
+    shadow_settings(&context.session("settings").await?, &context.flow, target).await?;
     let session = builder(context, settings, 0).await?;
     session.set_role(&context.writer.owner).await?;
     // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 4] = [CREATE, RESUME, WATCHING, CONTROL];
+const VERSIONS: [&str; 5] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -240,4 +240,10 @@ BEGIN
   DELETE FROM pgwraith.migration d WHERE d.id = it;
   RETURN 'undone: nobody ran it; nothing of it is left but schema pgwraith';
 END $body$;
+";
+
+// How many ranges of the copy were handed out: rows of pgwraith.chunk that somebody deleted are missed. NULL where
+// an older version began the copy.
+const COUNTING: &str = "
+ALTER TABLE pgwraith.flow ADD COLUMN ranges int8;
 ";
