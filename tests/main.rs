@@ -15,6 +15,7 @@ mod index;
 mod keys;
 mod meaning;
 mod objects;
+mod observed;
 mod oracle;
 mod preflight;
 mod proxy;

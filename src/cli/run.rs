@@ -132,18 +132,22 @@ fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json:
         Ok(report) => json!({
             "table": report.table, "outcome": "swapped", "retired": report.retired,
             "rows_copied": summary.rows_copied, "keys_synced": report.keys_synced,
-            "chunks": summary.chunks, "chunk_p50_ms": summary.chunk_p50_ms,
-            "chunk_p99_ms": summary.chunk_p99_ms,
-            "phases": phases, "cutover": report.cutover, "verify": report.verify,
+            "chunks": summary.chunks, "times": times(summary), "phases": phases, "cutover": report.cutover, "verify": report.verify,
             "foreign_keys": report.foreign_keys, "recovered": report.recovered,
         }),
         Err(e) => {
             let mut object = failure(table, e);
             object["rows_copied"] = json!(summary.rows_copied);
+            object["times"] = times(summary);
             object["phases"] = json!(phases);
             object
         }
     }
+}
+
+/// How long things took, by kind.
+fn times(summary: &Summary) -> Value {
+    summary.times.iter().map(|(what, times)| (what.as_str(), json!(times))).collect()
 }
 
 /// The same for people.
@@ -157,12 +161,10 @@ pub(super) fn as_text(report: &Report, summary: &Summary) -> String {
     }
     let copy = summary.phases.iter().find(|(name, _)| *name == "copy").map_or(0.0, |p| p.1);
     out.push_str(&format!(
-        "  copied    {} rows in {} chunks, {:.0} rows/s; chunk p50 {:.0} ms, p99 {:.0} ms\n",
+        "  copied    {} rows in {} chunks, {:.0} rows/s\n",
         summary.rows_copied,
         summary.chunks,
         summary.rows_copied as f64 / copy.max(0.001),
-        summary.chunk_p50_ms,
-        summary.chunk_p99_ms
     ));
     out.push_str(&format!("  synced    {} changed keys\n", report.keys_synced));
     out.push_str(&format!(
@@ -188,6 +190,18 @@ pub(super) fn as_text(report: &Report, summary: &Summary) -> String {
     }
     if report.foreign_keys > 0 {
         out.push_str(&format!("  validated {} foreign keys\n", report.foreign_keys));
+    }
+    out.push_str("  in ms          count      p50      p90      p99      max\n");
+    for (what, t) in summary.times.iter().filter(|(_, times)| times.count > 0) {
+        out.push_str(&format!(
+            "    {:<8} {:>9} {:>8.1} {:>8.1} {:>8.1} {:>8.1}\n",
+            what.as_str(),
+            t.count,
+            t.p50_ms,
+            t.p90_ms,
+            t.p99_ms,
+            t.max_ms
+        ));
     }
     out
 }

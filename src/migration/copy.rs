@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::copy::{Copied, Copier};
-use crate::telemetry::Sample;
+use crate::telemetry::{Sample, Timed};
 
 use super::context::Context;
 
@@ -87,6 +87,9 @@ pub(super) async fn copy(context: &Context) -> Result<()> {
 
 async fn worker(context: &Context, copier: &Copier, number: usize) -> Result<()> {
     let session = context.session(&format!("copy {}", number + 1)).await?;
-    let report = |copied: Copied| context.meter.tell(Sample::Copied(copied.rows, copied.took));
+    let report = |copied: Copied| {
+        context.meter.tell(Sample::Copied(copied.rows));
+        context.meter.took(Timed::Chunk, copied.took);
+    };
     copier.work(&session, number, report).await
 }

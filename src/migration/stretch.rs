@@ -35,7 +35,7 @@ use crate::flow::verify::Findings;
 use crate::flow::write::{Door, Writer, superseded};
 use crate::pg::sqlstate::classify;
 use crate::pg::{Lsn, Session, shell_word};
-use crate::telemetry::{Meter, Sample};
+use crate::telemetry::{Meter, Sample, Timed};
 use crate::throttle::valve::Valve;
 use crate::wal::ReplicationStream;
 
@@ -185,8 +185,14 @@ impl Stretch<'_, '_> {
             tracker: Arc::clone(&tracker),
             door: door.clone(),
         };
-        let fence = Fence::new(self.session("fence").await?, Arc::clone(&tracker), self.migration);
         let meter = self.run.meter.clone();
+        let timed = self.run.meter.clone();
+        let fence = Fence::new(
+            self.session("fence").await?,
+            Arc::clone(&tracker),
+            self.migration,
+            move |took| timed.took(Timed::Fence, took),
+        );
         let watched = (Arc::clone(&tracker), meter.clone());
         let background = vec![
             captured,

@@ -10,8 +10,8 @@ use super::context::Context;
 use crate::error::Result;
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::key::Key;
-use crate::flow::verify::{Findings, Verifier};
-use crate::telemetry::Sample;
+use crate::flow::verify::{Compared, Findings, Verifier};
+use crate::telemetry::{Sample, Timed};
 
 /// Rows of the first verified range.
 const FIRST_RANGE: i64 = 50_000;
@@ -42,7 +42,12 @@ pub(super) async fn verify(context: &Context, named: u64) -> Result<(Findings, H
         max_snapshot_age: settings.max_snapshot_age,
         named,
     };
-    let report = |rows| context.meter.tell(Sample::Compared(rows));
+    let report = |compared: Compared| {
+        if compared.equal {
+            context.meter.tell(Sample::Compared(compared.rows));
+        }
+        context.meter.took(Timed::Verify, compared.took);
+    };
     verifier.verify(&sessions, &context.fence, report).await
 }
 

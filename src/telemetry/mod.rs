@@ -2,52 +2,21 @@
 //! Nothing that does the work ever waits for it.
 
 mod line;
+mod sample;
+mod timing;
 
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use hdrhistogram::Histogram;
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use line::Line;
+pub use sample::{Meter, Sample, Timed};
+pub use timing::Times;
+use timing::Timings;
 
 /// How often the progress line is drawn.
 const REDRAW: Duration = Duration::from_millis(200);
-
-/// One fact about the run.
-#[derive(Debug)]
-pub enum Sample {
-    /// A phase began.
-    Phase(&'static str),
-    /// The table has about so many rows.
-    Rows(u64),
-    /// So many rows were copied by runs before.
-    CopiedBefore(u64),
-    /// A range of so many rows was copied, in so long.
-    Copied(u64, Duration),
-    /// So many rows were compared.
-    Compared(u64),
-    /// Keys waiting to be synced, keys synced so far.
-    Dirty(u64, u64),
-    /// Something to tell, once.
-    Note(String),
-}
-
-/// Where samples go. Cheap to clone, never blocks.
-#[derive(Clone)]
-pub struct Meter(Sender<Sample>);
-
-impl Meter {
-    /// Hands a sample over; after the end of the run it goes nowhere.
-    pub fn tell(&self, sample: Sample) {
-        let _ = self.0.send(sample);
-    }
-
-    /// Tells something once.
-    pub fn note(&self, text: impl Into<String>) {
-        self.tell(Sample::Note(text.into()));
-    }
-}
 
 /// The thread.
 pub struct Telemetry {
@@ -56,14 +25,14 @@ pub struct Telemetry {
 }
 
 /// What the samples add up to.
-#[derive(Debug, Default, Clone, serde::Serialize)]
+#[derive(Debug, Default, Clone)]
 pub struct Summary {
     pub rows_copied: u64,
     pub chunks: u64,
-    pub chunk_p50_ms: f64,
-    pub chunk_p99_ms: f64,
     /// Phases in order with their seconds.
     pub phases: Vec<(&'static str, f64)>,
+    /// How long each kind of thing took.
+    pub times: Vec<(Timed, Times)>,
 }
 
 /// How the run is shown while it goes on.
@@ -102,7 +71,7 @@ const END: &str = "";
 
 struct Collected {
     summary: Summary,
-    chunk_micros: Option<Histogram<u64>>,
+    timings: Timings,
     current: Option<(&'static str, Instant)>,
     rows_expected: u64,
     rows_before: u64,
@@ -113,7 +82,7 @@ struct Collected {
 fn collect(samples: &Receiver<Sample>, mut line: Line) -> Summary {
     let mut state = Collected {
         summary: Summary::default(),
-        chunk_micros: Histogram::new_with_bounds(1, 3_600_000_000, 3).ok(),
+        timings: Timings::new(),
         current: None,
         rows_expected: 0,
         rows_before: 0,
@@ -135,10 +104,7 @@ fn collect(samples: &Receiver<Sample>, mut line: Line) -> Summary {
     }
     state.end_phase();
     line.end();
-    if let Some(chunks) = &state.chunk_micros {
-        state.summary.chunk_p50_ms = chunks.value_at_quantile(0.5) as f64 / 1000.0;
-        state.summary.chunk_p99_ms = chunks.value_at_quantile(0.99) as f64 / 1000.0;
-    }
+    state.summary.times = Timed::ALL.map(|what| (what, state.timings.of(what))).to_vec();
     state.summary
 }
 
@@ -153,13 +119,11 @@ impl Collected {
             Sample::CopiedBefore(rows) => {
                 self.rows_before = rows - self.summary.rows_copied.min(rows)
             }
-            Sample::Copied(rows, took) => {
+            Sample::Copied(rows) => {
                 self.summary.rows_copied += rows;
                 self.summary.chunks += 1;
-                if let Some(chunks) = &mut self.chunk_micros {
-                    chunks.saturating_record(took.as_micros().max(1) as u64);
-                }
             }
+            Sample::Took(what, took) => self.timings.record(what, took),
             Sample::Compared(rows) => self.rows_compared += rows,
             Sample::Dirty(backlog, synced) => self.dirty = (backlog, synced),
             Sample::Note(_) => {}
