@@ -4,6 +4,7 @@ mod abort;
 pub mod args;
 mod cleanup;
 mod demo;
+pub mod log;
 mod resolve;
 mod run;
 mod set;
@@ -32,8 +33,15 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            say::err(format!("pgwraith: {e}."));
-            ExitCode::from(e.kind().exit_code())
+            let code = e.kind().exit_code();
+            match say::format() {
+                say::Format::Text => say::err(format!("pgwraith: {e}.")),
+                say::Format::Json => {
+                    let fields = [("exit_code", code.into())];
+                    say::event("error", "failed", e, fields);
+                }
+            }
+            ExitCode::from(code)
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::args::{LimitArgs, ResumeArgs, RunArgs};
+use super::args::{HostArgs, LimitArgs, ResumeArgs, RunArgs};
 use super::{resolve, signals};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
@@ -10,7 +10,7 @@ use crate::migration::{self, How, Report, Run, Supervisor, Unfinished};
 use crate::pg::{Connector, shell_word};
 use crate::preflight::EventTriggers;
 use crate::say;
-use crate::telemetry::{Show, Summary, Telemetry};
+use crate::telemetry::{Listener, Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
     let prepared = async {
@@ -36,7 +36,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
         let limits = resolve::over(&args.limits, &options)?;
         Ok((connector, work, limits, event_triggers))
     };
-    carry_out(&args.table, args.json, prepared).await
+    carry_out(&args.table, args.json, &args.host, prepared).await
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
@@ -48,7 +48,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
         let how = How { take_over: args.take_over, recover: args.recover };
         Ok((connector, Work::Resume(how), limits, EventTriggers::Allow))
     };
-    carry_out(&args.table, args.json, prepared).await
+    carry_out(&args.table, args.json, &args.host, prepared).await
 }
 
 /// What is to be done with the table.
@@ -62,6 +62,7 @@ type Prepared = (Connector, Work, LimitArgs, EventTriggers);
 async fn carry_out(
     table: &str,
     as_object: bool,
+    host: &HostArgs,
     prepared: impl Future<Output = Result<Prepared>>,
 ) -> Result<()> {
     let told = |e: Error| {
@@ -70,6 +71,7 @@ async fn carry_out(
         }
         e
     };
+    let listener = host.listen.map(Listener::take).transpose().map_err(told)?;
     let supervisor = Supervisor::default();
     signals::watch(&supervisor, table).map_err(told)?;
     let (connector, work, limits, event_triggers) =
@@ -77,6 +79,9 @@ async fn carry_out(
     let options = resolve::kept(&limits)?;
     let settings = resolve::settings(&limits, event_triggers);
     let telemetry = Telemetry::start(table, Show::Progress);
+    if let Some(listener) = listener {
+        telemetry.answer(listener);
+    }
     let run = Run {
         connector: &connector,
         table,

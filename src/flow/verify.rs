@@ -50,12 +50,13 @@ pub struct Findings {
     pub mismatches: u64,
 }
 
-/// A range that was compared.
+/// What verification tells as it goes.
 #[derive(Debug, Clone, Copy)]
-pub struct Compared {
-    pub rows: u64,
-    pub equal: bool,
-    pub took: Duration,
+pub enum Seen {
+    /// A range was compared.
+    Compared { rows: u64, equal: bool, took: Duration },
+    /// So many rows differ.
+    Differ(u64),
 }
 
 /// Compares one flow's sides; its sessions share each round's snapshot.
@@ -97,7 +98,7 @@ impl Verifier {
         &self,
         sessions: &[Session],
         fence: &Fence,
-        report: impl Fn(Compared),
+        report: impl Fn(Seen),
     ) -> Result<(Findings, HashSet<Key>)> {
         for session in sessions {
             let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
@@ -128,7 +129,7 @@ impl Verifier {
         sessions: &[Session],
         fence: &Fence,
         progress: &mut Progress,
-        report: &impl Fn(Compared),
+        report: &impl Fn(Seen),
     ) -> Result<()> {
         loop {
             self.wait_for_repairs(std::mem::take(&mut progress.asked)).await;
@@ -151,7 +152,10 @@ impl Verifier {
         }
         let (differing, suspects) = compared?;
         progress.open.extend(recorded);
-        self.repair(differing, suspects, progress)
+        let before = progress.findings.mismatches;
+        self.repair(differing, suspects, progress)?;
+        report(Seen::Differ(progress.findings.mismatches - before));
+        Ok(())
     }
 
     /// Takes S and makes P complete; false where this is no time to compare.
@@ -230,7 +234,7 @@ impl Verifier {
         recorded: &HashSet<Key>,
         deadline: Instant,
         progress: &mut Progress,
-        report: &impl Fn(Compared),
+        report: &impl Fn(Seen),
     ) -> Result<(Vec<Difference>, Vec<Suspect>)> {
         let Some(first) = sessions.first() else { return Ok((Vec::new(), Vec::new())) };
         let ready: Vec<Key> = progress.open.difference(recorded).cloned().collect();
@@ -259,7 +263,7 @@ impl Verifier {
                 let (rows, equal) = self.compare(session, &range, recorded).await?;
                 let took = started.elapsed();
                 self.planner.lock().await.pace.learn(rows, took, 0);
-                report(Compared { rows: rows as u64, equal, took });
+                report(Seen::Compared { rows: rows as u64, equal, took });
                 if equal {
                     let mut found = found.lock().await;
                     found.1.ranges += 1;

@@ -88,7 +88,7 @@ pub(super) async fn copy(context: &Context) -> Result<()> {
 async fn worker(context: &Context, copier: &Copier, number: usize) -> Result<()> {
     let session = context.session(&format!("copy {}", number + 1)).await?;
     let report = |copied: Copied| {
-        context.meter.tell(Sample::Copied(copied.rows));
+        context.meter.tell(Sample::Copied(copied.rows, copied.number));
         context.meter.took(Timed::Chunk, copied.took);
     };
     copier.work(&session, number, report).await

@@ -19,9 +19,9 @@ use super::supervisor::{Background, Supervisor};
 use crate::error::Result;
 use crate::flow::capture::Tracker;
 use crate::pg::Session;
-use crate::telemetry::Meter;
+use crate::telemetry::{Held, Meter, Pressure, Sample, Speed, Standby};
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
-use crate::throttle::signals::{Asked, Signals, Told};
+use crate::throttle::signals::{Asked, Behind, Signals, Told};
 use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
@@ -114,6 +114,7 @@ impl Governor {
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
+                self.tell(&decision, &readings, &settings);
                 let facts = self.facts(&decision, &readings);
                 store::keep_progress(&self.control, self.migration, self.epoch, &facts).await?;
                 kept = Some(Instant::now());
@@ -125,6 +126,27 @@ impl Governor {
                 return Ok(());
             }
         }
+    }
+
+    fn tell(&self, decision: &Decision, readings: &[Reading], settings: &Settings) {
+        let pressure = |r: &Reading| Pressure { signal: r.signal.clone(), share: r.pressure };
+        let standby = |b: &Behind| Standby { name: b.name.clone(), lag: b.lag, bytes: b.bytes };
+        self.meter.tell(Sample::Speed(Box::new(Speed {
+            workers: decision.workers,
+            duty: decision.duty,
+            held: match decision.reason {
+                Reason::Free => Held::Free,
+                Reason::Paused => Held::Paused,
+                Reason::HeldBack(_) => Held::HeldBack,
+                Reason::Stopped(_) => Held::Stopped,
+                Reason::Blind(_) => Held::Blind,
+            },
+            reason: told(&decision.reason),
+            pressures: readings.iter().map(pressure).collect(),
+            standbys: self.signals.behind().iter().map(standby).collect(),
+            paused: settings.paused,
+            postponed: settings.postponed,
+        })));
     }
 
     fn facts(&self, decision: &Decision, readings: &[Reading]) -> Value {

@@ -189,11 +189,16 @@ impl Run<'_> {
             error.what().trim_end_matches('.'),
             pause.as_secs_f64()
         ));
+        // Without what the server said, which may quote rows: this is shown to whoever asks.
+        let why = "what was done last did not work, and is tried again: the run's log says what";
+        self.meter.tell(Sample::Rests(Some(why.to_owned())));
         let wait = async {
             sleep(pause).await;
             Ok(())
         };
-        self.supervisor.guard(wait).await
+        let waited = self.supervisor.guard(wait).await;
+        self.meter.tell(Sample::Rests(None));
+        waited
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {

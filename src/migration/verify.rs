@@ -10,7 +10,7 @@ use super::context::Context;
 use crate::error::Result;
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::key::Key;
-use crate::flow::verify::{Compared, Findings, Verifier};
+use crate::flow::verify::{Findings, Seen, Verifier};
 use crate::telemetry::{Sample, Timed};
 
 /// Rows of the first verified range.
@@ -42,11 +42,15 @@ pub(super) async fn verify(context: &Context, named: u64) -> Result<(Findings, H
         max_snapshot_age: settings.max_snapshot_age,
         named,
     };
-    let report = |compared: Compared| {
-        if compared.equal {
-            context.meter.tell(Sample::Compared(compared.rows));
+    let meter = &context.meter;
+    let report = |seen| match seen {
+        Seen::Compared { rows, equal, took } => {
+            meter.took(Timed::Verify, took);
+            if equal {
+                meter.tell(Sample::Compared(rows));
+            }
         }
-        context.meter.took(Timed::Verify, compared.took);
+        Seen::Differ(rows) => meter.tell(Sample::Differ(rows)),
     };
     verifier.verify(&sessions, &context.fence, report).await
 }

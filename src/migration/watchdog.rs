@@ -11,7 +11,7 @@ use super::teardown::session_names;
 use crate::error::{Error, Result};
 use crate::pg::unanswered::Unanswered;
 use crate::pg::{Lossy, Session};
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, Sample, Waits};
 
 const EVERY: Duration = Duration::from_secs(5);
 /// A wait is told once it has lasted so long, and again each time it has lasted twice as long.
@@ -33,6 +33,12 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// Works until `end`; fails where a connection is lost and nobody was told.
     pub(super) async fn watch(self, end: CancellationToken) -> Result<()> {
+        let watched = self.look_after(end).await;
+        self.meter.tell(Sample::Watched(None));
+        watched
+    }
+
+    async fn look_after(&self, end: CancellationToken) -> Result<()> {
         let mut told: HashMap<String, (Instant, Duration)> = HashMap::new();
         loop {
             if timeout(EVERY, end.cancelled()).await.is_ok() {
@@ -42,9 +48,10 @@ impl Watchdog {
                 self.answers().await?;
                 self.waits(&mut told).await
             };
-            timeout(REACHED, look)
+            let waits = timeout(REACHED, look)
                 .await
                 .unwrap_or_else(|_| Err(Error::lost("the server does not answer any more")))?;
+            self.meter.tell(Sample::Watched(Some(waits)));
         }
     }
 
@@ -72,26 +79,40 @@ impl Watchdog {
     }
 
     /// Which session of ours waits for whom, for long.
-    async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<()> {
+    async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<Waits> {
         let mut waits = self.for_locks().await?;
+        let mut all = Waits { ours: waits.len() as u64, ..Waits::default() };
+        all.others = self.others().await?;
         waits.extend(self.for_standbys().await?);
         let mut seen = HashMap::new();
         for wait in waits {
             let (since, mut next) =
                 told.remove(&wait.of).unwrap_or_else(|| (Instant::now(), WORTH_TELLING));
+            let role = wait.who.rsplit('/').next().unwrap_or_default();
+            let seconds = since.elapsed().as_secs();
+            let waits = format!("{role:?} has been waiting for {seconds} s for {}", wait.for_whom);
             if since.elapsed() >= next {
-                let role = wait.who.rsplit('/').next().unwrap_or_default();
-                let seconds = since.elapsed().as_secs();
-                self.meter.note(format!(
-                    "{role:?} has been waiting for {seconds} s for {}",
-                    wait.for_whom
-                ));
+                self.meter.note(format!("{waits}{}", wait.query));
                 next = since.elapsed() * 2;
+            }
+            if since.elapsed() >= WORTH_TELLING {
+                all.long.push(waits);
             }
             seen.insert(wait.of, (since, next));
         }
         *told = seen;
-        Ok(())
+        Ok(all)
+    }
+
+    /// How many sessions wait for a lock that ours have.
+    async fn others(&self) -> Result<u64> {
+        let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity w \
+                   WHERE w.wait_event_type = 'Lock' AND w.application_name NOT LIKE $1 \
+                     AND w.datname = pg_catalog.current_database() \
+                     AND EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1 \
+                       AND a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)))";
+        let row = self.session.one(sql, &[&session_names(self.migration)]).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
     async fn for_locks(&self) -> Result<Vec<Wait>> {
@@ -106,8 +127,8 @@ impl Watchdog {
         let wait = |row: &tokio_postgres::Row| {
             let (who, pid): (Lossy, i32) = (row.get(0), row.get(1));
             let (user, state, query): (Lossy, Lossy, Lossy) = (row.get(2), row.get(3), row.get(4));
-            let for_whom = format!("pid {pid} ({user}, {state}): {query}");
-            Wait { of: format!("{who} {pid}"), who: who.0, for_whom }
+            let for_whom = format!("pid {pid} ({user}, {state})");
+            Wait { of: format!("{who} {pid}"), who: who.0, for_whom, query: format!(": {query}") }
         };
         Ok(rows.iter().map(wait).collect())
     }
@@ -124,7 +145,7 @@ impl Watchdog {
             let for_whom = format!(
                 "the standbys of synchronized_standby_slots ({slots}) to confirm what they have"
             );
-            Wait { of: format!("{who} standbys"), who: who.0, for_whom }
+            Wait { of: format!("{who} standbys"), who: who.0, for_whom, query: String::new() }
         };
         Ok(rows.iter().map(wait).collect())
     }
@@ -136,4 +157,6 @@ struct Wait {
     of: String,
     who: String,
     for_whom: String,
+    /// What those do.
+    query: String,
 }

@@ -1,17 +1,23 @@
-//! What is seen of a run: a thread of its own turns samples into the progress line and the summary.
-//! Nothing that does the work ever waits for it.
+//! What is seen of a run: a thread of its own turns samples into the progress line, the log, the summary, and
+//! what whoever asks over HTTP is told. Nothing that does the work ever waits for it.
 
+mod facts;
+mod http;
 mod line;
+mod metrics;
 mod sample;
 mod timing;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
+use facts::Facts;
+pub use http::Listener;
 use line::Line;
-pub use sample::{Meter, Sample, Timed};
+pub use sample::{Held, Meter, Pressure, Sample, Slot, Speed, Standby, Timed, Waits};
 pub use timing::Times;
 use timing::Timings;
 
@@ -22,6 +28,7 @@ const REDRAW: Duration = Duration::from_millis(200);
 pub struct Telemetry {
     meter: Meter,
     thread: JoinHandle<Summary>,
+    board: Board,
 }
 
 /// What the samples add up to.
@@ -44,18 +51,42 @@ pub enum Show {
     Quiet,
 }
 
+/// What is known by now, for others to read. Held for moments only.
+#[derive(Clone)]
+struct Board(Arc<Mutex<Facts>>);
+
+impl Board {
+    fn put_up(&self, facts: &Facts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts.clone();
+    }
+
+    fn read(&self) -> Facts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Telemetry {
     /// Starts the thread for the migration of `table`.
     pub fn start(table: &str, show: Show) -> Self {
         let (sender, receiver) = unbounded();
-        let line = Line::new(table, show);
-        let thread = std::thread::spawn(move || collect(&receiver, line));
-        Telemetry { meter: Meter(sender), thread }
+        let facts = Facts::new(table);
+        let board = Board(Arc::new(Mutex::new(facts.clone())));
+        let thread = {
+            let board = board.clone();
+            std::thread::spawn(move || collect(&receiver, facts, Line::new(show), &board))
+        };
+        Telemetry { meter: Meter(sender), thread, board }
     }
 
     /// Where samples go.
     pub fn meter(&self) -> Meter {
         self.meter.clone()
+    }
+
+    /// Tells whoever asks at `listener`, on a thread of its own, until the process ends.
+    pub fn answer(&self, listener: Listener) {
+        self.meter.note(format!("{listener} answers GET /metrics, /status and /health"));
+        listener.answer(self.board.clone());
     }
 
     /// Ends the thread once every meter is gone or silent, and sums up.
@@ -69,70 +100,38 @@ impl Telemetry {
 /// Marks the end of the samples.
 const END: &str = "";
 
-struct Collected {
-    summary: Summary,
-    timings: Timings,
-    current: Option<(&'static str, Instant)>,
-    rows_expected: u64,
-    rows_before: u64,
-    rows_compared: u64,
-    dirty: (u64, u64),
-}
-
-fn collect(samples: &Receiver<Sample>, mut line: Line) -> Summary {
-    let mut state = Collected {
-        summary: Summary::default(),
-        timings: Timings::new(),
-        current: None,
-        rows_expected: 0,
-        rows_before: 0,
-        rows_compared: 0,
-        dirty: (0, 0),
-    };
+fn collect(samples: &Receiver<Sample>, mut facts: Facts, mut line: Line, board: &Board) -> Summary {
+    let mut timings = Timings::new();
     let mut drawn = Instant::now();
     loop {
         match samples.recv_timeout(REDRAW) {
             Ok(Sample::Phase(END)) | Err(RecvTimeoutError::Disconnected) => break,
-            Ok(Sample::Note(text)) => line.note(&text),
-            Ok(sample) => state.take(sample),
+            Ok(Sample::Note(text)) => line.note(&text, &facts),
+            Ok(sample) => {
+                if let Sample::Took(what, took) = sample {
+                    timings.record(what, took);
+                }
+                let is_new_phase = matches!(sample, Sample::Phase(_));
+                facts.take(sample);
+                if is_new_phase {
+                    line.enter(&facts);
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
         if drawn.elapsed() >= REDRAW {
-            line.draw(&state);
+            facts.refresh();
+            line.draw(&facts);
+            board.put_up(&facts);
             drawn = Instant::now();
         }
     }
-    state.end_phase();
+    facts.end_phase();
     line.end();
-    state.summary.times = Timed::ALL.map(|what| (what, state.timings.of(what))).to_vec();
-    state.summary
-}
-
-impl Collected {
-    fn take(&mut self, sample: Sample) {
-        match sample {
-            Sample::Phase(name) => {
-                self.end_phase();
-                self.current = Some((name, Instant::now()));
-            }
-            Sample::Rows(rows) => self.rows_expected = rows,
-            Sample::CopiedBefore(rows) => {
-                self.rows_before = rows - self.summary.rows_copied.min(rows)
-            }
-            Sample::Copied(rows) => {
-                self.summary.rows_copied += rows;
-                self.summary.chunks += 1;
-            }
-            Sample::Took(what, took) => self.timings.record(what, took),
-            Sample::Compared(rows) => self.rows_compared += rows,
-            Sample::Dirty(backlog, synced) => self.dirty = (backlog, synced),
-            Sample::Note(_) => {}
-        }
-    }
-
-    fn end_phase(&mut self) {
-        if let Some((name, since)) = self.current.take() {
-            self.summary.phases.push((name, since.elapsed().as_secs_f64()));
-        }
+    Summary {
+        rows_copied: facts.rows_copied,
+        chunks: facts.chunks,
+        phases: facts.phases,
+        times: Timed::ALL.map(|what| (what, timings.of(what))).to_vec(),
     }
 }

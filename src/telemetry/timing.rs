@@ -49,9 +49,52 @@ impl Timings {
     }
 }
 
+/// Upper bounds in seconds: a fence takes half a millisecond, a chunk half a second, and what is late takes
+/// minutes.
+const BOUNDS: [f64; 15] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
+
+/// The times of one kind, counted by how long they are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buckets {
+    counts: [u64; BOUNDS.len() + 1],
+    /// Seconds.
+    pub(super) sum: f64,
+}
+
+impl Buckets {
+    pub(super) fn record(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let place = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.counts[place] += 1;
+        self.sum += seconds;
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Upper bound and count of each.
+    pub(super) fn all(&self) -> Vec<(f64, u64)> {
+        BOUNDS.into_iter().chain([f64::INFINITY]).zip(self.counts).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_counted_where_they_belong() {
+        let mut buckets = Buckets::default();
+        for ms in [0, 1, 2, 500, 501, 1_000_000] {
+            buckets.record(Duration::from_millis(ms));
+        }
+        let counted: Vec<_> = buckets.all().into_iter().filter(|(_, count)| *count > 0).collect();
+        let places: Vec<f64> = counted.iter().map(|(bound, _)| *bound).collect();
+        assert_eq!(places, [0.0005, 0.001, 0.0025, 0.5, 1.0, f64::INFINITY]);
+        assert_eq!((buckets.count(), buckets.sum.round()), (6, 1001.0));
+    }
 
     #[test]
     fn each_kind_has_its_own_times() {

@@ -12,6 +12,7 @@ use tokio_postgres::Statement;
 
 use positions::Positions;
 pub use query::Asked;
+pub use standbys::Behind;
 use standbys::{Standby, Standbys};
 pub use told::Told;
 
@@ -66,6 +67,11 @@ impl Signals {
         readings.extend(subscribers::read(&subscribers, written, limits));
         readings.extend(limits.wal_rate.and_then(|limit| self.rate(limit)));
         Ok(readings)
+    }
+
+    /// How far each standby was behind when the signals were read last, those without a limit too.
+    pub fn behind(&self) -> &[Behind] {
+        &self.standbys.behind
     }
 
     /// A standby reports how far it has replayed when it gets more log, and else only each ten seconds: while
