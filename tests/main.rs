@@ -11,6 +11,7 @@ mod followers;
 mod forced_rls;
 mod generator;
 mod harness;
+mod hooks;
 mod index;
 mod keys;
 mod meaning;

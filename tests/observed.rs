@@ -1,5 +1,7 @@
 //! What a run tells of itself: how long things took, its log, its metrics.
 
+use std::os::fd::{FromRawFd, OwnedFd};
+
 use pgwraith::demo::orders::create_orders;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -195,4 +197,51 @@ async fn a_run_that_waits_for_a_lock_is_not_well() {
     harness::wait_until("it is well again", SOON, well).await;
     harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(0);
     held.run.finish(SOON).await.expect_code(0);
+}
+
+/// A terminal, as the program sees one: what it writes there is read at the other end.
+fn terminal() -> (std::fs::File, OwnedFd) {
+    let size = libc::winsize { ws_row: 50, ws_col: 250, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut here, mut there) = (0, 0);
+    // SAFETY: openpty fills in both descriptors, or fails; nobody else has them.
+    unsafe {
+        let name = std::ptr::null_mut();
+        assert_eq!(libc::openpty(&mut here, &mut there, name, std::ptr::null(), &size), 0);
+        (std::fs::File::from_raw_fd(here), OwnedFd::from_raw_fd(there))
+    }
+}
+
+/// On a terminal there is a bar, with percent, rate and the time that is left.
+#[tokio::test]
+async fn a_terminal_shows_a_bar() {
+    let shop = shop().await;
+    create_orders(&shop.client, 20_000).await.unwrap();
+    harness::make_state(&shop.dsn, &shop.client).await;
+    let failpoint = harness::Failpoint::at_chunk(&shop.client, shop.session().await, 5).await;
+    let (mut screen, there) = terminal();
+    let mut command = harness::pgwraith();
+    command.args(["run", "orders", "-d", &shop.dsn, "--rebuild", "--workers", "1"]);
+    command.args(["--chunk-rows", "300"]).stderr(there).stdout(std::process::Stdio::null());
+    let mut run = command.spawn().unwrap();
+    // Its end of the terminal is open for as long as it runs, and no longer.
+    drop(command);
+    let (seen, mut shown) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = std::io::Read::read(&mut screen, &mut bytes) {
+            let _ = seen.send(String::from_utf8_lossy(&bytes[..n]).into_owned());
+        }
+    });
+    let mut text = String::new();
+    let left = async {
+        while !text.contains(", ETA ") {
+            text.push_str(&shown.recv().await.expect("the run ended"));
+        }
+    };
+    tokio::time::timeout(SOON, left).await.unwrap_or_else(|_| panic!("{text}"));
+    assert!(text.contains("] orders: copy, ") && text.contains(" rows/s"), "{text}");
+    assert!(text.contains(" %, "), "{text}");
+    failpoint.open().await;
+    let code = tokio::task::spawn_blocking(move || run.wait().unwrap()).await.unwrap();
+    assert!(code.success(), "{code}");
 }

@@ -1,6 +1,7 @@
 //! Arguments as typed.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -166,6 +167,13 @@ pub struct HostArgs {
     /// Answer GET /metrics, /status and /health at this address; of a port alone, on 127.0.0.1
     #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = listen)]
     pub listen: Option<SocketAddr>,
+    /// A folder of programs to call when something happens: before-start, ready, before-cutover, after-cutover,
+    /// stopped, failed, throttled
+    #[arg(long, value_name = "DIR")]
+    pub hooks: Option<PathBuf>,
+    /// How long a hook may take, before it is killed
+    #[arg(long, value_parser = duration, default_value = "60s")]
+    pub hook_timeout: Duration,
 }
 
 #[derive(Debug, Args)]

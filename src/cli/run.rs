@@ -6,6 +6,7 @@ use super::args::{HostArgs, LimitArgs, ResumeArgs, RunArgs};
 use super::{resolve, signals};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
+use crate::hooks::Hooks;
 use crate::migration::{self, How, Report, Run, Supervisor, Unfinished};
 use crate::pg::{Connector, shell_word};
 use crate::preflight::EventTriggers;
@@ -72,8 +73,10 @@ async fn carry_out(
         e
     };
     let listener = host.listen.map(Listener::take).transpose().map_err(told)?;
+    let hooks = host.hooks.as_deref().map(|folder| Hooks::find(folder, host.hook_timeout));
+    let hooks = hooks.transpose().map_err(told)?.unwrap_or_default();
     let supervisor = Supervisor::default();
-    signals::watch(&supervisor, table).map_err(told)?;
+    signals::watch(&supervisor, table, &hooks).map_err(told)?;
     let (connector, work, limits, event_triggers) =
         supervisor.guard(prepared).await.map_err(told)?;
     let options = resolve::kept(&limits)?;
@@ -90,11 +93,13 @@ async fn carry_out(
         reread: resolve::reread,
         meter: telemetry.meter(),
         supervisor,
+        hooks: hooks.clone(),
     };
     let done = match work {
         Work::Begin(request) => run.migrate(&request).await,
         Work::Resume(how) => run.resume(how).await,
     };
+    hooks.kill();
     let summary = telemetry.finish();
     if as_object {
         say::out_line(as_json(table, &done, &summary));

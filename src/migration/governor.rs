@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::hooked::{Caller, Throttled};
 use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
 use super::store;
@@ -53,6 +54,7 @@ struct Governor {
     options: Value,
     reread: Reread,
     meter: Meter,
+    throttled: Throttled,
 }
 
 /// Starts those who see that the run takes no more than it may.
@@ -84,6 +86,7 @@ pub(super) async fn start(
         options: run.options.clone(),
         reread: run.reread,
         meter: context.meter.clone(),
+        throttled: Throttled::new(Caller::of(run), context.flow.migration),
     };
     let (session, settings) = (context.session("throttle query").await?, context.settings.clone());
     let failing = supervisor.clone();
@@ -120,6 +123,9 @@ impl Governor {
                 kept = Some(Instant::now());
             }
             if let Some(text) = voice.says(&decision, Instant::now()) {
+                if matches!(decision.reason, Reason::Stopped(_) | Reason::Blind(_)) {
+                    self.throttled.tell(&text);
+                }
                 self.meter.note(text);
             }
             if timeout(EVERY, end.cancelled()).await.is_ok() {
