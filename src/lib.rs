@@ -26,7 +26,7 @@
 //! The rooms: [`conninfo`] and [`pg`] reach the server, [`wal`] reads its log, [`catalog`] knows a
 //! table and all that hangs on it, [`preflight`] refuses what cannot go well, [`change`] turns what
 //! was asked for into a projection, [`shadow`] renders DDL, [`flow`] moves rows and proves them equal,
-//! [`cutover`] swaps, [`migration`] runs the phases in order, [`throttle`] sees that they take no more than is free, [`telemetry`] shows them, [`cli`] is the
+//! [`cutover`] swaps, [`migration`] runs the phases in order, [`throttle`] sees that they take no more than is free, [`telemetry`] shows them, [`hooks`] calls the operator's programs, [`cli`] is the
 //! command line, [`demo`] a private server with traffic. Arrows point one way: `cli → migration →
 //! cutover, preflight → flow → throttle, shadow, change → catalog → pg → wal, conninfo`.
 
@@ -41,6 +41,7 @@ pub mod demo;
 pub mod error;
 pub mod failpoint;
 pub mod flow;
+pub mod hooks;
 pub mod migration;
 pub mod pg;
 pub mod preflight;

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use pgwraith::cli::{self, args::Arguments};
 use pgwraith::say;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
@@ -18,12 +17,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    let filter = EnvFilter::try_new(&arguments.log).unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .init();
+    cli::log::start(&arguments);
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(cli::run(arguments)),
         Err(e) => {

@@ -3,6 +3,31 @@
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use serde_json::{Map, Value};
+
+/// How standard error looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+static FORMAT: OnceLock<Format> = OnceLock::new();
+
+/// What standard error looks like from now on; only the first word counts.
+pub fn set_format(format: Format) {
+    let _ = FORMAT.set(format);
+}
+
+/// What standard error looks like.
+pub fn format() -> Format {
+    FORMAT.get().copied().unwrap_or(Format::Text)
+}
 
 /// A result, on standard output. Where it cannot be written, standard error says so; a reader that has had
 /// enough is told nothing. Returns whether there is still one, for those who would go on for ever.
@@ -25,8 +50,33 @@ pub(crate) fn out_line(text: impl Display) -> bool {
     out(format_args!("{text}\n"))
 }
 
-/// A line on standard error.
+/// A line on standard error about something that went wrong.
 pub fn err(text: impl Display) {
+    match format() {
+        Format::Text => line(text),
+        Format::Json => event("error", "error", text, []),
+    }
+}
+
+/// A line on standard error, for people.
+pub(crate) fn line(text: impl Display) {
     // There is nowhere left to complain.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// One fact on standard error, for programs.
+pub(crate) fn event(
+    level: &str,
+    event: &str,
+    message: impl Display,
+    fields: impl IntoIterator<Item = (&'static str, Value)>,
+) {
+    let mut all = Map::new();
+    let now = humantime::format_rfc3339_millis(SystemTime::now());
+    all.insert("time".into(), now.to_string().into());
+    all.insert("level".into(), level.into());
+    all.insert("event".into(), event.into());
+    all.insert("message".into(), message.to_string().into());
+    all.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    line(Value::Object(all));
 }

@@ -154,7 +154,7 @@ async fn a_full_sync_waits_for_its_fence() {
     let syncer = Syncer::new(session, Arc::new(flow), writer).await.unwrap();
     let tracker = Arc::new(Tracker::default());
     let session = connector.session("fence").await.unwrap();
-    let fence = Fence::new(session, Arc::clone(&tracker), migration);
+    let fence = Fence::new(session, Arc::clone(&tracker), migration, |_| {});
     let full = tokio::spawn(async move {
         syncer.full(&tracker, &Door::default(), &fence).await.unwrap();
     });

@@ -1,5 +1,7 @@
 //! Arguments as typed.
 
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -17,6 +19,16 @@ pub struct Arguments {
     /// Write a log to standard error, as detailed as `debug` or a filter like `pgwraith=trace`
     #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
     pub log: String,
+    /// Standard error as lines for people, or as one JSON object a line
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How standard error looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,6 +74,8 @@ pub struct RunArgs {
     pub or_resume: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
     /// Print one JSON object on standard output at the end
     #[arg(long)]
     pub json: bool,
@@ -201,6 +215,21 @@ pub struct LimitArgs {
     pub drop_slot_on_stop: Option<bool>,
 }
 
+/// What concerns this process and its host alone: it is not kept for whoever resumes.
+#[derive(Debug, Args)]
+pub struct HostArgs {
+    /// Answer GET /metrics, /status and /health at this address; of a port alone, on 127.0.0.1
+    #[arg(long, value_name = "[ADDRESS:]PORT", value_parser = listen)]
+    pub listen: Option<SocketAddr>,
+    /// A folder of programs to call when something happens: before-start, ready, before-cutover, after-cutover,
+    /// stopped, failed, throttled
+    #[arg(long, value_name = "DIR")]
+    pub hooks: Option<PathBuf>,
+    /// How long a hook may take, before it is killed
+    #[arg(long, value_parser = duration, default_value = "60s")]
+    pub hook_timeout: Duration,
+}
+
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
     /// The table; may be schema-qualified and quoted
@@ -215,6 +244,8 @@ pub struct ResumeArgs {
     pub recover: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
     /// Print one JSON object on standard output at the end
     #[arg(long)]
     pub json: bool,
@@ -309,6 +340,16 @@ fn factor(text: &str) -> Result<f64, String> {
     }
 }
 
+/// An address other than this host's own is only where it is written out.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Err(_) => text.parse().map_err(|_| {
+            "it is a port, or an IP address and a port, as in 127.0.0.1:9187 or [::1]:9187".into()
+        }),
+    }
+}
+
 /// As it is typed: that is how it is kept.
 fn window(text: &str) -> Result<String, String> {
     text.parse::<crate::cutover::Window>().map(|_| text.to_owned())
@@ -355,6 +396,16 @@ mod tests {
         assert_eq!(share(" 100 %"), Ok(1.0));
         for bad in ["5", "0%", "101%", "x%", "-1%", "NaN%", ""] {
             assert!(share(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_an_address_only_this_host_is_answered() {
+        assert_eq!(listen("9187").unwrap().to_string(), "127.0.0.1:9187");
+        assert_eq!(listen("0.0.0.0:9187").unwrap().to_string(), "0.0.0.0:9187");
+        assert_eq!(listen("[::1]:1").unwrap().to_string(), "[::1]:1");
+        for bad in ["", ":9187", "*:9187", "localhost", "127.0.0.1", "99999"] {
+            assert!(listen(bad).is_err(), "{bad}");
         }
     }
 }

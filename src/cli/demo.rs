@@ -8,6 +8,7 @@ use crate::demo::cluster::{Cluster, ServerBinaries};
 use crate::demo::orders::create_orders;
 use crate::demo::traffic::{Mix, Report as TrafficReport, Traffic};
 use crate::error::{Error, Kind, Result};
+use crate::hooks::Hooks;
 use crate::migration::{Run, Settings, Supervisor};
 use crate::pg::Connector;
 use crate::say;
@@ -19,7 +20,7 @@ const CHANGES: [&str; 2] =
 
 pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     let supervisor = Supervisor::default();
-    signals::watch(&supervisor, TABLE)?;
+    signals::watch(&supervisor, TABLE, &Hooks::default())?;
     let binaries = ServerBinaries::find()?;
     say::out_line(format!("starting a private PostgreSQL {}", binaries.major()));
     // Real disk writes, as on a real server.
@@ -76,6 +77,7 @@ async fn migrate(dsn: &str, supervisor: &Supervisor) -> Result<String> {
         options: &serde_json::Value::Null,
         meter: telemetry.meter(),
         supervisor: supervisor.clone(),
+        hooks: Hooks::default(),
     };
     let done = run.migrate(&request).await;
     let summary = telemetry.finish();

@@ -8,6 +8,7 @@ use super::args::DryRunArgs;
 use super::run::failure;
 use super::{resolve, signals};
 use crate::error::{Error, Kind, Result};
+use crate::hooks::Hooks;
 use crate::migration::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor};
 use crate::pg::shell_word;
 use crate::say;
@@ -36,7 +37,9 @@ pub(super) async fn dry_run(args: DryRunArgs) -> Result<()> {
 async fn rehearse(args: &DryRunArgs) -> Result<Rehearsed> {
     let supervisor = Supervisor::default();
     let left = format!("`pgwraith abort {}` removes what is left", shell_word(&args.table));
-    signals::watch(&supervisor, &left)?;
+    // They are for migrations.
+    let hooks = Hooks::default();
+    signals::watch(&supervisor, &left, &hooks)?;
     let request = resolve::request(&args.change)?;
     let connector = resolve::connector(&args.connection)?;
     let mut limits = args.limits.clone();
@@ -52,6 +55,7 @@ async fn rehearse(args: &DryRunArgs) -> Result<Rehearsed> {
         reread: resolve::reread,
         meter: telemetry.meter(),
         supervisor,
+        hooks,
     };
     let extent = args.share.map_or(Extent::For(args.time.unwrap_or(TIME)), Extent::Share);
     let done = run.rehearse(&request, extent, !args.no_capture).await;

@@ -5,6 +5,7 @@ pub mod args;
 mod cleanup;
 mod demo;
 mod dry_run;
+pub mod log;
 mod resolve;
 mod run;
 mod set;
@@ -34,8 +35,15 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            say::err(format!("pgwraith: {e}."));
-            ExitCode::from(e.kind().exit_code())
+            let code = e.kind().exit_code();
+            match say::format() {
+                say::Format::Text => say::err(format!("pgwraith: {e}.")),
+                say::Format::Json => {
+                    let fields = [("exit_code", code.into())];
+                    say::event("error", "failed", e, fields);
+                }
+            }
+            ExitCode::from(code)
         }
     }
 }

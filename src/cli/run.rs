@@ -2,15 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::args::{LimitArgs, ResumeArgs, RunArgs};
+use super::args::{HostArgs, LimitArgs, ResumeArgs, RunArgs};
 use super::{resolve, signals};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
+use crate::hooks::Hooks;
 use crate::migration::{self, How, Report, Run, Supervisor, Unfinished};
 use crate::pg::{Connector, shell_word};
 use crate::preflight::EventTriggers;
 use crate::say;
-use crate::telemetry::{Show, Summary, Telemetry};
+use crate::telemetry::{Listener, Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
     let prepared = async {
@@ -33,7 +34,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
         let limits = resolve::over(&args.limits, &options)?;
         Ok((connector, work, limits, event_triggers))
     };
-    carry_out(&args.table, args.json, prepared).await
+    carry_out(&args.table, args.json, &args.host, prepared).await
 }
 
 pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
@@ -45,7 +46,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
         let how = How { take_over: args.take_over, recover: args.recover };
         Ok((connector, Work::Resume(how), limits, EventTriggers::Allow))
     };
-    carry_out(&args.table, args.json, prepared).await
+    carry_out(&args.table, args.json, &args.host, prepared).await
 }
 
 /// What is to be done with the table.
@@ -59,6 +60,7 @@ type Prepared = (Connector, Work, LimitArgs, EventTriggers);
 async fn carry_out(
     table: &str,
     as_object: bool,
+    host: &HostArgs,
     prepared: impl Future<Output = Result<Prepared>>,
 ) -> Result<()> {
     let told = |e: Error| {
@@ -67,13 +69,19 @@ async fn carry_out(
         }
         e
     };
+    let listener = host.listen.map(Listener::take).transpose().map_err(told)?;
+    let hooks = host.hooks.as_deref().map(|folder| Hooks::find(folder, host.hook_timeout));
+    let hooks = hooks.transpose().map_err(told)?.unwrap_or_default();
     let supervisor = Supervisor::default();
-    signals::watch(&supervisor, &signals::left_behind(table)).map_err(told)?;
+    signals::watch(&supervisor, &signals::left_behind(table), &hooks).map_err(told)?;
     let (connector, work, limits, event_triggers) =
         supervisor.guard(prepared).await.map_err(told)?;
     let options = resolve::kept(&limits)?;
     let settings = resolve::settings(&limits, event_triggers);
     let telemetry = Telemetry::start(table, Show::Progress);
+    if let Some(listener) = listener {
+        telemetry.answer(listener);
+    }
     let run = Run {
         connector: &connector,
         table,
@@ -82,11 +90,13 @@ async fn carry_out(
         reread: resolve::reread,
         meter: telemetry.meter(),
         supervisor,
+        hooks: hooks.clone(),
     };
     let done = match work {
         Work::Begin(request) => run.migrate(&request).await,
         Work::Resume(how) => run.resume(how).await,
     };
+    hooks.kill();
     let summary = telemetry.finish();
     if as_object {
         say::out_line(as_json(table, &done, &summary));
@@ -129,18 +139,22 @@ fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json:
         Ok(report) => json!({
             "table": report.table, "outcome": "swapped", "retired": report.retired,
             "rows_copied": summary.rows_copied, "keys_synced": report.keys_synced,
-            "chunks": summary.chunks, "chunk_p50_ms": summary.chunk_p50_ms,
-            "chunk_p99_ms": summary.chunk_p99_ms,
-            "phases": phases, "cutover": report.cutover, "verify": report.verify,
+            "chunks": summary.chunks, "times": times(summary), "phases": phases, "cutover": report.cutover, "verify": report.verify,
             "foreign_keys": report.foreign_keys, "recovered": report.recovered,
         }),
         Err(e) => {
             let mut object = failure(table, e);
             object["rows_copied"] = json!(summary.rows_copied);
+            object["times"] = times(summary);
             object["phases"] = json!(phases);
             object
         }
     }
+}
+
+/// How long things took, by kind.
+fn times(summary: &Summary) -> Value {
+    summary.times.iter().map(|(what, times)| (what.as_str(), json!(times))).collect()
 }
 
 /// The same for people.
@@ -154,12 +168,10 @@ pub(super) fn as_text(report: &Report, summary: &Summary) -> String {
     }
     let copy = summary.phases.iter().find(|(name, _)| *name == "copy").map_or(0.0, |p| p.1);
     out.push_str(&format!(
-        "  copied    {} rows in {} chunks, {:.0} rows/s; chunk p50 {:.0} ms, p99 {:.0} ms\n",
+        "  copied    {} rows in {} chunks, {:.0} rows/s\n",
         summary.rows_copied,
         summary.chunks,
         summary.rows_copied as f64 / copy.max(0.001),
-        summary.chunk_p50_ms,
-        summary.chunk_p99_ms
     ));
     out.push_str(&format!("  synced    {} changed keys\n", report.keys_synced));
     out.push_str(&format!(
@@ -185,6 +197,18 @@ pub(super) fn as_text(report: &Report, summary: &Summary) -> String {
     }
     if report.foreign_keys > 0 {
         out.push_str(&format!("  validated {} foreign keys\n", report.foreign_keys));
+    }
+    out.push_str("  in ms          count      p50      p90      p99      max\n");
+    for (what, t) in summary.times.iter().filter(|(_, times)| times.count > 0) {
+        out.push_str(&format!(
+            "    {:<8} {:>9} {:>8.1} {:>8.1} {:>8.1} {:>8.1}\n",
+            what.as_str(),
+            t.count,
+            t.p50_ms,
+            t.p90_ms,
+            t.p99_ms,
+            t.max_ms
+        ));
     }
     out
 }

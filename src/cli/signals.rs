@@ -3,6 +3,7 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::{Kind, Result};
+use crate::hooks::Hooks;
 use crate::migration::Supervisor;
 use crate::pg::shell_word;
 use crate::say;
@@ -15,10 +16,10 @@ pub(super) fn left_behind(table: &str) -> String {
 
 /// Stops `supervisor` at the first signal; ends the process at the second, which is as safe as a
 /// crash, and says what is `left`.
-pub(super) fn watch(supervisor: &Supervisor, left: &str) -> Result<()> {
+pub(super) fn watch(supervisor: &Supervisor, left: &str, hooks: &Hooks) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let (supervisor, left) = (supervisor.clone(), left.to_owned());
+    let (supervisor, left, hooks) = (supervisor.clone(), left.to_owned(), hooks.clone());
     tokio::spawn(async move {
         for stopped in [false, true] {
             let name = tokio::select! {
@@ -27,6 +28,7 @@ pub(super) fn watch(supervisor: &Supervisor, left: &str) -> Result<()> {
             };
             if stopped {
                 say::err(format!("pgwraith: leaving at once; {left}."));
+                hooks.kill();
                 std::process::exit(i32::from(Kind::Stopped.exit_code()));
             }
             supervisor.stop(name);

@@ -15,6 +15,7 @@ use crate::flow::key::Key;
 use crate::flow::write::Alone;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_literal};
+use crate::telemetry::Timed;
 
 /// How an attempt ended.
 pub(super) enum Tried {
@@ -72,10 +73,12 @@ impl<'a> Attempt<'a> {
         let Err(stop) = done else {
             let lock_held = granted.unwrap_or(started).elapsed();
             let stall = started.elapsed();
+            cutover.meter.took(Timed::Stall, stall);
             return Ok(Tried::Swapped { lock_held, stall, steps, shut: alone });
         };
         // The lock goes at once, the session soon afterwards.
         locker.session.rollback().await;
+        cutover.meter.took(Timed::Stall, started.elapsed());
         if let Some(batch) = batch {
             cutover.tracker.dirty().abandon(batch);
         }

@@ -23,6 +23,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
@@ -47,6 +48,10 @@ pub use window::Window;
 
 /// How often to look whether the operator lets it go on.
 const HELD_POLL: Duration = Duration::from_millis(100);
+
+/// Pauses between two questions to who may put it off begin with this and double.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The limits of the cutover.
 #[derive(Debug, Clone, Copy)]
@@ -120,6 +125,14 @@ pub struct Cutover<'a> {
     pub limits: Limits,
     /// What the operator has it wait for, if anything.
     pub held: &'a (dyn Fn() -> Option<String> + Sync),
+    /// Asked before the first attempt, while no lock is held, and again after the operator had it wait.
+    pub before: &'a dyn Before,
+}
+
+/// Whoever has a word on when it begins.
+pub trait Before: Sync {
+    /// Why it shall not be now, if it shall not.
+    fn minds(&self) -> BoxFuture<'_, Option<String>>;
 }
 
 impl Cutover<'_> {
@@ -134,9 +147,16 @@ impl Cutover<'_> {
         let mut attempts = 0;
         let mut met = Met::default();
         let mut refused: Option<String> = None;
+        let mut asked = false;
         loop {
             if self.is_held().await {
-                started = Instant::now();
+                (started, asked) = (Instant::now(), false);
+            }
+            if !asked {
+                self.ask(started).await?;
+                asked = true;
+                // That may have taken its time.
+                continue;
             }
             let obstacle = match self.prepare(&observer, &syncer, started).await? {
                 Err(obstacle) => obstacle,
@@ -179,6 +199,28 @@ impl Cutover<'_> {
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
+    }
+
+    /// Asks until nobody minds, or patience is over.
+    async fn ask(&self, started: Instant) -> Result<()> {
+        let mut pause = FIRST_PAUSE;
+        while let Some(why) = self.before.minds().await {
+            let left = self.limits.patience.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return Err(self.not_allowed(&why));
+            }
+            self.meter.note(format!("the cutover waits: {why}"));
+            sleep(pause.min(left)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Ok(())
+    }
+
+    fn not_allowed(&self, why: &str) -> Error {
+        let seconds = self.limits.patience.as_secs();
+        Error::failed(format!(
+            "the cutover was put off for {seconds} s (--cutover-patience): {why}"
+        ))
     }
 
     /// Waits for the operator. Returns whether it did.

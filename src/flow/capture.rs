@@ -139,12 +139,18 @@ pub struct Fence {
     session: Session,
     tracker: Arc<Tracker>,
     migration: i64,
+    report: Box<dyn Fn(Duration) + Send + Sync>,
 }
 
 impl Fence {
-    /// `session` is used for fences alone.
-    pub fn new(session: Session, tracker: Arc<Tracker>, migration: i64) -> Self {
-        Fence { session, tracker, migration }
+    /// `session` is used for fences alone. How long each took that came back is told to `report`.
+    pub fn new(
+        session: Session,
+        tracker: Arc<Tracker>,
+        migration: i64,
+        report: impl Fn(Duration) + Send + Sync + 'static,
+    ) -> Self {
+        Fence { session, tracker, migration, report: Box::new(report) }
     }
 
     /// Writes a fence and waits until the stream returns it, no longer than `limit`.
@@ -167,7 +173,9 @@ impl Fence {
                 limit.as_millis()
             )))
         })?;
-        Ok(started.elapsed())
+        let took = started.elapsed();
+        (self.report)(took);
+        Ok(took)
     }
 }
 

@@ -23,6 +23,7 @@ const ATTEMPTS: u32 = 8;
 /// One copied range.
 #[derive(Debug, Clone, Copy)]
 pub struct Copied {
+    pub number: i64,
     pub rows: u64,
     pub took: Duration,
 }
@@ -125,7 +126,7 @@ impl Copier {
         let took = started.elapsed();
         let wal = wal_after.bytes_since(wal_before);
         self.planner.lock().await.pace.learn(rows as i64, took, wal);
-        Ok(Copied { rows, took })
+        Ok(Copied { number: range.number, rows, took })
     }
 
     /// Locks the chunk's row and finds it not done (**Invariant 9**: no chunk is copied twice).

@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Statement;
@@ -169,12 +169,13 @@ impl Syncer {
         Ok(Syncer { session, flow, writer, statements })
     }
 
-    /// Syncs batch after batch until `stop`.
+    /// Syncs batch after batch until `stop`. Tells how long each took to `report`.
     pub async fn work(
         &self,
         tracker: &Tracker,
         door: &Door,
         stop: CancellationToken,
+        report: impl Fn(Duration),
     ) -> Result<()> {
         let mut arrivals = tracker.arrivals();
         while !stop.is_cancelled() {
@@ -191,7 +192,9 @@ impl Syncer {
                 let _ = timeout(Duration::from_millis(100), arrivals.changed()).await;
                 continue;
             }
+            let started = Instant::now();
             let cleared = self.sync(tracker, batch).await?;
+            report(started.elapsed());
             drop((turn, shared));
             if cleared == 0 {
                 sleep(PAUSE).await;

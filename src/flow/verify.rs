@@ -50,6 +50,15 @@ pub struct Findings {
     pub mismatches: u64,
 }
 
+/// What verification tells as it goes.
+#[derive(Debug, Clone, Copy)]
+pub enum Seen {
+    /// A range was compared.
+    Compared { rows: u64, equal: bool, took: Duration },
+    /// So many rows differ.
+    Differ(u64),
+}
+
 /// Compares one flow's sides; its sessions share each round's snapshot.
 pub struct Verifier {
     pub flow: Arc<Flow>,
@@ -81,7 +90,7 @@ struct Progress {
 }
 
 impl Verifier {
-    /// Compares every range, repairs what differs, and compares that again. Returns the findings
+    /// Compares every range, repairs what differs, and compares that again. Tells each to `report`. Returns the findings
     /// and the keys that were too hot to compare, for the comparison under the cutover lock.
     ///
     /// `DataDiffers` where repair does not cure a difference.
@@ -89,7 +98,7 @@ impl Verifier {
         &self,
         sessions: &[Session],
         fence: &Fence,
-        report: impl Fn(u64),
+        report: impl Fn(Seen),
     ) -> Result<(Findings, HashSet<Key>)> {
         for session in sessions {
             let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
@@ -120,7 +129,7 @@ impl Verifier {
         sessions: &[Session],
         fence: &Fence,
         progress: &mut Progress,
-        report: &impl Fn(u64),
+        report: &impl Fn(Seen),
     ) -> Result<()> {
         loop {
             self.wait_for_repairs(std::mem::take(&mut progress.asked)).await;
@@ -143,7 +152,10 @@ impl Verifier {
         }
         let (differing, suspects) = compared?;
         progress.open.extend(recorded);
-        self.repair(differing, suspects, progress)
+        let before = progress.findings.mismatches;
+        self.repair(differing, suspects, progress)?;
+        report(Seen::Differ(progress.findings.mismatches - before));
+        Ok(())
     }
 
     /// Takes S and makes P complete; false where this is no time to compare.
@@ -222,7 +234,7 @@ impl Verifier {
         recorded: &HashSet<Key>,
         deadline: Instant,
         progress: &mut Progress,
-        report: &impl Fn(u64),
+        report: &impl Fn(Seen),
     ) -> Result<(Vec<Difference>, Vec<Suspect>)> {
         let Some(first) = sessions.first() else { return Ok((Vec::new(), Vec::new())) };
         let ready: Vec<Key> = progress.open.difference(recorded).cloned().collect();
@@ -249,9 +261,10 @@ impl Verifier {
                 };
                 let started = Instant::now();
                 let (rows, equal) = self.compare(session, &range, recorded).await?;
-                self.planner.lock().await.pace.learn(rows, started.elapsed(), 0);
+                let took = started.elapsed();
+                self.planner.lock().await.pace.learn(rows, took, 0);
+                report(Seen::Compared { rows: rows as u64, equal, took });
                 if equal {
-                    report(rows as u64);
                     let mut found = found.lock().await;
                     found.1.ranges += 1;
                     found.1.rows += rows as u64;

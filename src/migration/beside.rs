@@ -21,7 +21,7 @@ use crate::flow::truncate::Truncator;
 use crate::flow::write::{Door, Writer};
 use crate::pg::sqlstate::classify;
 use crate::pg::{Lsn, Session};
-use crate::telemetry::{Meter, Sample};
+use crate::telemetry::{Meter, Sample, Timed};
 use crate::throttle::account::Account;
 use crate::throttle::valve::Valve;
 use crate::wal::ReplicationStream;
@@ -87,11 +87,17 @@ impl Stretch<'_, '_> {
     ) -> Result<Context> {
         let owner = source.owner.clone();
         let tracker = Arc::new(Tracker::default());
+        let timed = self.run.meter.clone();
         Ok(Context {
             connector: self.run.connector.clone(),
             flow,
             writer: Writer { migration: self.migration, epoch: self.epoch, owner },
-            fence: Fence::new(self.session("fence").await?, Arc::clone(&tracker), self.migration),
+            fence: Fence::new(
+                self.session("fence").await?,
+                Arc::clone(&tracker),
+                self.migration,
+                move |took| timed.took(Timed::Fence, took),
+            ),
             tracker,
             door: Door::default(),
             meter: self.run.meter.clone(),

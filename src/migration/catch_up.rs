@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
 use crate::flow::sync::{FENCE_LIMIT, Syncer};
+use crate::telemetry::Timed;
 
 use super::context::Context;
 use super::supervisor::{Background, Supervisor};
@@ -32,7 +33,10 @@ pub(super) async fn start(
         let syncer =
             Syncer::new(session, Arc::clone(&context.flow), context.writer.clone()).await?;
         let (tracker, door) = (Arc::clone(&context.tracker), context.door.clone());
-        tasks.push(supervisor.spawn(|end| async move { syncer.work(&tracker, &door, end).await }));
+        let meter = context.meter.clone();
+        tasks.push(supervisor.spawn(|end| async move {
+            syncer.work(&tracker, &door, end, |took| meter.took(Timed::Sync, took)).await
+        }));
     }
     Ok(tasks)
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, Result};
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::copy::{Copied, Copier, Misfits};
-use crate::telemetry::Sample;
+use crate::telemetry::{Sample, Timed};
 
 use super::context::Context;
 
@@ -122,7 +122,8 @@ async fn worker(
 ) -> Result<()> {
     let session = context.session(&format!("copy {}", number + 1)).await?;
     let tell = |copied: Copied| {
-        context.meter.tell(Sample::Copied(copied.rows, copied.took));
+        context.meter.tell(Sample::Copied(copied.rows, copied.number));
+        context.meter.took(Timed::Chunk, copied.took);
         report(copied);
     };
     copier.work(&session, number, tell).await

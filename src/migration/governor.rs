@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::hooked::{Caller, Throttled};
 use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
 use super::supervisor::{Background, Supervisor};
@@ -21,12 +22,12 @@ use crate::catalog::Table;
 use crate::error::{Error, Kind, Result};
 use crate::flow::capture::Tracker;
 use crate::pg::Session;
-use crate::telemetry::Meter;
+use crate::telemetry::{Held, Meter, Pressure, Sample, Speed, Standby};
 use crate::throttle::account::Account;
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
 use crate::throttle::critical::{self, Watching};
 use crate::throttle::limits::Limits;
-use crate::throttle::signals::{Asked, Felt, Seen, Signals, Told};
+use crate::throttle::signals::{Asked, Behind, Felt, Seen, Signals, Told};
 use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
@@ -61,6 +62,7 @@ struct Governor {
     options: Value,
     reread: Reread,
     meter: Meter,
+    throttled: Throttled,
 }
 
 /// Starts those who see that the run takes no more than it may.
@@ -105,6 +107,7 @@ pub(super) async fn start(
         options: run.options.clone(),
         reread: run.reread,
         meter: context.meter.clone(),
+        throttled: Throttled::new(Caller::of(run), context.flow.migration),
     };
     let (session, settings) = (context.session("throttle query").await?, context.settings.clone());
     all.push(supervisor.spawn(|end| governor.govern(end)));
@@ -147,6 +150,7 @@ impl Governor {
             let most = settings.copy.workers;
             self.account.enter(&decision, &readings, most, Instant::now());
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
+                self.tell(&decision, &readings, &settings);
                 let (keys_in, keys_out) = keys.rates(&self.tracker, Instant::now());
                 let mut facts = self.facts(&decision, &readings);
                 facts["keys_in"] = json!(keys_in);
@@ -155,12 +159,36 @@ impl Governor {
                 kept = Some(Instant::now());
             }
             if let Some(text) = voice.says(&decision, Instant::now()) {
+                if matches!(decision.reason, Reason::Stopped(_) | Reason::Blind(_)) {
+                    self.throttled.tell(&text);
+                }
                 self.meter.note(text);
             }
             if timeout(EVERY, end.cancelled()).await.is_ok() {
                 return Ok(());
             }
         }
+    }
+
+    fn tell(&self, decision: &Decision, readings: &[Reading], settings: &Settings) {
+        let pressure = |r: &Reading| Pressure { signal: r.signal.clone(), share: r.pressure };
+        let standby = |b: &Behind| Standby { name: b.name.clone(), lag: b.lag, bytes: b.bytes };
+        self.meter.tell(Sample::Speed(Box::new(Speed {
+            workers: decision.workers,
+            duty: decision.duty,
+            held: match decision.reason {
+                Reason::Free => Held::Free,
+                Reason::Paused => Held::Paused,
+                Reason::HeldBack(_) => Held::HeldBack,
+                Reason::Stopped(_) => Held::Stopped,
+                Reason::Blind(_) => Held::Blind,
+            },
+            reason: told(&decision.reason),
+            pressures: readings.iter().map(pressure).collect(),
+            standbys: self.signals.behind().iter().map(standby).collect(),
+            paused: settings.paused,
+            postponed: settings.postponed,
+        })));
     }
 
     fn facts(&self, decision: &Decision, readings: &[Reading]) -> Value {

@@ -10,6 +10,7 @@ mod context;
 mod copy;
 mod end;
 mod governor;
+mod hooked;
 mod index;
 mod liveness;
 mod mark;

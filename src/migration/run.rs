@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
 use super::copy::CopySettings;
+use super::hooked::Caller;
 use super::index::IndexSettings;
 use super::retry::Patience;
 use super::store;
@@ -20,6 +21,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::keeper::Limits;
 use crate::flow::verify::Findings;
+use crate::hooks::Hooks;
 use crate::pg::sqlstate::classify;
 use crate::pg::{Connector, Session};
 use crate::preflight::{self, EventTriggers, Subject};
@@ -130,14 +132,25 @@ pub struct Run<'a> {
     pub reread: fn(&Value) -> Result<Settings>,
     pub meter: Meter,
     pub supervisor: Supervisor,
+    pub hooks: Hooks,
 }
 
 impl Run<'_> {
     /// Migrates the table. On any error the source is as it was.
     pub async fn migrate(&self, request: &Request) -> Result<Report> {
         let begin = self.begin(request, Phase::Prepare.as_str());
-        let (migration, fresh) = self.supervisor.guard(begin).await?;
+        let begun = match self.supervisor.guard(begin).await {
+            Ok(begun) => begun,
+            Err(error) => return self.ended(None, error).await,
+        };
+        let (migration, fresh) = begun;
         self.go_on(migration, FIRST_EPOCH, Some(fresh), false).await
+    }
+
+    /// Tells the hooks.
+    async fn ended(&self, migration: Option<i64>, error: Error) -> Result<Report> {
+        Caller::of(self).ended(migration, &error).await;
+        Err(error)
     }
 
     /// Looks before it leaps, and puts the migration down in `phase`.
@@ -155,11 +168,16 @@ impl Run<'_> {
         self.preflight(&control, &source, &names).await?;
         let plan = change::rehearse(&control, &source, request).await?;
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
+        let caller = Caller::of(self);
+        let agreed = caller.before_start().await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
         let rows = Some(source.estimated_rows as i64).filter(|rows| *rows > 0);
         let at = (phase, rows);
         let migration = store::begin(&control, oid, &names, request, self.options, at).await?;
+        if let Some(told) = agreed {
+            caller.keep(migration, &told).await;
+        }
         failpoint!("begun");
         Ok((migration, (source, plan)))
     }
@@ -171,7 +189,11 @@ impl Run<'_> {
             let began = Instant::now();
             match self.supervisor.guard(self.take_up(how)).await {
                 Ok(taken) => break taken,
-                Err(error) => self.rest(error, &mut patience, began.elapsed()).await?,
+                Err(error) => {
+                    if let Err(error) = self.rest(error, &mut patience, began.elapsed()).await {
+                        return self.ended(None, error).await;
+                    }
+                }
             }
         };
         self.go_on(migration, epoch, None, how.recover).await
@@ -204,11 +226,16 @@ impl Run<'_> {
             error.what().trim_end_matches('.'),
             pause.as_secs_f64()
         ));
+        // Without what the server said, which may quote rows: this is shown to whoever asks.
+        let why = "what was done last did not work, and is tried again: the run's log says what";
+        self.meter.tell(Sample::Rests(Some(why.to_owned())));
         let wait = async {
             sleep(pause).await;
             Ok(())
         };
-        self.supervisor.guard(wait).await
+        let waited = self.supervisor.guard(wait).await;
+        self.meter.tell(Sample::Rests(None));
+        waited
     }
 
     async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
@@ -255,7 +282,10 @@ impl Run<'_> {
                 Err(error) => error,
             };
             if let Err(error) = self.rest(error, &mut patience, began.elapsed()).await {
-                return self.end(migration, epoch, error, report).await;
+                return match self.end(migration, epoch, error, report).await {
+                    Ok(report) => Ok(report),
+                    Err(error) => self.ended(Some(migration), error).await,
+                };
             }
             // A new slot was asked for once; where it got lost again, that is news.
             recover = false;

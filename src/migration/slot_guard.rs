@@ -11,7 +11,7 @@ use super::supervisor::Supervisor;
 use super::teardown;
 use crate::error::{Error, Result};
 use crate::pg::{Lsn, Session, Who};
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, Sample, Slot};
 use crate::throttle::controller::Reading;
 use crate::throttle::signals::{Told, sizes};
 
@@ -73,6 +73,12 @@ impl SlotGuard {
                 return Ok(());
             }
             let Some(seen) = self.look().await? else { continue };
+            self.meter.tell(Sample::Slot(Slot {
+                name: self.slot.clone(),
+                retained: seen.held,
+                safe: seen.safe,
+                lost: seen.lost,
+            }));
             let pressure = pressure(seen.held, seen.safe, limit);
             if pressure >= NUDGE_FROM {
                 self.nudge().await?;

@@ -8,8 +8,11 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::begun::{Begun, Known};
 use super::context::Context;
+use super::hooked::{BeforeCutover, Caller};
 use super::run::{Report, Run};
 use super::store::Stored;
 use super::supervisor::{Background, Supervisor};
@@ -22,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::verify::Findings;
 use crate::flow::write::superseded;
+use crate::hooks::Hook;
 use crate::pg::sqlstate::classify;
 use crate::pg::{Session, shell_word};
 use crate::telemetry::Sample;
@@ -60,7 +64,16 @@ impl Stretch<'_, '_> {
             *report = Some(swapped?);
         }
         let report = report.get_or_insert_with(|| Report::of_swapped(&stored.names));
-        self.tidy_up(&control, &stored).await?;
+        let caller = Caller::of(self.run);
+        // Nobody waits for the other: neither the application for our slot, nor its log for a hook. A stop
+        // ends the hook; whatever else failed is over.
+        let stops = self.supervisor.next_stretch();
+        let told = async {
+            caller.after_cutover(self.migration, report).await;
+            Ok(())
+        };
+        let (_, tidied) = tokio::join!(stops.guard(told), self.tidy_up(&control, &stored));
+        tidied?;
         report.foreign_keys += self.afterwards(&control).await?;
         Ok(())
     }
@@ -158,6 +171,8 @@ impl Stretch<'_, '_> {
         let (verify, open) = verify::verify(context, u64::MAX).await?;
 
         self.enter(control, here, Phase::Cutover).await?;
+        let caller = Caller::of(self.run);
+        let _ = caller.call(Hook::Ready, Some(self.migration), Value::Null).await;
         let cutover = Cutover {
             connector: self.run.connector,
             flow: Arc::clone(&context.flow),
@@ -172,6 +187,7 @@ impl Stretch<'_, '_> {
             meter: &context.meter,
             limits: settings().cutover,
             held: &|| context.held.borrow().clone(),
+            before: &BeforeCutover { caller, migration: self.migration },
         };
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
         for task in syncs {

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::key::Key;
 use crate::flow::segment::Segment;
-use crate::flow::verify::{Findings, Verifier};
-use crate::telemetry::Sample;
+use crate::flow::verify::{Findings, Seen, Verifier};
+use crate::telemetry::{Sample, Timed};
 
 /// Rows of the first verified range.
 const FIRST_RANGE: i64 = 50_000;
@@ -59,7 +59,16 @@ async fn compare(
         max_snapshot_age: settings.max_snapshot_age,
         named,
     };
-    let report = |rows| context.meter.tell(Sample::Compared(rows));
+    let meter = &context.meter;
+    let report = |seen| match seen {
+        Seen::Compared { rows, equal, took } => {
+            meter.took(Timed::Verify, took);
+            if equal {
+                meter.tell(Sample::Compared(rows));
+            }
+        }
+        Seen::Differ(rows) => meter.tell(Sample::Differ(rows)),
+    };
     verifier.verify(&sessions, &context.fence, report).await
 }
 

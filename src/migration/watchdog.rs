@@ -11,7 +11,7 @@ use super::teardown::session_names;
 use crate::error::{Error, Result};
 use crate::pg::unanswered::Unanswered;
 use crate::pg::{Lossy, Session, Who};
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, Sample, Waits};
 
 const EVERY: Duration = Duration::from_secs(5);
 /// A wait is told once it has lasted so long, and again each time it has lasted twice as long.
@@ -33,6 +33,12 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// Works until `end`; fails where a connection is lost and nobody was told.
     pub(super) async fn watch(self, end: CancellationToken) -> Result<()> {
+        let watched = self.look_after(end).await;
+        self.meter.tell(Sample::Watched(None));
+        watched
+    }
+
+    async fn look_after(&self, end: CancellationToken) -> Result<()> {
         let mut told: HashMap<String, (Instant, Duration)> = HashMap::new();
         loop {
             if timeout(EVERY, end.cancelled()).await.is_ok() {
@@ -42,9 +48,10 @@ impl Watchdog {
                 self.answers().await?;
                 self.waits(&mut told).await
             };
-            timeout(REACHED, look)
+            let waits = timeout(REACHED, look)
                 .await
                 .unwrap_or_else(|_| Err(Error::lost("the server does not answer any more")))?;
+            self.meter.tell(Sample::Watched(Some(waits)));
         }
     }
 
@@ -72,26 +79,47 @@ impl Watchdog {
     }
 
     /// Which session of ours waits for whom, for long.
-    async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<()> {
+    async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<Waits> {
         let mut waits = self.for_locks().await?;
+        let mut all = Waits { ours: waits.len() as u64, ..Waits::default() };
+        all.others = self.others().await?;
         waits.extend(self.for_standbys().await?);
         let mut seen = HashMap::new();
         for wait in waits {
             let (since, mut next) =
                 told.remove(&wait.of).unwrap_or_else(|| (Instant::now(), WORTH_TELLING));
+            let role = wait.who.rsplit('/').next().unwrap_or_default();
+            let seconds = since.elapsed().as_secs();
+            let waits = format!("{role:?} has been waiting for {seconds} s for {}", wait.for_whom);
             if since.elapsed() >= next {
-                let role = wait.who.rsplit('/').next().unwrap_or_default();
-                let seconds = since.elapsed().as_secs();
-                self.meter.note(format!(
-                    "{role:?} has been waiting for {seconds} s for {}",
-                    wait.for_whom
-                ));
+                self.meter.note(format!("{waits}{}", wait.query));
                 next = since.elapsed() * 2;
+            }
+            if since.elapsed() >= WORTH_TELLING {
+                all.long.push(waits);
             }
             seen.insert(wait.of, (since, next));
         }
         *told = seen;
-        Ok(())
+        Ok(all)
+    }
+
+    /// How many sessions wait for a lock that ours have; of more than a hundred only so many are looked at, since
+    /// each look at who blocks whom locks the server's table of locks.
+    async fn others(&self) -> Result<u64> {
+        let sql = "WITH ours AS MATERIALIZED (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1), \
+                     locks AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks), \
+                     waiting AS MATERIALIZED (SELECT DISTINCT w.pid FROM locks w JOIN locks h \
+                         ON h.granted AND h.locktype = w.locktype AND h.database IS NOT DISTINCT FROM w.database \
+                         AND h.relation IS NOT DISTINCT FROM w.relation \
+                         AND h.transactionid IS NOT DISTINCT FROM w.transactionid \
+                         AND h.virtualxid IS NOT DISTINCT FROM w.virtualxid \
+                       WHERE NOT w.granted AND h.pid IN (SELECT o.pid FROM ours o) \
+                         AND w.pid NOT IN (SELECT o.pid FROM ours o) LIMIT 100) \
+                   SELECT pg_catalog.count(*) FROM waiting w \
+                   WHERE pg_catalog.pg_blocking_pids(w.pid) OPERATOR(pg_catalog.&&) ARRAY(SELECT o.pid FROM ours o)";
+        let row = self.session.one(sql, &[&session_names(self.migration)]).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
     async fn for_locks(&self) -> Result<Vec<Wait>> {
@@ -107,7 +135,7 @@ impl Watchdog {
         let wait = |row: &tokio_postgres::Row| {
             let (blocker, who) = (Who::of(row), row.get::<_, Lossy>(5));
             let of = format!("{who} {}", blocker.pid);
-            Wait { of, who: who.0, for_whom: blocker.to_string() }
+            Wait { of, who: who.0, for_whom: blocker.identity(), query: blocker.doing() }
         };
         Ok(rows.iter().map(wait).collect())
     }
@@ -124,7 +152,7 @@ impl Watchdog {
             let for_whom = format!(
                 "the standbys of synchronized_standby_slots ({slots}) to confirm what they have"
             );
-            Wait { of: format!("{who} standbys"), who: who.0, for_whom }
+            Wait { of: format!("{who} standbys"), who: who.0, for_whom, query: String::new() }
         };
         Ok(rows.iter().map(wait).collect())
     }
@@ -136,4 +164,6 @@ struct Wait {
     of: String,
     who: String,
     for_whom: String,
+    /// What those do.
+    query: String,
 }

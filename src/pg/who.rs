@@ -35,24 +35,31 @@ impl Who {
         let all: Vec<String> = all.iter().map(Who::to_string).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
+
+    /// Without what it is doing, which may hold what is nobody's business.
+    pub fn identity(&self) -> String {
+        let unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
+        let open = self.open.map(|seconds| format!(", transaction of {seconds} s"));
+        format!(
+            "pid {} {} ({}{})",
+            self.pid,
+            unknown(&self.user),
+            unknown(&self.state),
+            open.unwrap_or_default()
+        )
+    }
+
+    /// What it is doing, with a colon before it and in one line; nothing where that is unknown.
+    pub fn doing(&self) -> String {
+        let query = self.query.as_deref().unwrap_or_default();
+        let words: Vec<&str> = query.split_whitespace().collect();
+        if words.is_empty() { String::new() } else { format!(": {}", words.join(" ")) }
+    }
 }
 
 impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unknown = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
-        write!(f, "pid {} {} ({}", self.pid, unknown(&self.user), unknown(&self.state))?;
-        if let Some(seconds) = self.open {
-            write!(f, ", transaction of {seconds} s")?;
-        }
-        f.write_str(")")?;
-        match self.query.as_deref().unwrap_or_default() {
-            "" => Ok(()),
-            // A message has one line for each.
-            query => {
-                let words: Vec<&str> = query.split_whitespace().collect();
-                write!(f, ": {}", words.join(" "))
-            }
-        }
+        write!(f, "{}{}", self.identity(), self.doing())
     }
 }
 

@@ -1,90 +1,80 @@
-//! The progress line.
+//! What the operator sees of a run while it goes on: a line that is redrawn on a terminal, plain lines
+//! elsewhere, and objects for programs.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
 
-use super::{Collected, Show};
-use crate::say;
+use super::Show;
+use super::facts::Facts;
+use crate::say::{self, Format};
 
-/// How often a plain line is written where there is no terminal.
+/// How often a line is written where there is no terminal.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Where rows say how far it is.
+const WITH_BAR: &str = "{spinner} [{bar:24}] {wide_msg}";
+const WITHOUT_BAR: &str = "{spinner} {wide_msg}";
 
 /// Draws progress on standard error.
 pub(super) struct Line {
-    table: String,
     show: Show,
+    format: Format,
     bar: Option<ProgressBar>,
+    has_bar: bool,
+    /// When the last plain line was written, and of which phase.
     last_plain: Option<(Instant, &'static str)>,
-    rate: Rate,
-}
-
-/// Rows per second over the recent past.
-#[derive(Default)]
-struct Rate {
-    at: Option<(Instant, u64)>,
-    per_second: f64,
 }
 
 impl Line {
-    pub(super) fn new(table: &str, show: Show) -> Self {
+    pub(super) fn new(show: Show) -> Self {
+        let format = say::format();
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-        let bar = (show == Show::Progress && terminal).then(|| {
+        let drawn = show == Show::Progress && terminal && format == Format::Text;
+        let bar = drawn.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-                bar.set_style(style);
-            }
+            bar.set_style(style(WITHOUT_BAR));
             bar
         });
-        Line { table: table.to_owned(), show, bar, last_plain: None, rate: Rate::default() }
+        Line { show, format, bar, has_bar: false, last_plain: None }
     }
 
-    pub(super) fn note(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say::err(text)),
-            None => say::err(text),
+    pub(super) fn note(&self, text: &str, facts: &Facts) {
+        match (&self.bar, self.format) {
+            (Some(bar), _) => bar.suspend(|| say::line(text)),
+            (None, Format::Text) => say::line(text),
+            (None, Format::Json) => say::event("info", "note", text, place(facts)),
         }
     }
 
-    pub(super) fn draw(&mut self, state: &Collected) {
-        let Some((phase, since)) = state.current else { return };
-        let done = if phase == "verify" {
-            state.rows_compared
-        } else {
-            state.summary.rows_copied + state.rows_before
-        };
-        self.rate.update(done);
-        let text = self.text(state, phase, since.elapsed(), done);
+    /// A phase began.
+    pub(super) fn enter(&self, facts: &Facts) {
+        if let (Some((phase, _)), Format::Json) = (facts.phase, self.format) {
+            say::event("info", "phase", format_args!("{phase} began"), place(facts));
+        }
+    }
+
+    pub(super) fn draw(&mut self, facts: &Facts) {
+        let Some((phase, _)) = facts.phase else { return };
         if let Some(bar) = &self.bar {
-            bar.set_message(text);
-            bar.tick();
-        } else if self.show == Show::Progress {
-            let due = self
-                .last_plain
-                .is_none_or(|(at, shown)| shown != phase || at.elapsed() >= PLAIN_EVERY);
-            if due {
-                say::err(text);
-                self.last_plain = Some((Instant::now(), phase));
+            draw_bar(bar, &mut self.has_bar, facts);
+            return;
+        }
+        let due =
+            self.last_plain.is_none_or(|(at, shown)| shown != phase || at.elapsed() >= PLAIN_EVERY);
+        if self.show == Show::Quiet || !due {
+            return;
+        }
+        self.last_plain = Some((Instant::now(), phase));
+        match self.format {
+            Format::Text => say::line(text(facts)),
+            Format::Json => {
+                let numbers = [("progress", facts.as_json(Instant::now()))];
+                let fields = place(facts).into_iter().chain(numbers);
+                say::event("info", "progress", text(facts), fields);
             }
         }
-    }
-
-    fn text(&self, state: &Collected, phase: &str, spent: Duration, done: u64) -> String {
-        let mut text = format!("{}: {phase}, {} s", self.table, spent.as_secs());
-        if matches!(phase, "copy" | "verify") {
-            let of = match state.rows_expected {
-                0 => String::new(),
-                all => format!(" of about {}", thousands(all)),
-            };
-            let rate = thousands(self.rate.per_second as u64);
-            text.push_str(&format!(", {} rows{of}, {rate} rows/s", thousands(done)));
-        }
-        let (backlog, synced) = state.dirty;
-        if backlog + synced > 0 {
-            let (backlog, synced) = (thousands(backlog), thousands(synced));
-            text.push_str(&format!("; changed keys: {backlog} waiting, {synced} applied"));
-        }
-        text
     }
 
     pub(super) fn end(&self) {
@@ -94,19 +84,55 @@ impl Line {
     }
 }
 
-impl Rate {
-    fn update(&mut self, done: u64) {
-        let now = Instant::now();
-        let Some((at, before)) = self.at else {
-            self.at = Some((now, done));
-            return;
+/// Of what an event is.
+fn place(facts: &Facts) -> [(&'static str, Value); 2] {
+    [("table", json!(facts.table)), ("phase", json!(facts.phase.map(|(name, _)| name)))]
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template);
+    style.unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("=> ")
+}
+
+fn draw_bar(bar: &ProgressBar, has_bar: &mut bool, facts: &Facts) {
+    let percent = facts.percent();
+    if percent.is_some() != *has_bar {
+        *has_bar = percent.is_some();
+        bar.set_style(style(if *has_bar { WITH_BAR } else { WITHOUT_BAR }));
+    }
+    if let Some(percent) = percent {
+        bar.set_length(100);
+        bar.set_position(percent as u64);
+    }
+    bar.set_message(text(facts));
+    bar.tick();
+}
+
+/// How far it is, in a line.
+fn text(facts: &Facts) -> String {
+    let Some((phase, since)) = facts.phase else { return facts.table.clone() };
+    let mut text = format!("{}: {phase}, {} s", facts.table, since.elapsed().as_secs());
+    if let Some((done, all)) = facts.progress() {
+        if let Some(percent) = facts.percent() {
+            text.push_str(&format!(", {percent:.0} %"));
+        }
+        let of = match all {
+            0 => String::new(),
+            all => format!(" of about {}", thousands(all)),
         };
-        let span = now.duration_since(at).as_secs_f64();
-        if done < before || span >= 1.0 {
-            self.per_second = done.saturating_sub(before) as f64 / span.max(1e-3);
-            self.at = Some((now, done));
+        let rate = thousands(facts.rate.per_second as u64);
+        text.push_str(&format!(", {} rows{of}, {rate} rows/s", thousands(done)));
+        if let Some(left) = facts.left() {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs().max(1)));
+            text.push_str(&format!(", ETA {left}"));
         }
     }
+    let (waiting, synced) = (facts.keys_waiting, facts.keys_synced);
+    if waiting + synced > 0 {
+        let (waiting, synced) = (thousands(waiting), thousands(synced));
+        text.push_str(&format!("; changed keys: {waiting} waiting, {synced} applied"));
+    }
+    text
 }
 
 /// A number with its thousands set apart.
@@ -125,6 +151,7 @@ pub(crate) fn thousands(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Sample;
 
     #[test]
     fn thousands_are_set_apart() {
@@ -132,5 +159,22 @@ mod tests {
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_000), "1 000");
         assert_eq!(thousands(12_345_678), "12 345 678");
+    }
+
+    #[test]
+    fn the_line_says_how_far_how_fast_and_how_long() {
+        let mut facts = Facts::new("orders");
+        facts.take(Sample::Rows(100_000));
+        facts.take(Sample::Phase("copy"));
+        facts.take(Sample::Copied(25_000, 1));
+        facts.rate.per_second = 500.0;
+        facts.take(Sample::Dirty(3, 4));
+        assert_eq!(
+            text(&facts),
+            "orders: copy, 0 s, 25 %, 25 000 rows of about 100 000, 500 rows/s, ETA 2m 30s; \
+             changed keys: 3 waiting, 4 applied"
+        );
+        facts.take(Sample::Phase("index"));
+        assert_eq!(text(&facts), "orders: index, 0 s; changed keys: 3 waiting, 4 applied");
     }
 }

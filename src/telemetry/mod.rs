@@ -1,70 +1,46 @@
-//! What is seen of a run: a thread of its own turns samples into the progress line and the summary.
-//! Nothing that does the work ever waits for it.
+//! What is seen of a run: a thread of its own turns samples into the progress line, the log, the summary, and
+//! what whoever asks over HTTP is told. Nothing that does the work ever waits for it.
 
+mod facts;
+mod http;
 mod line;
+mod metrics;
+mod sample;
+mod timing;
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use hdrhistogram::Histogram;
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
+use facts::Facts;
+pub use http::Listener;
 use line::Line;
 pub(crate) use line::thousands;
+pub use sample::{Held, Meter, Pressure, Sample, Slot, Speed, Standby, Timed, Waits};
+pub use timing::Times;
+use timing::Timings;
 
 /// How often the progress line is drawn.
 const REDRAW: Duration = Duration::from_millis(200);
-
-/// One fact about the run.
-#[derive(Debug)]
-pub enum Sample {
-    /// A phase began.
-    Phase(&'static str),
-    /// The table has about so many rows.
-    Rows(u64),
-    /// So many rows were copied by runs before.
-    CopiedBefore(u64),
-    /// A range of so many rows was copied, in so long.
-    Copied(u64, Duration),
-    /// So many rows were compared.
-    Compared(u64),
-    /// Keys waiting to be synced, keys synced so far.
-    Dirty(u64, u64),
-    /// Something to tell, once.
-    Note(String),
-}
-
-/// Where samples go. Cheap to clone, never blocks.
-#[derive(Clone)]
-pub struct Meter(Sender<Sample>);
-
-impl Meter {
-    /// Hands a sample over; after the end of the run it goes nowhere.
-    pub fn tell(&self, sample: Sample) {
-        let _ = self.0.send(sample);
-    }
-
-    /// Tells something once.
-    pub fn note(&self, text: impl Into<String>) {
-        self.tell(Sample::Note(text.into()));
-    }
-}
 
 /// The thread.
 pub struct Telemetry {
     meter: Meter,
     thread: JoinHandle<Summary>,
+    board: Board,
 }
 
 /// What the samples add up to.
-#[derive(Debug, Default, Clone, serde::Serialize)]
+#[derive(Debug, Default, Clone)]
 pub struct Summary {
     pub rows_copied: u64,
     pub chunks: u64,
-    pub chunk_p50_ms: f64,
-    pub chunk_p99_ms: f64,
     /// Phases in order with their seconds.
     pub phases: Vec<(&'static str, f64)>,
+    /// How long each kind of thing took.
+    pub times: Vec<(Timed, Times)>,
 }
 
 /// How the run is shown while it goes on.
@@ -76,18 +52,42 @@ pub enum Show {
     Quiet,
 }
 
+/// What is known by now, for others to read. Held for moments only.
+#[derive(Clone)]
+struct Board(Arc<Mutex<Facts>>);
+
+impl Board {
+    fn put_up(&self, facts: &Facts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts.clone();
+    }
+
+    fn read(&self) -> Facts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Telemetry {
     /// Starts the thread for the migration of `table`.
     pub fn start(table: &str, show: Show) -> Self {
         let (sender, receiver) = unbounded();
-        let line = Line::new(table, show);
-        let thread = std::thread::spawn(move || collect(&receiver, line));
-        Telemetry { meter: Meter(sender), thread }
+        let facts = Facts::new(table);
+        let board = Board(Arc::new(Mutex::new(facts.clone())));
+        let thread = {
+            let board = board.clone();
+            std::thread::spawn(move || collect(&receiver, facts, Line::new(show), &board))
+        };
+        Telemetry { meter: Meter(sender), thread, board }
     }
 
     /// Where samples go.
     pub fn meter(&self) -> Meter {
         self.meter.clone()
+    }
+
+    /// Tells whoever asks at `listener`, on a thread of its own, until the process ends.
+    pub fn answer(&self, listener: Listener) {
+        self.meter.note(format!("{listener} answers GET /metrics, /status and /health"));
+        listener.answer(self.board.clone());
     }
 
     /// Ends the thread once every meter is gone or silent, and sums up.
@@ -101,75 +101,38 @@ impl Telemetry {
 /// Marks the end of the samples.
 const END: &str = "";
 
-struct Collected {
-    summary: Summary,
-    chunk_micros: Option<Histogram<u64>>,
-    current: Option<(&'static str, Instant)>,
-    rows_expected: u64,
-    rows_before: u64,
-    rows_compared: u64,
-    dirty: (u64, u64),
-}
-
-fn collect(samples: &Receiver<Sample>, mut line: Line) -> Summary {
-    let mut state = Collected {
-        summary: Summary::default(),
-        chunk_micros: Histogram::new_with_bounds(1, 3_600_000_000, 3).ok(),
-        current: None,
-        rows_expected: 0,
-        rows_before: 0,
-        rows_compared: 0,
-        dirty: (0, 0),
-    };
+fn collect(samples: &Receiver<Sample>, mut facts: Facts, mut line: Line, board: &Board) -> Summary {
+    let mut timings = Timings::new();
     let mut drawn = Instant::now();
     loop {
         match samples.recv_timeout(REDRAW) {
             Ok(Sample::Phase(END)) | Err(RecvTimeoutError::Disconnected) => break,
-            Ok(Sample::Note(text)) => line.note(&text),
-            Ok(sample) => state.take(sample),
+            Ok(Sample::Note(text)) => line.note(&text, &facts),
+            Ok(sample) => {
+                if let Sample::Took(what, took) = sample {
+                    timings.record(what, took);
+                }
+                let is_new_phase = matches!(sample, Sample::Phase(_));
+                facts.take(sample);
+                if is_new_phase {
+                    line.enter(&facts);
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
         if drawn.elapsed() >= REDRAW {
-            line.draw(&state);
+            facts.refresh();
+            line.draw(&facts);
+            board.put_up(&facts);
             drawn = Instant::now();
         }
     }
-    state.end_phase();
+    facts.end_phase();
     line.end();
-    if let Some(chunks) = &state.chunk_micros {
-        state.summary.chunk_p50_ms = chunks.value_at_quantile(0.5) as f64 / 1000.0;
-        state.summary.chunk_p99_ms = chunks.value_at_quantile(0.99) as f64 / 1000.0;
-    }
-    state.summary
-}
-
-impl Collected {
-    fn take(&mut self, sample: Sample) {
-        match sample {
-            Sample::Phase(name) => {
-                self.end_phase();
-                self.current = Some((name, Instant::now()));
-            }
-            Sample::Rows(rows) => self.rows_expected = rows,
-            Sample::CopiedBefore(rows) => {
-                self.rows_before = rows - self.summary.rows_copied.min(rows)
-            }
-            Sample::Copied(rows, took) => {
-                self.summary.rows_copied += rows;
-                self.summary.chunks += 1;
-                if let Some(chunks) = &mut self.chunk_micros {
-                    chunks.saturating_record(took.as_micros().max(1) as u64);
-                }
-            }
-            Sample::Compared(rows) => self.rows_compared += rows,
-            Sample::Dirty(backlog, synced) => self.dirty = (backlog, synced),
-            Sample::Note(_) => {}
-        }
-    }
-
-    fn end_phase(&mut self) {
-        if let Some((name, since)) = self.current.take() {
-            self.summary.phases.push((name, since.elapsed().as_secs_f64()));
-        }
+    Summary {
+        rows_copied: facts.rows_copied,
+        chunks: facts.chunks,
+        phases: facts.phases,
+        times: Timed::ALL.map(|what| (what, timings.of(what))).to_vec(),
     }
 }

@@ -19,6 +19,7 @@ use crate::flow::segment::Segment;
 use crate::migration::begun::{Known, Rehearsing};
 use crate::migration::beside::Stream;
 use crate::migration::context::Context;
+use crate::migration::hooked::{BeforeCutover, Caller};
 use crate::migration::slot_limits::SlotLimits;
 use crate::migration::stretch::Stretch;
 use crate::migration::supervisor::Background;
@@ -298,6 +299,7 @@ impl Measuring<'_, '_, '_> {
         self.enter("cutover");
         let (context, known) = (self.context, self.known);
         let limits = context.settings.borrow().cutover;
+        let caller = Caller::of(self.stretch.run);
         let cutover = Cutover {
             connector: &context.connector,
             flow: Arc::clone(&context.flow),
@@ -312,6 +314,7 @@ impl Measuring<'_, '_, '_> {
             meter: &context.meter,
             limits: cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits },
             held: &|| None,
+            before: &BeforeCutover { caller, migration: self.stretch.migration },
         };
         cutover.rehearse().await
     }

@@ -24,6 +24,13 @@ pub(super) use schema::ensure;
 use crate::error::Result;
 use crate::pg::Session;
 
+/// Whether a call of this hook is among the migration's events.
+pub(super) async fn was_called(session: &Session, id: i64, hook: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'hook' \
+               AND pg_catalog.starts_with(e.detail, $2))";
+    Ok(session.one(sql, &[&id, &format!("{hook}: ")]).await?.get(0))
+}
+
 /// Who asked for what, or what happened, when.
 pub(super) async fn event(session: &Session, id: i64, what: &str, detail: &str) -> Result<()> {
     let sql = "INSERT INTO pgwraith.event (migration_id, what, detail) VALUES ($1, $2, $3)";

@@ -16,6 +16,7 @@ use load::{Archiver, Sessions};
 use positions::Positions;
 pub use probe::{CALM, Felt, Prober};
 pub use query::Asked;
+pub use standbys::Behind;
 use standbys::{Standby, Standbys};
 pub use told::Told;
 
@@ -112,6 +113,11 @@ impl Signals {
         let archiver = seen.archiver.as_ref();
         readings.extend(archiver.and_then(|row| self.archiver.read(row, limits)));
         readings
+    }
+
+    /// How far each standby was behind when the signals were read last, those without a limit too.
+    pub fn behind(&self) -> &[Behind] {
+        &self.standbys.behind
     }
 
     /// A standby reports how far it has replayed when it gets more log, and else only each ten seconds: while

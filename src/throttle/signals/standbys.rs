@@ -27,6 +27,16 @@ pub(super) const SQL: &str = "
 pub(super) struct Standbys {
     /// By name, the last of those with one name.
     seen: BTreeMap<String, Instant>,
+    /// How far each was behind at the last reading.
+    pub(super) behind: Vec<Behind>,
+}
+
+/// How far a standby is behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Behind {
+    pub name: String,
+    pub lag: Duration,
+    pub bytes: u64,
 }
 
 /// One, as the server tells of it.
@@ -60,11 +70,15 @@ impl Standbys {
         now: Instant,
     ) -> Vec<Reading> {
         let ignored = |name: &str| limits.ignored.iter().any(|ignored| ignored == name);
-        let counted = now_there.iter().filter(|standby| !ignored(&standby.name));
         let mut readings = Vec::new();
-        for standby in counted {
-            self.seen.insert(standby.name.clone(), now);
-            readings.push(of(standby, written, positions, limits, now));
+        self.behind.clear();
+        for standby in now_there {
+            let behind = behind(standby, written, positions, now);
+            if !ignored(&standby.name) {
+                self.seen.insert(standby.name.clone(), now);
+                readings.push(of(&standby.name, behind.as_ref(), limits));
+            }
+            self.behind.extend(behind);
         }
         self.seen.retain(|name, at| !ignored(name) && now.duration_since(*at) < VANISHED);
         let gone = self.seen.iter().filter(|(_, at)| **at != now);
@@ -77,20 +91,20 @@ impl Standbys {
     }
 }
 
-fn of(
-    standby: &Standby,
-    written: Lsn,
-    positions: &Positions,
-    limits: &Limits,
-    now: Instant,
-) -> Reading {
-    let signal = format!("standby {}", standby.name);
-    let Some(replayed) = standby.replayed else {
+/// None where it does not tell.
+fn behind(standby: &Standby, written: Lsn, positions: &Positions, now: Instant) -> Option<Behind> {
+    let replayed = standby.replayed?;
+    let bytes = written.bytes_since(replayed);
+    let lag = if bytes < NOTHING { Duration::ZERO } else { positions.age(replayed, now) };
+    Some(Behind { name: standby.name.clone(), lag, bytes })
+}
+
+fn of(name: &str, behind: Option<&Behind>, limits: &Limits) -> Reading {
+    let signal = format!("standby {name}");
+    let Some(&Behind { lag, bytes, .. }) = behind else {
         let text = "it does not tell how far it is (or pg_read_all_stats is lacking)".to_owned();
         return Reading { signal, pressure: None, text };
     };
-    let bytes = written.bytes_since(replayed);
-    let lag = if bytes < NOTHING { Duration::ZERO } else { positions.age(replayed, now) };
     let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
     let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
     let text = match by_time >= by_size {
@@ -133,6 +147,9 @@ mod tests {
         assert_eq!(told[1], ("standby late", Some(0.5), "1.0 of 2 s"));
         assert_eq!((told[2].0, told[2].1), ("standby silent", None));
         assert_eq!(told.len(), 3, "what is ignored is not there");
+        let behind: Vec<_> = standbys.behind.iter().map(|b| (b.name.as_str(), b.bytes)).collect();
+        assert_eq!(behind, [("on time", 1000), ("late", 1 << 20), ("delayed", 1 << 20)]);
+        assert_eq!(standbys.behind[1].lag, Duration::from_secs(1));
 
         let small = Limits { lag_bytes: 1 << 20, ..Limits::default() };
         let readings = standbys.read(&there[1..2], (written, &positions), &small, now);
