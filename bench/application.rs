@@ -65,7 +65,7 @@ async fn main() -> Outcome<()> {
             ratios.p99.push(p99 / calm);
             ratios.rows_per_second.push(speed);
         }
-        match bench.repacked()? {
+        match bench.repacked().await? {
             None => println!("  pg_repack: SKIPPED, it is not installed (postgresql-15-repack)"),
             Some(p99) => {
                 println!("  pg_repack: p99 {p99:.1} ms in all of it, {:.2} of calm", p99 / calm);
@@ -139,23 +139,24 @@ impl Bench {
         Ok((p99, run.number("/rows_copied") / copy))
     }
 
-    fn repacked(&self) -> Outcome<Option<f64>> {
+    async fn repacked(&self) -> Outcome<Option<f64>> {
         let program = self.programs.with_file_name("pg_repack");
         if !program.exists() {
             return Ok(None);
         }
+        self.client.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_repack").await?;
         self.forget_logs()?;
         let mut load = self.steady("repack", 3600)?;
         let began = now();
         let mut command = Command::new(program);
-        command.args(["--table", "pgbench_accounts", "--no-superuser-check", "--dbname"]);
-        command.arg(self.cluster.dsn("postgres")).stderr(Stdio::null());
+        command.args(["--table", "pgbench_accounts", "--dbname"]);
+        command.arg(self.cluster.dsn("postgres")).stdout(Stdio::null()).stderr(Stdio::null());
         let done = command.status()?.success();
         let span = (began, now());
         load.kill()?;
         load.wait()?;
         if !done {
-            return Err("pg_repack failed".into());
+            return Err("pg_repack failed: is its extension in the database?".into());
         }
         percentile(self.folder.path(), "repack", span).map(Some)
     }

@@ -253,8 +253,12 @@ impl Governor {
         let limits = &settings.throttle;
         let seen = self.look().await?;
         let now = Instant::now();
-        let felt =
-            |limits: &Limits| self.felt.as_ref().map(|f| f.reading(seen.anybody(), limits, now));
+        let felt = |limits: &Limits| {
+            self.felt
+                .iter()
+                .flat_map(|f| f.readings(seen.anybody(), limits, now))
+                .collect::<Vec<_>>()
+        };
         let mut critical = Vec::new();
         if !settings.critical.is_empty() {
             let limits = critical::limits(&settings.critical, limits);

@@ -1,7 +1,8 @@
-//! What the application feels: how long it takes to read a row by its key, against how long it took while
-//! the copy rested.
+//! What the application feels: how long it takes to read a row by its key, and to commit, against how long
+//! that took while the copy rested. A read feels processors and disks; a commit that has something to commit
+//! waits for the log, behind all that the copy wrote.
 //!
-//! A read that takes longer than before hurts only where somebody else is at work: where nobody is, the
+//! What takes longer than before hurts only where somebody else is at work: where nobody is, the
 //! probe does not press. What it is held against is measured before the copy begins, and anew whenever the
 //! copy has rested for a while: what is slow then is not slow because of us, and an application that is
 //! busier by day than it was by night must not stop the copy for good.
@@ -21,6 +22,9 @@ use crate::throttle::limits::Limits;
 
 /// How often a row is read.
 const EVERY: Duration = Duration::from_millis(40);
+/// Each so many reads there is a commit. It is of no row: a message in the log that nobody listens to.
+const COMMIT_EACH: usize = 3;
+const COMMIT: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgwraith/probe', '')";
 /// What is told is of so long.
 const WINDOW: Duration = Duration::from_secs(2);
 /// Of the reads in it, so many may be slower than what is told.
@@ -39,6 +43,7 @@ pub struct Prober {
     /// Used for this alone.
     session: Session,
     read: Statement,
+    commit: Statement,
     keys: Vec<Vec<Raw>>,
     next: usize,
 }
@@ -47,8 +52,10 @@ impl Prober {
     /// `sql` reads a row by its key, one of `keys`.
     pub async fn prepare(session: Session, sql: &str, keys: Vec<Vec<Raw>>) -> Result<Self> {
         session.set("statement_timeout", LIMIT).await?;
-        let read = session.prepare(sql).await?;
-        Ok(Prober { session, read, keys, next: 0 })
+        // Standbys have signals of their own.
+        session.set("synchronous_commit", "local").await?;
+        let (read, commit) = (session.prepare(sql).await?, session.prepare(COMMIT).await?);
+        Ok(Prober { session, read, commit, keys, next: 0 })
     }
 
     /// Reads one, tells how long that took, and waits until it is time for the next. Fails where the session
@@ -60,38 +67,60 @@ impl Prober {
         };
         self.next += 1;
         let key: Vec<&(dyn ToSql + Sync)> = key.iter().map(|k| k as &(dyn ToSql + Sync)).collect();
-        let began = Instant::now();
-        felt.lock().waiting = Some(began);
-        let read = self.session.run(&self.read, &key).await;
-        felt.lock().came_back(began.elapsed(), Instant::now());
-        match read {
-            Err(e) if self.session.is_closed() => return Err(e),
-            // It ran into its limit, or the table is not to be read just now: that took as long as it took.
-            Err(e) => tracing::debug!("the probe: {e}"),
-            Ok(_) => {}
+        timed(&felt.reads, &self.session, self.session.run(&self.read, &key)).await?;
+        if self.next % COMMIT_EACH == 0 {
+            timed(&felt.commits, &self.session, self.session.run(&self.commit, &[])).await?;
         }
         tokio::time::sleep(EVERY).await;
         Ok(())
     }
 }
 
-/// How long reads took of late, and in calm times; shared with whoever asks. Cloning shares it.
+/// Fails where the session is lost.
+async fn timed<T>(
+    course: &Shared,
+    session: &Session,
+    work: impl Future<Output = Result<T>>,
+) -> Result<()> {
+    let began = Instant::now();
+    lock(course).waiting = Some(began);
+    let done = work.await;
+    lock(course).came_back(began.elapsed(), Instant::now());
+    match done {
+        Err(e) if session.is_closed() => return Err(e),
+        // It ran into its limit, or the table is not to be read just now: that took as long as it took.
+        Err(e) => tracing::debug!("the probe: {e}"),
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+type Shared = Arc<Mutex<Course>>;
+
+fn lock(course: &Shared) -> MutexGuard<'_, Course> {
+    course.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long reads and commits took of late, and in calm times; shared with whoever asks. Cloning shares it.
 #[derive(Debug, Clone, Default)]
-pub struct Felt(Arc<Mutex<Course>>);
+pub struct Felt {
+    reads: Shared,
+    commits: Shared,
+}
 
 impl Felt {
-    fn lock(&self) -> MutexGuard<'_, Course> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The copy rests since then, or does not.
     pub fn rests(&self, since: Option<Instant>, now: Instant) {
-        self.lock().rests(since, now);
+        lock(&self.reads).rests(since, now);
+        lock(&self.commits).rests(since, now);
     }
 
-    /// The reading; none where nobody else is at work.
-    pub fn reading(&self, anybody: bool, limits: &Limits, now: Instant) -> Reading {
-        self.lock().reading(anybody, limits, now)
+    /// The readings; nothing presses where nobody else is at work.
+    pub fn readings(&self, anybody: bool, limits: &Limits, now: Instant) -> [Reading; 2] {
+        [
+            lock(&self.reads).reading(("probe", "a read"), anybody, limits, now),
+            lock(&self.commits).reading(("probe-commit", "a commit"), anybody, limits, now),
+        ]
     }
 }
 
@@ -140,8 +169,14 @@ impl Course {
         }
     }
 
-    fn reading(&mut self, anybody: bool, limits: &Limits, now: Instant) -> Reading {
-        let signal = "probe".to_owned();
+    fn reading(
+        &mut self,
+        (signal, what): (&str, &str),
+        anybody: bool,
+        limits: &Limits,
+        now: Instant,
+    ) -> Reading {
+        let signal = signal.to_owned();
         if self.calm.is_none() && self.began.is_some_and(|began| now.duration_since(began) >= CALM)
         {
             self.calm = self.now(now);
@@ -160,7 +195,7 @@ impl Course {
         let pressure = if anybody { ms(took) / ms(limit).max(0.001) } else { 0.0 };
         let text = match anybody {
             true => format!(
-                "a read takes {:.1} of {:.1} ms, {:.1} when calm",
+                "{what} takes {:.1} of {:.1} ms, {:.1} when calm",
                 ms(took),
                 ms(limit),
                 ms(calm)
@@ -175,6 +210,8 @@ impl Course {
 mod tests {
     use super::*;
 
+    const READ: (&str, &str) = ("probe", "a read");
+
     fn course(times: impl IntoIterator<Item = (u64, u64)>, start: Instant) -> Course {
         let mut course = Course::default();
         for (at, took) in times {
@@ -188,29 +225,33 @@ mod tests {
         let (start, limits) = (Instant::now(), Limits { probe_factor: 2.5, ..Limits::default() });
         let at = |ms| start + Duration::from_millis(ms);
         let mut course = course((0..10).map(|n| (n * 100, 2_000)), start);
-        assert_eq!(course.reading(true, &limits, at(950)).pressure, None, "not known yet");
-        let calm = course.reading(true, &limits, at(2_000));
+        assert_eq!(course.reading(READ, true, &limits, at(950)).pressure, None, "not known yet");
+        let calm = course.reading(READ, true, &limits, at(2_000));
         assert!((0.39..0.41).contains(&calm.pressure.unwrap()), "{calm:?}");
         for n in 0..30 {
             course.note(Duration::from_millis(10), at(2_000 + n * 100));
         }
-        let slow = course.reading(true, &limits, at(5_000));
+        let slow = course.reading(READ, true, &limits, at(5_000));
         assert!((1.9..2.1).contains(&slow.pressure.unwrap()), "{slow:?}");
         assert_eq!(slow.text, "a read takes 10.0 of 5.0 ms, 2.0 when calm");
-        assert_eq!(course.reading(false, &limits, at(5_000)).pressure, Some(0.0), "nobody is hurt");
+        assert_eq!(
+            course.reading(READ, false, &limits, at(5_000)).pressure,
+            Some(0.0),
+            "nobody is hurt"
+        );
         let absolute = Limits { probe_latency: Some(Duration::from_millis(20)), ..limits.clone() };
-        assert!(course.reading(true, &absolute, at(5_000)).pressure.unwrap() < 0.51);
+        assert!(course.reading(READ, true, &absolute, at(5_000)).pressure.unwrap() < 0.51);
 
         // While the copy rests for long the same is nobody's fault.
         course.rests(Some(at(0)), at(10_000));
         assert!(
-            course.reading(true, &limits, at(10_000)).pressure.unwrap() > 1.0,
+            course.reading(READ, true, &limits, at(10_000)).pressure.unwrap() > 1.0,
             "too short a rest"
         );
         course.rests(None, at(60_000));
-        assert!(course.reading(true, &limits, at(60_000)).pressure.unwrap() > 1.0, "no rest");
+        assert!(course.reading(READ, true, &limits, at(60_000)).pressure.unwrap() > 1.0, "no rest");
         course.rests(Some(at(0)), at(60_000));
-        assert!(course.reading(true, &limits, at(60_000)).pressure.unwrap() < 0.5);
+        assert!(course.reading(READ, true, &limits, at(60_000)).pressure.unwrap() < 0.5);
     }
 
     #[test]
@@ -218,10 +259,10 @@ mod tests {
         let (start, limits) = (Instant::now(), Limits::default());
         let at = |ms| start + Duration::from_millis(ms);
         let mut course = course((0..30).map(|n| (n * 100, 100)), start);
-        assert!(course.reading(true, &limits, at(3_000)).pressure.unwrap() < 0.1);
+        assert!(course.reading(READ, true, &limits, at(3_000)).pressure.unwrap() < 0.1);
         course.waiting = Some(at(3_000));
-        assert!(course.reading(true, &limits, at(4_000)).pressure.unwrap() < 0.1);
-        assert!(course.reading(true, &limits, at(6_000)).pressure.unwrap() > 1.0);
+        assert!(course.reading(READ, true, &limits, at(4_000)).pressure.unwrap() < 0.1);
+        assert!(course.reading(READ, true, &limits, at(6_000)).pressure.unwrap() > 1.0);
     }
 
     #[test]
@@ -229,10 +270,10 @@ mod tests {
         let (start, limits) = (Instant::now(), Limits::default());
         let at = |ms| start + Duration::from_millis(ms);
         let mut course = course((0..30).map(|n| (n * 100, 100)), start);
-        course.reading(true, &limits, at(3_000));
+        course.reading(READ, true, &limits, at(3_000));
         for n in 0..30 {
             course.note(Duration::from_micros(400), at(3_000 + n * 100));
         }
-        assert!(course.reading(true, &limits, at(6_000)).pressure.unwrap() <= 0.21);
+        assert!(course.reading(READ, true, &limits, at(6_000)).pressure.unwrap() <= 0.21);
     }
 }
