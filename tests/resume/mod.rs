@@ -7,6 +7,7 @@ mod cleanup;
 #[cfg(feature = "failpoints")]
 mod killed;
 mod network;
+#[cfg(feature = "failpoints")]
 mod parts;
 mod recover;
 mod stalled;
