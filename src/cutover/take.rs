@@ -3,8 +3,8 @@
 //! No order keeps out every circle. The application's transactions use the table, its views and what refers
 //! to it in orders of their own, some of them against each other: whoever holds a view and waits for what we
 //! have would never give us the view, however long we waited for it, and everybody behind us would wait
-//! too. (By measurement, on a table with seven views under busy sessions, all attempts that failed had
-//! spent nearly all of their time on one lock, in such a circle.) So a circle is looked for as soon as a
+//! too. (By measurement attempts that failed had spent nearly all of their time on one lock: see
+//! docs/design.md.) So a circle is looked for as soon as a
 //! lock is not granted at once; then all locks go, the application goes on, and after a pause they are
 //! taken again.
 //!
