@@ -3,7 +3,7 @@
 use pgwraith::demo::orders::create_orders;
 
 use crate::harness::{self, Output};
-use crate::scene::{Held, SOON, Shop, exec, shop, value, wait_for};
+use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, value, wait_for};
 
 /// Many small ranges.
 const SLOW: [&str; 7] =
@@ -159,5 +159,123 @@ async fn the_operators_own_question_holds_it_up() {
     exec(&shop.client, "DROP TABLE busy").await;
     held.run.wait_for_saying("throttle-query cannot be measured").await;
     set(&shop, &["throttle-query=SELECT -1"]).await.expect_code(0);
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+/// A session that does this until it is told to end.
+async fn busy(shop: &Shop, sql: &str) -> tokio::task::JoinHandle<()> {
+    let (client, sql) = (shop.session().await, format!("/* busy */ {sql}"));
+    tokio::spawn(async move {
+        let _ = client.batch_execute(&sql).await;
+    })
+}
+
+async fn end_busy(shop: &Shop) {
+    shop.exec(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '/* busy */%'",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn others_that_wait_for_locks_hold_the_copy_up() {
+    let shop = shop().await;
+    let mut held = held(&shop, 60_000, &["--max-lock-waiters", "1"]).await;
+    let other = shop.session().await;
+    exec(&other, "CREATE TABLE theirs (); BEGIN; LOCK TABLE theirs").await;
+    for _ in 0..2 {
+        busy(&shop, "SELECT count(*) FROM theirs").await;
+    }
+    let waiting = "SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                   AND query LIKE '/* busy */%' AND query_start < now() - interval '1 second'";
+    harness::wait_for_sql(&shop.client, "they have waited for long", waiting).await;
+    held.release().await;
+    held.run.wait_for_saying("it waits for lock-waiters: 2 of 1 sessions").await;
+    it_rests(&shop).await;
+    exec(&other, "COMMIT").await;
+    held.run.wait_for_saying("it goes on").await;
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn many_that_are_at_work_hold_the_copy_up_where_that_is_wanted() {
+    let shop = shop().await;
+    for _ in 0..3 {
+        busy(&shop, "SELECT pg_sleep(1000)").await;
+    }
+    let mut held = held(&shop, 60_000, &["--max-active-sessions", "1"]).await;
+    held.release().await;
+    held.run.wait_for_saying("it waits for active-sessions: ").await;
+    it_rests(&shop).await;
+    end_busy(&shop).await;
+    held.run.wait_for_saying("it goes on").await;
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+#[tokio::test]
+async fn an_archiver_that_is_behind_holds_the_copy_up() {
+    let shop = shop_with(&[
+        ("archive_mode", "on"),
+        ("archive_command", "false"),
+        ("wal_level", "logical"),
+    ])
+    .await;
+    let mut held = held(&shop, 60_000, &["--max-archive-lag", "16MB"]).await;
+    held.release().await;
+    for _ in 0..4 {
+        shop.exec("SELECT pg_logical_emit_message(true, 'x', 'x'), pg_switch_wal()").await;
+    }
+    held.run.wait_for_saying("it waits for archiver: ").await;
+    it_rests(&shop).await;
+    shop.exec("ALTER SYSTEM SET archive_command = 'true'").await;
+    shop.exec("SELECT pg_reload_conf()").await;
+    held.run.wait_for_saying("it goes on").await;
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+/// What is over a critical limit needs a person: the run ends, and goes on when he says so.
+#[tokio::test]
+async fn a_critical_limit_stops_the_run() {
+    let shop = shop().await;
+    let paused = ["--pause", "--critical", "active-sessions=1,lag=1h"];
+    let held = held(&shop, 20_000, &paused).await;
+    for _ in 0..2 {
+        busy(&shop, "SELECT pg_sleep(1000)").await;
+    }
+    held.release().await;
+    let output = held.run.finish(SOON).await.expect_code(1);
+    for told in ["active-sessions is over its critical limit", "pgwraith resume orders"] {
+        assert!(output.stderr.contains(told), "{told}: {output}");
+    }
+    end_busy(&shop).await;
+    let go_on = ["resume", "orders", "-d", &shop.dsn, "--pause=off"];
+    harness::run(go_on).await.expect_code(0);
+    let wrong = ["run", "orders", "-d", &shop.dsn, "--rebuild", "--critical", "speed=3"];
+    let output = harness::run(wrong).await.expect_code(2);
+    assert!(output.stderr.contains("there is no signal \"speed\""), "{output}");
+}
+
+/// A read that does not come back is as bad as a slow one.
+#[tokio::test]
+async fn reads_that_take_long_hold_the_copy_up() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE orders (id int PRIMARY KEY, filler text); \
+         ALTER TABLE orders ALTER filler SET STORAGE plain; \
+         INSERT INTO orders SELECT i, repeat('f', 2000) FROM generate_series(1, 40000) i",
+    )
+    .await;
+    let mut held = shop.held("copy", "orders", &SLOW).await;
+    held.run.wait_for_saying("timed in calm first").await;
+    held.release().await;
+    let copied = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+    wait_for(&shop.client, &mut held.run, "the copy goes on", copied).await;
+    let other = shop.session().await;
+    exec(&other, "BEGIN; LOCK TABLE orders").await;
+    busy(&shop, "SELECT pg_sleep(1000)").await;
+    held.run.wait_for_saying("it waits for probe: a read takes ").await;
+    exec(&other, "COMMIT").await;
+    held.run.wait_for_saying("it goes on").await;
+    end_busy(&shop).await;
     held.run.finish(SOON).await.expect_code(0);
 }

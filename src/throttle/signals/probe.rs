@@ -186,7 +186,7 @@ impl Course {
             return Reading {
                 signal,
                 pressure: None,
-                text: "calm reads are timed first".to_owned(),
+                text: format!("{what} is timed in calm first"),
             };
         };
         let by_factor = calm.mul_f64(limits.probe_factor).max(LEAST_LIMIT);
