@@ -246,7 +246,7 @@ async fn a_terminal_shows_a_bar() {
     assert!(code.success(), "{code}");
 }
 
-/// Who waits for a lock that a chunk has, and nobody else.
+/// Who waits for a lock that a chunk has, and nobody who waits for somebody else's on the same table.
 #[tokio::test]
 async fn those_who_wait_for_us_are_counted() {
     let shop = shop().await;
@@ -257,18 +257,23 @@ async fn those_who_wait_for_us_are_counted() {
     let mut run = Background::start(shop.arguments("orders", &change));
     let address = address(&mut run).await;
     failpoint.wait_for_somebody().await;
-    shop.exec("CREATE TABLE elsewhere (n int)").await;
-    shop.exec("BEGIN; LOCK TABLE elsewhere").await;
+    const BESIDE_READING: &str = "orders IN SHARE ROW EXCLUSIVE MODE";
+    shop.exec(&format!("BEGIN; LOCK TABLE {BESIDE_READING}")).await;
+    #[expect(clippy::async_yields_async, reason = "they are to wait at the same time")]
     let waits = async |table: &str| {
         let (waiter, sql) = (shop.session().await, format!("BEGIN; LOCK TABLE {table}; COMMIT"));
         tokio::spawn(async move { exec(&waiter, &sql).await })
     };
-    let waiters = [waits("orders").await, waits("elsewhere").await];
+    let waiters = [waits("orders").await, waits(BESIDE_READING).await];
     let counted = async || {
         let (_, text) = get(&address, "/metrics").await;
         metric(&text, "pgwraith_lock_waits{table=\"orders\",by=\"others\"}") == Some(1.0)
     };
-    harness::wait_until("somebody waits for us", SOON, counted).await;
+    let both =
+        "SELECT count(*) = 2 FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+    let observer = shop.session().await;
+    harness::wait_for_sql(&observer, "both wait", both).await;
+    harness::wait_until("one of them waits for us", SOON, counted).await;
     shop.exec("COMMIT").await;
     failpoint.open().await;
     for waiter in waiters {

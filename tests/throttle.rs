@@ -182,7 +182,8 @@ async fn others_that_wait_for_locks_hold_the_copy_up() {
     let shop = shop().await;
     let mut held = held(&shop, 60_000, &["--max-lock-waiters", "1"]).await;
     let other = shop.session().await;
-    exec(&other, "CREATE TABLE theirs (); BEGIN; LOCK TABLE theirs").await;
+    exec(&other, "CREATE TABLE theirs ()").await;
+    exec(&other, "BEGIN; LOCK TABLE theirs").await;
     for _ in 0..2 {
         busy(&shop, "SELECT count(*) FROM theirs").await;
     }
