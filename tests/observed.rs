@@ -186,7 +186,7 @@ async fn a_run_that_waits_for_a_lock_is_not_well() {
     harness::wait_until("it is stuck", SOON, stuck).await;
     let (_, why) = get(&address, "/health").await;
     let pid: i32 = value(&other, "SELECT pg_backend_pid()").await;
-    assert!(why.contains(&format!("for pid {pid} (postgres, ")), "{why}");
+    assert!(why.contains(&format!("for pid {pid} postgres (")), "{why}");
     assert!(!why.contains("not for everybody"), "{why}");
     let (_, text) = get(&address, "/metrics").await;
     assert_eq!(metric(&text, "pgwraith_healthy"), Some(0.0));

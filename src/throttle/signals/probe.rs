@@ -68,7 +68,7 @@ impl Prober {
         self.next += 1;
         let key: Vec<&(dyn ToSql + Sync)> = key.iter().map(|k| k as &(dyn ToSql + Sync)).collect();
         timed(&felt.reads, &self.session, self.session.run(&self.read, &key)).await?;
-        if self.next % COMMIT_EACH == 0 {
+        if self.next.is_multiple_of(COMMIT_EACH) {
             timed(&felt.commits, &self.session, self.session.run(&self.commit, &[])).await?;
         }
         tokio::time::sleep(EVERY).await;
