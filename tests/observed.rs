@@ -245,3 +245,39 @@ async fn a_terminal_shows_a_bar() {
     let code = tokio::task::spawn_blocking(move || run.wait().unwrap()).await.unwrap();
     assert!(code.success(), "{code}");
 }
+
+/// Who waits for a lock that a chunk has, and nobody who waits for somebody else's on the same table.
+#[tokio::test]
+async fn those_who_wait_for_us_are_counted() {
+    let shop = shop().await;
+    create_orders(&shop.client, 20_000).await.unwrap();
+    harness::make_state(&shop.dsn, &shop.client).await;
+    let failpoint = harness::Failpoint::at_chunk(&shop.client, shop.session().await, 5).await;
+    let change = ["--rebuild", "--workers", "1", "--chunk-rows", "300", "--listen", "0"];
+    let mut run = Background::start(shop.arguments("orders", &change));
+    let address = address(&mut run).await;
+    failpoint.wait_for_somebody().await;
+    const BESIDE_READING: &str = "orders IN SHARE ROW EXCLUSIVE MODE";
+    shop.exec(&format!("BEGIN; LOCK TABLE {BESIDE_READING}")).await;
+    let waits = |waiter, table: &str| {
+        let sql = format!("BEGIN; LOCK TABLE {table}; COMMIT");
+        tokio::spawn(async move { exec(&waiter, &sql).await })
+    };
+    let waiters =
+        [waits(shop.session().await, "orders"), waits(shop.session().await, BESIDE_READING)];
+    let counted = async || {
+        let (_, text) = get(&address, "/metrics").await;
+        metric(&text, "pgwraith_lock_waits{table=\"orders\",by=\"others\"}") == Some(1.0)
+    };
+    let both =
+        "SELECT count(*) = 2 FROM pg_locks WHERE NOT granted AND relation = 'orders'::regclass";
+    let observer = shop.session().await;
+    harness::wait_for_sql(&observer, "both wait", both).await;
+    harness::wait_until("one of them waits for us", SOON, counted).await;
+    shop.exec("COMMIT").await;
+    failpoint.open().await;
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    run.finish(SOON).await.expect_code(0);
+}

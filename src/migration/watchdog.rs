@@ -104,13 +104,20 @@ impl Watchdog {
         Ok(all)
     }
 
-    /// How many sessions wait for a lock that ours have.
+    /// How many sessions wait for a lock that ours have; of more than a hundred only so many are looked at, since
+    /// each look at who blocks whom locks the server's table of locks.
     async fn others(&self) -> Result<u64> {
-        let sql = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity w \
-                   WHERE w.wait_event_type = 'Lock' AND w.application_name NOT LIKE $1 \
-                     AND w.datname = pg_catalog.current_database() \
-                     AND EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1 \
-                       AND a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)))";
+        let sql = "WITH ours AS MATERIALIZED (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1), \
+                     locks AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks), \
+                     waiting AS MATERIALIZED (SELECT DISTINCT w.pid FROM locks w JOIN locks h \
+                         ON h.granted AND h.locktype = w.locktype AND h.database IS NOT DISTINCT FROM w.database \
+                         AND h.relation IS NOT DISTINCT FROM w.relation \
+                         AND h.transactionid IS NOT DISTINCT FROM w.transactionid \
+                         AND h.virtualxid IS NOT DISTINCT FROM w.virtualxid \
+                       WHERE NOT w.granted AND h.pid IN (SELECT o.pid FROM ours o) \
+                         AND w.pid NOT IN (SELECT o.pid FROM ours o) LIMIT 100) \
+                   SELECT pg_catalog.count(*) FROM waiting w \
+                   WHERE pg_catalog.pg_blocking_pids(w.pid) OPERATOR(pg_catalog.&&) ARRAY(SELECT o.pid FROM ours o)";
         let row = self.session.one(sql, &[&session_names(self.migration)]).await?;
         Ok(row.get::<_, i64>(0).unsigned_abs())
     }

@@ -130,14 +130,16 @@ pub enum Timed {
     Verify,
     /// From writing a message to the log until the stream brought it.
     Fence,
+    /// A read by the key, as the application reads.
+    Probe,
     /// An attempt of the cutover: from the first lock request to COMMIT, or to ROLLBACK where it was given up.
     Stall,
 }
 
 impl Timed {
     /// All, in the order in which they are shown.
-    pub const ALL: [Timed; 5] =
-        [Timed::Chunk, Timed::Sync, Timed::Verify, Timed::Fence, Timed::Stall];
+    pub const ALL: [Timed; 6] =
+        [Timed::Chunk, Timed::Sync, Timed::Verify, Timed::Fence, Timed::Probe, Timed::Stall];
 
     /// What one is, in a sentence.
     pub fn told(self) -> &'static str {
@@ -146,6 +148,7 @@ impl Timed {
             Timed::Sync => "batch of changed keys",
             Timed::Verify => "range compared",
             Timed::Fence => "fence, from the log to the stream,",
+            Timed::Probe => "read by the key",
             Timed::Stall => "attempt of the cutover, from its first lock request,",
         }
     }
@@ -157,6 +160,7 @@ impl Timed {
             Timed::Sync => "sync",
             Timed::Verify => "verify",
             Timed::Fence => "fence",
+            Timed::Probe => "probe",
             Timed::Stall => "stall",
         }
     }
