@@ -259,12 +259,12 @@ async fn those_who_wait_for_us_are_counted() {
     failpoint.wait_for_somebody().await;
     const BESIDE_READING: &str = "orders IN SHARE ROW EXCLUSIVE MODE";
     shop.exec(&format!("BEGIN; LOCK TABLE {BESIDE_READING}")).await;
-    #[expect(clippy::async_yields_async, reason = "they are to wait at the same time")]
-    let waits = async |table: &str| {
-        let (waiter, sql) = (shop.session().await, format!("BEGIN; LOCK TABLE {table}; COMMIT"));
+    let waits = |waiter, table: &str| {
+        let sql = format!("BEGIN; LOCK TABLE {table}; COMMIT");
         tokio::spawn(async move { exec(&waiter, &sql).await })
     };
-    let waiters = [waits("orders").await, waits(BESIDE_READING).await];
+    let waiters =
+        [waits(shop.session().await, "orders"), waits(shop.session().await, BESIDE_READING)];
     let counted = async || {
         let (_, text) = get(&address, "/metrics").await;
         metric(&text, "pgwraith_lock_waits{table=\"orders\",by=\"others\"}") == Some(1.0)

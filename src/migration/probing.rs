@@ -7,6 +7,7 @@ use super::supervisor::{Background, Supervisor};
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::flow::sample::sample;
+use crate::telemetry::{Meter, Timed};
 use crate::throttle::signals::{Felt, Prober};
 
 /// A smaller table is copied in seconds.
@@ -22,8 +23,8 @@ pub(super) async fn start(
 ) -> Result<Option<(Felt, Background)>> {
     let Some(prober) = prober(context, source).await? else { return Ok(None) };
     let felt = Felt::default();
-    let shared = felt.clone();
-    Ok(Some((felt, supervisor.spawn(|end| probe(prober, shared, end)))))
+    let (shared, meter) = (felt.clone(), context.meter.clone());
+    Ok(Some((felt, supervisor.spawn(|end| probe(prober, shared, meter, end)))))
 }
 
 /// Who probes the source: one that is copied in a moment is not worth the time that calm reads take.
@@ -40,11 +41,11 @@ async fn prober(context: &Context, source: &Table) -> Result<Option<Prober>> {
     Prober::prepare(session, &context.flow.probe(), keys).await.map(Some)
 }
 
-async fn probe(mut prober: Prober, felt: Felt, end: CancellationToken) -> Result<()> {
+async fn probe(mut prober: Prober, felt: Felt, meter: Meter, end: CancellationToken) -> Result<()> {
     loop {
         tokio::select! {
             () = end.cancelled() => return Ok(()),
-            done = prober.probe(&felt) => done?,
+            took = prober.probe(&felt) => meter.took(Timed::Probe, took?),
         }
     }
 }

@@ -58,21 +58,20 @@ impl Prober {
         Ok(Prober { session, read, commit, keys, next: 0 })
     }
 
-    /// Reads one, tells how long that took, and waits until it is time for the next. Fails where the session
-    /// is lost.
-    pub async fn probe(&mut self, felt: &Felt) -> Result<()> {
+    /// Reads one, and waits until it is time for the next. Returns how long the read took; fails where the
+    /// session is lost.
+    pub async fn probe(&mut self, felt: &Felt) -> Result<Duration> {
         let Some(key) = self.keys.get(self.next % self.keys.len().max(1)) else {
-            std::future::pending::<()>().await;
-            return Ok(());
+            return std::future::pending().await;
         };
         self.next += 1;
         let key: Vec<&(dyn ToSql + Sync)> = key.iter().map(|k| k as &(dyn ToSql + Sync)).collect();
-        timed(&felt.reads, &self.session, self.session.run(&self.read, &key)).await?;
+        let took = timed(&felt.reads, &self.session, self.session.run(&self.read, &key)).await?;
         if self.next.is_multiple_of(COMMIT_EACH) {
             timed(&felt.commits, &self.session, self.session.run(&self.commit, &[])).await?;
         }
         tokio::time::sleep(EVERY).await;
-        Ok(())
+        Ok(took)
     }
 }
 
@@ -81,18 +80,19 @@ async fn timed<T>(
     course: &Shared,
     session: &Session,
     work: impl Future<Output = Result<T>>,
-) -> Result<()> {
+) -> Result<Duration> {
     let began = Instant::now();
     lock(course).waiting = Some(began);
     let done = work.await;
-    lock(course).came_back(began.elapsed(), Instant::now());
+    let took = began.elapsed();
+    lock(course).came_back(took, Instant::now());
     match done {
         Err(e) if session.is_closed() => return Err(e),
         // It ran into its limit, or the table is not to be read just now: that took as long as it took.
         Err(e) => tracing::debug!("the probe: {e}"),
         Ok(_) => {}
     }
-    Ok(())
+    Ok(took)
 }
 
 type Shared = Arc<Mutex<Course>>;
