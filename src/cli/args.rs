@@ -335,8 +335,8 @@ fn critical(text: &str) -> Result<String, String> {
 
 fn factor(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(factor) if factor >= 1.1 && factor.is_finite() => Ok(factor),
-        _ => Err("it is a number from 1.1 on".into()),
+        Ok(factor) if (1.1..=1000.0).contains(&factor) => Ok(factor),
+        _ => Err("it is a number from 1.1 to 1000".into()),
     }
 }
 
@@ -389,6 +389,14 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn factors_are_more_than_nothing() {
+        assert_eq!(factor("2.5"), Ok(2.5));
+        for bad in ["1", "0", "-3", "1e300", "inf", "NaN", "x", ""] {
+            assert!(factor(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn shares_are_in_percent() {

@@ -33,8 +33,8 @@ const QUANTILE: f64 = 0.9;
 pub const CALM: Duration = Duration::from_secs(2);
 /// After so long a rest what is measured is without the copy.
 const RESTED: Duration = Duration::from_secs(20);
-/// A server that is not busy answers in no time; twice as long as that is still in no time.
-const LEAST_LIMIT: Duration = Duration::from_millis(2);
+/// A server that is not busy answers in no time; some times as long as that is still in no time.
+const LEAST_LIMIT: Duration = Duration::from_millis(5);
 /// A read that does not come back is as bad as one that took so long; it is told meanwhile.
 const LIMIT: &str = "10s";
 
@@ -224,22 +224,22 @@ mod tests {
     fn what_a_read_takes_is_held_against_calm_times() {
         let (start, limits) = (Instant::now(), Limits { probe_factor: 2.5, ..Limits::default() });
         let at = |ms| start + Duration::from_millis(ms);
-        let mut course = course((0..10).map(|n| (n * 100, 2_000)), start);
+        let mut course = course((0..10).map(|n| (n * 100, 4_000)), start);
         assert_eq!(course.reading(READ, true, &limits, at(950)).pressure, None, "not known yet");
         let calm = course.reading(READ, true, &limits, at(2_000));
         assert!((0.39..0.41).contains(&calm.pressure.unwrap()), "{calm:?}");
         for n in 0..30 {
-            course.note(Duration::from_millis(10), at(2_000 + n * 100));
+            course.note(Duration::from_millis(20), at(2_000 + n * 100));
         }
         let slow = course.reading(READ, true, &limits, at(5_000));
         assert!((1.9..2.1).contains(&slow.pressure.unwrap()), "{slow:?}");
-        assert_eq!(slow.text, "a read takes 10.0 of 5.0 ms, 2.0 when calm");
+        assert_eq!(slow.text, "a read takes 20.0 of 10.0 ms, 4.0 when calm");
         assert_eq!(
             course.reading(READ, false, &limits, at(5_000)).pressure,
             Some(0.0),
             "nobody is hurt"
         );
-        let absolute = Limits { probe_latency: Some(Duration::from_millis(20)), ..limits.clone() };
+        let absolute = Limits { probe_latency: Some(Duration::from_millis(40)), ..limits.clone() };
         assert!(course.reading(READ, true, &absolute, at(5_000)).pressure.unwrap() < 0.51);
 
         // While the copy rests for long the same is nobody's fault.
@@ -274,6 +274,6 @@ mod tests {
         for n in 0..30 {
             course.note(Duration::from_micros(400), at(3_000 + n * 100));
         }
-        assert!(course.reading(READ, true, &limits, at(6_000)).pressure.unwrap() <= 0.21);
+        assert!(course.reading(READ, true, &limits, at(6_000)).pressure.unwrap() <= 0.1);
     }
 }
