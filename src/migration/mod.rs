@@ -33,6 +33,7 @@ mod takeover;
 mod teardown;
 mod unfinished;
 mod verify;
+mod voice;
 mod watch;
 mod watchdog;
 
