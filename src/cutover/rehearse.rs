@@ -12,6 +12,7 @@ use super::locker::Locker;
 use super::{Cutover, back_off, look};
 use crate::error::Result;
 use crate::flow::sync::{FENCE_LIMIT, Syncer};
+use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_ident};
 
 /// How often the fence is passed.
@@ -54,7 +55,17 @@ impl Cutover<'_> {
             match self.prepare(&observer, &syncer, started).await? {
                 Ok(locker) => {
                     let fence = Duration::from_secs_f64(rehearsal.fence_p50_ms / 1000.0);
-                    let held = self.held_for(&locker, &observer, fence).await?;
+                    // As in an attempt, which has the shadow for itself.
+                    let alone = self.door.alone().await;
+                    let held = self.held_for(&locker, &observer, fence).await;
+                    drop(alone);
+                    let held = match held {
+                        Err(e) if matches!(classify(&e), Class::Late | Class::Transient) => {
+                            rehearsal.obstacle = Some(e.what().to_owned());
+                            return Ok(rehearsal);
+                        }
+                        held => held?,
+                    };
                     rehearsal.lock_ms = ms(Some(&held));
                     rehearsal.locks = locker.rehearsed.locks.statements.clone();
                     rehearsal.locks.extend(locker.rehearsed.locks.sequences.iter().cloned());

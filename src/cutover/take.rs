@@ -68,10 +68,7 @@ pub(super) async fn take(
         let started = Instant::now();
         let order = order(&locker.rehearsed.locks, sequences_first);
         let who = match once(cutover, observer, session, order, left).await? {
-            Try::Taken(taken) => {
-                run(session, "RELEASE SAVEPOINT locks").await?;
-                return Ok(taken);
-            }
+            Try::Taken(taken) => return Ok(taken),
             Try::Circle(who) => who,
         };
         // The limits of this try go with it, on 17 and newer the running one of the transaction too.
@@ -110,9 +107,12 @@ async fn once(
     let (deadline, budget) = (Deadline::after(cutover.limits.max_lock_hold), Deadline::after(left));
     let started = Instant::now();
     let mut granted = None;
-    for lock in order {
+    let mut order = order.peekable();
+    while let Some(lock) = order.next() {
+        // With the last one: the application waits for every journey of its own.
+        let release = if order.peek().is_none() { "; RELEASE SAVEPOINT locks" } else { "" };
         let sql = format!(
-            "{}SET LOCAL lock_timeout = {}; {lock}",
+            "{}SET LOCAL lock_timeout = {}; {lock}{release}",
             deadline.settings(session.version()),
             budget.left().as_millis().max(1)
         );
@@ -152,7 +152,13 @@ async fn watched(observer: &Session, session: &Session, sql: &str, met: &mut Met
             done = &mut work => return done,
             _ = sleep(POLL) => {}
         }
-        let Ok(blockers) = look::blockers(observer, session.pid()).await else { continue };
+        // The answer comes on another way than the lock, which is not to wait for it.
+        let blockers = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            blockers = look::blockers(observer, session.pid()) => blockers,
+        };
+        let Ok(blockers) = blockers else { continue };
         met.who = blockers.who.or(met.who.take());
         if !blockers.circle {
             continue;

@@ -1,6 +1,7 @@
 //! Copies the captured relation range by range into the target, several at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -37,8 +38,32 @@ pub struct Copier {
     pub valve: Valve,
     /// Every range was handed out, or all that are wanted: nobody waits for another.
     pub covered: CancellationToken,
+    /// What a range should take from now on.
+    pub aim: Aim,
     /// What the rows that do not fit are told to; without it the first of them ends the copy.
     pub misfits: Option<Misfits>,
+}
+
+/// What a range should take, set from anywhere without waiting: whoever holds the planner may be waiting for
+/// whoever sets it.
+pub struct Aim(AtomicU64);
+
+impl Aim {
+    pub fn new(time: Duration) -> Self {
+        Aim(AtomicU64::new(micros(time)))
+    }
+
+    pub fn set(&self, time: Duration) {
+        self.0.store(micros(time), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Told of rows that do not fit the new table; the range goes without any row then.
@@ -82,6 +107,7 @@ impl Copier {
 
     async fn next_range(&self) -> Result<Option<Range>> {
         let mut planner = self.planner.lock().await;
+        planner.pace.aim(self.aim.get());
         planner.pace.take_a_share(self.valve.share());
         planner.next().await
     }

@@ -6,15 +6,14 @@
 use tokio_postgres::types::ToSql;
 
 use super::Flow;
+use super::key::{Key, key_arrays};
 use crate::error::Result;
 use crate::pg::{Raw, Session};
 
 /// Keys in the server's order, at equal numbers of rows from each other as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Landmarks {
-    keys: Vec<Vec<Raw>>,
-    /// So many were passed.
-    passed: usize,
+    keys: Vec<Key>,
     /// It is never less.
     position: Option<f32>,
 }
@@ -22,7 +21,8 @@ pub(super) struct Landmarks {
 impl Landmarks {
     /// `before` is how far an earlier run was.
     pub(super) fn new(keys: Vec<Vec<Raw>>, before: Option<f32>) -> Self {
-        Landmarks { keys, passed: 0, position: before }
+        let keys = keys.iter().map(|key| Key::pack(key.iter().map(|raw| &raw.0[..]))).collect();
+        Landmarks { keys, position: before }
     }
 
     /// How far it is where it has come to `key`, as a share of all; the end is 1. None where that is unknown.
@@ -36,18 +36,15 @@ impl Landmarks {
         if self.keys.is_empty() {
             return Ok(self.position);
         }
-        let (mut from, mut to) = (self.passed, self.keys.len());
-        while from < to {
-            let middle = usize::midpoint(from, to);
-            let both: Vec<&(dyn ToSql + Sync)> =
-                self.keys[middle].iter().chain(key).map(|raw| raw as &(dyn ToSql + Sync)).collect();
-            match session.one(&flow.is_reached(), &both).await?.get(0) {
-                true => from = middle + 1,
-                false => to = middle,
-            }
-        }
-        self.passed = from;
-        let share = from as f32 / (self.keys.len() + 1) as f32;
+        // All of them in one question: every other one is a journey to the server and back.
+        let arrays = key_arrays(flow.key_type_oids(), &self.keys);
+        let parameters: Vec<&(dyn ToSql + Sync)> = arrays
+            .iter()
+            .map(|array| array as &(dyn ToSql + Sync))
+            .chain(key.iter().map(|raw| raw as &(dyn ToSql + Sync)))
+            .collect();
+        let passed: i64 = session.one(&flow.passed_keys(), &parameters).await?.get(0);
+        let share = passed as f32 / (self.keys.len() + 1) as f32;
         self.position = Some(self.position.unwrap_or(0.0).max(share));
         Ok(self.position)
     }

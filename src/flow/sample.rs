@@ -22,7 +22,9 @@ pub async fn sample(
     }
     let size = "SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass) / \
                 pg_catalog.current_setting('block_size')::pg_catalog.int8";
-    let pages: i64 = session.one(size, &[&flow.captured.oid]).await?.get(0);
+    // Null where it was dropped just now, which others say.
+    let pages: Option<i64> = session.one(size, &[&flow.captured.oid]).await?.get(0);
+    let Some(pages) = pages else { return Ok(Vec::new()) };
     let percent = (PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
     writer.begin(session, Isolation::ReadCommitted).await?;
     writer.as_owner(session).await?;

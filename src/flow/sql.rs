@@ -76,16 +76,19 @@ impl Flow {
         )
     }
 
-    /// Whether the key `$1…` is not behind the key of the parameters that follow.
-    pub fn is_reached(&self) -> String {
+    /// How many keys of the key set are not behind the key of the parameters that follow.
+    pub fn passed_keys(&self) -> String {
         let width = self.key.len();
-        let key = |from: usize| {
-            let items: Vec<_> = (0..width)
-                .map(|i| format!("${}::{}", from + i, self.key[i].source_type_sql))
-                .collect();
-            row(items)
-        };
-        format!("SELECT {} <= {}", key(1), key(width + 1))
+        let key: Vec<_> = (0..width)
+            .map(|i| format!("${}::{}", width + i + 1, self.key[i].source_type_sql))
+            .collect();
+        let named = self.key.iter().map(|k| format!("k.{}", quote_ident(&k.source))).collect();
+        format!(
+            "SELECT pg_catalog.count(*) FROM ({}) AS k WHERE {} <= {}",
+            self.keys(),
+            row(named),
+            row(key)
+        )
     }
 
     /// Bounds as text, for the state and for messages.

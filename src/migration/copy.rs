@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::flow::chunk::{Kind, Pace, Planner};
-use crate::flow::copy::{Copied, Copier, Misfits};
+use crate::flow::copy::{Aim, Copied, Copier, Misfits};
 use crate::telemetry::{Sample, Timed};
 
 use super::context::Context;
@@ -81,6 +81,7 @@ pub(super) fn copier(
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
         covered,
+        aim: Aim::new(context.settings.borrow().copy.chunk_time),
         misfits,
     }
 }
@@ -103,7 +104,7 @@ pub(super) async fn work_off(
             Some(done) = workers.next() => done?,
             Ok(()) = settings.changed() => {
                 let now = settings.borrow_and_update().copy;
-                copier.planner.lock().await.pace.aim(now.chunk_time);
+                copier.aim.set(now.chunk_time);
                 // One that is not wanted any more waits at the valve.
                 for number in workers.len()..now.workers {
                     workers.push(worker(context, copier, number, &report));

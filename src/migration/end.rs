@@ -90,6 +90,8 @@ impl Run<'_> {
         let session = self.connector.session("end").await?;
         let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
         teardown::end_sessions(&session, migration).await?;
+        // Only now: a COMMIT of the swap may have been under way.
+        let stored = store::load(&session, stored.id).await?.ok_or_else(superseded)?;
         let what = if error.kind() == Kind::Stopped { "stopped" } else { "failed" };
         store::event(&session, migration, what, &error.to_string()).await?;
         if stored.swapped {

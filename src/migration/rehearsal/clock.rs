@@ -81,7 +81,9 @@ fn sum_up(log: &[Range], copied: &mut Copied) {
     copied.seconds = end;
     copied.rows_per_second = rate(warm, end);
     let halves = [rate(warm, middle), rate(middle, end), copied.rows_per_second];
-    copied.slowest = halves.into_iter().fold(f64::INFINITY, f64::min);
+    // A half in which no range ended says nothing.
+    let told = halves.into_iter().filter(|rate| *rate > 0.0);
+    copied.slowest = told.reduce(f64::min).unwrap_or(0.0);
     copied.fastest = halves.into_iter().fold(0.0, f64::max);
     let Ok(mut times) = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3) else { return };
     for range in log {

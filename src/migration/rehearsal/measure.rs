@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Extent;
@@ -36,6 +36,8 @@ const PLACES: i64 = 64;
 const MOST_MISFITS: usize = 10;
 /// Fewer keys say nothing of how fast they are applied.
 const ENOUGH: u64 = 200;
+/// What takes longer than this besides the copy and the indexes is given up, and said so.
+const ENDLESS: Duration = Duration::from_secs(120);
 /// So long the cutover's rehearsal goes on trying.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -157,10 +159,10 @@ impl Measuring<'_, '_, '_> {
 
         let before = self.look_before(&mut seen).await?;
         let segments = self.copy(&mut seen, extent, &before).await?;
-        let syncs = self.build(&mut seen, captures).await?;
-        if captures {
+        let (syncs, converges) = self.build(&mut seen, captures).await?;
+        if captures && converges {
             if context.flow.keeps_order() && !segments.is_empty() {
-                seen.verified = Some(self.verify(segments).await?);
+                seen.verified = self.verify(segments, &mut seen.warnings).await?;
             }
             let began = Instant::now();
             seen.cutover = Some(self.cutover(baseline).await?);
@@ -238,7 +240,7 @@ impl Measuring<'_, '_, '_> {
     }
 
     /// Indexes, and the changes that came meanwhile. Returns who applies them, until the end.
-    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<Vec<Background>> {
+    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<(Vec<Background>, bool)> {
         self.enter("index");
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
@@ -247,9 +249,15 @@ impl Measuring<'_, '_, '_> {
         let (began, from) = (Instant::now(), table::wal_end(self.control).await?);
         seen.index_seconds = index::build_first(context, &settings, &plans).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
-        let mut syncs = Vec::new();
+        let (mut syncs, mut converges) = (Vec::new(), true);
         if captures {
-            syncs = self.catch_up(seen).await?;
+            (syncs, converges) = self.catch_up(seen).await?;
+        }
+        if captures && !converges {
+            let why = "changes did not stop coming faster than they are applied: unique indexes, verification and the \
+                       cutover were not rehearsed";
+            seen.warnings.push(why.to_owned());
+        } else if captures {
             let unique = index::build_unique(context, &settings, target, &plans).await?;
             seen.index_seconds += unique.as_secs_f64();
         } else if let Some(share) = plans.left_out(source) {
@@ -265,11 +273,12 @@ impl Measuring<'_, '_, '_> {
         let written = table::wal_end(self.control).await?.bytes_since(from) as f64;
         let anyway = seen.wal_per_second * began.elapsed().as_secs_f64();
         seen.index_wal = (written - anyway).max(0.0);
-        Ok(syncs)
+        Ok((syncs, converges))
     }
 
     /// How fast keys became dirty since the beginning, and how fast they are applied now.
-    async fn catch_up(&self, seen: &mut Seen) -> Result<Vec<Background>> {
+    /// Also whether they are applied as fast as they come.
+    async fn catch_up(&self, seen: &mut Seen) -> Result<(Vec<Background>, bool)> {
         let (context, workers) = (self.context, self.context.settings.borrow().copy.workers);
         let waited = seen.copied.seconds + seen.index_seconds;
         let (waiting, before) = {
@@ -278,21 +287,35 @@ impl Measuring<'_, '_, '_> {
         };
         let began = Instant::now();
         let syncs = catch_up::start(context, &self.stretch.supervisor, workers).await?;
-        catch_up::drain(context).await?;
+        // What does not catch up is what is to be found out, and no reason to wait for ever.
+        let drained = timeout(ENDLESS, catch_up::drain(context)).await;
         let took = began.elapsed().as_secs_f64().max(0.001);
         let applied = context.tracker.dirty().synced() - before;
         seen.changes = Some(Changes {
             in_per_second: waiting as f64 / waited.max(0.001),
             out_per_second: (applied >= ENOUGH).then(|| applied as f64 / took),
         });
-        Ok(syncs)
+        match drained {
+            Ok(drained) => drained.map(|()| (syncs, true)),
+            Err(_) => Ok((syncs, false)),
+        }
     }
 
-    async fn verify(&self, segments: Vec<Segment>) -> Result<(u64, f64)> {
+    /// None where the throttle lets it go on for too short a time.
+    async fn verify(
+        &self,
+        segments: Vec<Segment>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<(u64, f64)>> {
         self.enter("verify");
         let began = Instant::now();
-        let findings = verify::verify_only(self.context, segments).await?;
-        Ok((findings.rows, began.elapsed().as_secs_f64()))
+        let findings = timeout(ENDLESS, verify::verify_only(self.context, segments)).await;
+        let Ok(findings) = findings else {
+            let why = "verification of what was copied did not come to its end: the throttle held it up, or it is slow";
+            warnings.push(why.to_owned());
+            return Ok(None);
+        };
+        Ok(Some((findings?.rows, began.elapsed().as_secs_f64())))
     }
 
     async fn cutover(&self, baseline: &Baseline) -> Result<Rehearsal> {

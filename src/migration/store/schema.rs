@@ -223,14 +223,20 @@ BEGIN
   END IF;
   PERFORM pg_terminate_backend(a.pid, 10000) FROM pg_stat_activity a WHERE a.application_name LIKE ours AND a.datname = current_database();
   SELECT * INTO m FROM pgwraith.migration n WHERE n.id = it FOR UPDATE;
+  -- Whoever ran it may have swapped until just now, and the shadow be the table that everybody uses.
+  IF NOT FOUND OR m.finished_at IS NOT NULL THEN RAISE EXCEPTION '% has no unfinished migration any more', source; END IF;
   FOR f IN SELECT w.publication, s.slot_name FROM pgwraith.flow w LEFT JOIN pg_replication_slots s
     ON s.slot_name = w.slot AND s.database = current_database() WHERE w.migration_id = it LOOP
     IF f.slot_name IS NOT NULL THEN PERFORM pg_drop_replication_slot(f.slot_name); END IF;
     EXECUTE format('DROP PUBLICATION IF EXISTS %I', f.publication);
   END LOOP;
   EXECUTE format('DROP VIEW IF EXISTS pgwraith.%I', 'rows_' || it);
-  IF EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = m.shadow_oid) THEN
-    EXECUTE format('DROP TABLE %s', m.shadow_oid::regclass);
+  -- An oid alone proves nothing.
+  IF EXISTS (SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = m.shadow_oid
+      AND c.oid <> m.source_oid AND c.relname = m.shadow_name AND n.nspname = m.source_schema) THEN
+    EXECUTE format('DROP TABLE %I.%I', m.source_schema, m.shadow_name);
+  ELSIF m.shadow_oid IS NOT NULL THEN
+    RAISE WARNING 'the shadow %.% is not where it was: whatever became of it is left', m.source_schema, m.shadow_name;
   END IF;
   DELETE FROM pgwraith.dirty d WHERE d.migration_id = it;
   DELETE FROM pgwraith.chunk d WHERE d.migration_id = it;
