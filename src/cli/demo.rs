@@ -20,7 +20,7 @@ const CHANGES: [&str; 2] =
 
 pub(super) async fn demo(args: DemoArgs) -> Result<()> {
     let supervisor = Supervisor::default();
-    signals::watch(&supervisor, TABLE, &Hooks::default())?;
+    signals::watch(&supervisor, &signals::left_behind(TABLE), &Hooks::default())?;
     let binaries = ServerBinaries::find()?;
     say::out_line(format!("starting a private PostgreSQL {}", binaries.major()));
     // Real disk writes, as on a real server.
