@@ -4,6 +4,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Flow;
 use super::chunk::Range;
+use super::segment::Segment;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
 use crate::pg::sqlstate::{Class, classify};
@@ -26,12 +27,13 @@ pub async fn blame(
         let Some(middle) = key_at(session, flow, writer, &range, (rows - 1) / 2).await? else {
             return Ok(None);
         };
-        let half = Range { upper: Some(middle.clone()), ..range.clone() };
+        let keys = Segment { upper: Some(middle.clone()), ..range.keys.clone() };
+        let half = Range { keys, ..range };
         match (fits(session, flow, writer, &half).await?, rows) {
             (false, 1) => return describe(session, flow, &middle).await.map(Some),
             (true, 1) => return Ok(None),
             (false, _) => range = half,
-            (true, _) => range = Range { lower: Some(middle), ..range },
+            (true, _) => range.keys.lower = Some(middle),
         }
     }
 }

@@ -40,24 +40,22 @@ impl Kind {
     }
 }
 
-/// One range of the captured key: lower bound exclusive, upper inclusive, absent ones open.
+/// One range of the captured key, as it was handed out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Range {
     pub number: i64,
-    pub lower: Option<Vec<Raw>>,
-    pub upper: Option<Vec<Raw>>,
+    pub keys: Segment,
 }
 
 impl Range {
     /// Which bounds it has.
     pub fn bounds(&self) -> Bounds {
-        Bounds { lower: self.lower.is_some(), upper: self.upper.is_some() }
+        self.keys.bounds()
     }
 
     /// Its bounds as statement parameters.
     pub fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        let bounds = self.lower.iter().chain(&self.upper).flatten();
-        bounds.map(|raw| raw as &(dyn ToSql + Sync)).collect()
+        self.keys.parameters()
     }
 }
 
@@ -187,7 +185,7 @@ impl Planner {
 
     /// Tells from now on how far it is by the key; no less far than `before`.
     pub async fn set_landmarks(&mut self, before: Option<f32>) -> Result<()> {
-        self.landmarks = Landmarks::new(self.sample(LANDMARKS).await?, before);
+        self.landmarks = Landmarks::new(&self.flow, &self.sample(LANDMARKS).await?, before);
         Ok(())
     }
 
@@ -202,7 +200,8 @@ impl Planner {
 
     /// Goes on where an earlier run stopped: with the ranges that are not done, then behind the last
     /// one. What became of a range whose COMMIT got no answer is in its row by now (**Invariant 9**: the
-    /// epoch was raised since, which waited for that transaction). Returns the rows that are done, and how far it was by the key.
+    /// epoch was raised since, which waited for that transaction). Returns the rows that are done, and how far
+    /// it was by the key.
     pub async fn go_on(&mut self) -> Result<(i64, Option<f32>)> {
         self.check().await?;
         let sql = "SELECT c.number, c.lower_key, c.upper_key, c.done FROM pgwraith.chunk c \
@@ -211,10 +210,9 @@ impl Planner {
                       WHERE l.migration_id = $1 AND l.flow = $2 AND l.kind = $3)) ORDER BY c.number";
         let (migration, flow, kind) = (self.flow.migration, self.flow.number, self.kind.as_str());
         for row in self.session.query(sql, &[&migration, &flow, &kind]).await? {
-            let range =
-                Range { number: row.get(0), lower: bound(row.get(1)), upper: bound(row.get(2)) };
+            let range = Range { number: row.get(0), keys: segment(row.get(1), row.get(2)) };
             self.number = range.number + 1;
-            self.segments = Segment::behind(&range.upper).into_iter().collect();
+            self.segments = Segment::behind(&range.keys.upper).into_iter().collect();
             if !row.get::<_, bool>(3) {
                 self.again.push(range);
             }
@@ -267,8 +265,9 @@ impl Planner {
         }
         let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
         let end = self.find_end(&segment).await?;
-        let (lower, upper) = (segment.lower.clone(), end.clone().or(segment.upper.clone()));
-        let range = Range { number: self.number, lower, upper };
+        let upper = end.clone().or(segment.upper.clone());
+        let keys = Segment { lower: segment.lower, upper };
+        let range = Range { number: self.number, keys };
         self.record(&range).await?;
         failpoint!("chunk recorded");
         // Only now: after an error the same range comes again.
@@ -302,9 +301,7 @@ impl Planner {
                 self.find.entry(bounds).or_insert(statement).clone()
             }
         };
-        let both = segment.lower.iter().chain(&segment.upper).flatten();
-        let mut parameters: Vec<&(dyn ToSql + Sync)> =
-            both.map(|raw| raw as &(dyn ToSql + Sync)).collect();
+        let mut parameters = segment.parameters();
         parameters.push(&offset);
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
@@ -315,16 +312,17 @@ impl Planner {
     }
 
     async fn record(&mut self, range: &Range) -> Result<()> {
-        let position = self.landmarks.at(&self.session, &self.flow, range.upper.as_deref()).await?;
-        let lower = self.text(range.lower.as_deref()).await?;
-        let upper = self.text(range.upper.as_deref()).await?;
+        let Segment { lower, upper } = &range.keys;
+        let (lower_key, upper_key) = (packed(lower), packed(upper));
+        let position = self.landmarks.at(&self.session, &self.flow, upper.as_deref()).await?;
+        let lower = self.text(lower.as_deref()).await?;
+        let upper = self.text(upper.as_deref()).await?;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         let sql = "INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, lower, upper, lower_key, upper_key, \
                    key_position) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
         let flow = &self.flow;
         let kind = self.kind.as_str();
         // As text to be read by people, as bytes to be used again.
-        let (lower_key, upper_key) = (packed(&range.lower), packed(&range.upper));
         let parameters: [&(dyn ToSql + Sync); 9] = [
             &flow.migration,
             &flow.number,
@@ -360,9 +358,7 @@ pub async fn copied_segments(session: &Session, flow: &Flow) -> Result<Vec<Segme
                AND c.flow = $2 AND c.kind = $3 AND c.done ORDER BY c.number";
     let kind = Kind::Copy.as_str();
     let rows = session.query(sql, &[&flow.migration, &flow.number, &kind]).await?;
-    let segment =
-        |row: &tokio_postgres::Row| Segment { lower: bound(row.get(0)), upper: bound(row.get(1)) };
-    Ok(rows.iter().map(segment).collect())
+    Ok(rows.iter().map(|row| segment(row.get(0), row.get(1))).collect())
 }
 
 fn not_covered(there: i64, all: i64) -> Error {
@@ -385,6 +381,10 @@ fn not_covered(there: i64, all: i64) -> Error {
 fn packed(bound: &Option<Vec<Raw>>) -> Option<Vec<u8>> {
     let bound = bound.as_ref()?;
     Some(Key::pack(bound.iter().map(|raw| &raw.0[..])).as_bytes().to_vec())
+}
+
+fn segment(lower: Option<&[u8]>, upper: Option<&[u8]>) -> Segment {
+    Segment { lower: bound(lower), upper: bound(upper) }
 }
 
 fn bound(packed: Option<&[u8]>) -> Option<Vec<Raw>> {

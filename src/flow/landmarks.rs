@@ -8,21 +8,25 @@ use tokio_postgres::types::ToSql;
 use super::Flow;
 use super::key::{Key, key_arrays};
 use crate::error::Result;
-use crate::pg::{Raw, Session};
+use crate::pg::{Raw, RawArray, Session};
 
 /// Keys in the server's order, at equal numbers of rows from each other as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Landmarks {
-    keys: Vec<Key>,
+    /// As statement parameters, one a column of the key.
+    keys: Vec<RawArray>,
+    count: usize,
     /// It is never less.
     position: Option<f32>,
 }
 
 impl Landmarks {
     /// `before` is how far an earlier run was.
-    pub(super) fn new(keys: Vec<Vec<Raw>>, before: Option<f32>) -> Self {
-        let keys = keys.iter().map(|key| Key::pack(key.iter().map(|raw| &raw.0[..]))).collect();
-        Landmarks { keys, position: before }
+    pub(super) fn new(flow: &Flow, keys: &[Vec<Raw>], before: Option<f32>) -> Self {
+        let packed: Vec<Key> =
+            keys.iter().map(|key| Key::pack(key.iter().map(|raw| &raw.0[..]))).collect();
+        let arrays = key_arrays(flow.key_type_oids(), &packed);
+        Landmarks { keys: arrays, count: packed.len(), position: before }
     }
 
     /// How far it is where it has come to `key`, as a share of all; the end is 1. None where that is unknown.
@@ -33,18 +37,18 @@ impl Landmarks {
         key: Option<&[Raw]>,
     ) -> Result<Option<f32>> {
         let Some(key) = key else { return Ok(Some(1.0)) };
-        if self.keys.is_empty() {
+        if self.count == 0 {
             return Ok(self.position);
         }
         // All of them in one question: every other one is a journey to the server and back.
-        let arrays = key_arrays(flow.key_type_oids(), &self.keys);
-        let parameters: Vec<&(dyn ToSql + Sync)> = arrays
+        let parameters: Vec<&(dyn ToSql + Sync)> = self
+            .keys
             .iter()
             .map(|array| array as &(dyn ToSql + Sync))
             .chain(key.iter().map(|raw| raw as &(dyn ToSql + Sync)))
             .collect();
         let passed: i64 = session.one(&flow.passed_keys(), &parameters).await?.get(0);
-        let share = passed as f32 / (self.keys.len() + 1) as f32;
+        let share = passed as f32 / (self.count + 1) as f32;
         self.position = Some(self.position.unwrap_or(0.0).max(share));
         Ok(self.position)
     }

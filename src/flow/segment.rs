@@ -1,5 +1,7 @@
 //! Parts of the key space, for whoever goes through some of it only.
 
+use tokio_postgres::types::ToSql;
+
 use super::sql::Bounds;
 use crate::pg::Raw;
 
@@ -19,6 +21,12 @@ impl Segment {
     /// Which bounds it has.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { lower: self.lower.is_some(), upper: self.upper.is_some() }
+    }
+
+    /// Its bounds as statement parameters.
+    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        let bounds = self.lower.iter().chain(&self.upper).flatten();
+        bounds.map(|raw| raw as &(dyn ToSql + Sync)).collect()
     }
 
     /// What is behind a range that ends so; None behind the last one.
