@@ -80,3 +80,38 @@ pub(crate) fn event(
     all.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
     line(Value::Object(all));
 }
+
+/// As a person reads it: `37 MB`, `1.4 GB`.
+pub(crate) fn bytes(n: i64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 10.0);
+    format!("{value:.digits$} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_for_people() {
+        for (n, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (8192, "8.0 kB"),
+            (38 << 20, "38 MB"),
+            ((3 << 30) / 2, "1.5 GB"),
+            (1536, "1.5 kB"),
+            (40_000_000, "38 MB"),
+            (3_000_000_000_000, "2.7 TB"),
+            (i64::MAX, "8192 PB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use pgwraith::demo::traffic::{Mix, Traffic};
 use tokio_postgres::Client;
 
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, exec, shop, shop_with, value};
+use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, value};
 
 const CHANGE: [&str; 2] = ["--alter", "ALTER COLUMN id TYPE bigint"];
 
@@ -258,16 +258,22 @@ async fn in_the_way(shop: &Shop) -> Client {
 /// So long that nobody gives way by himself.
 const LONG: [&str; 5] = ["--rebuild", "--max-lock-hold", "30s", "--lock-timeout", "30s"];
 
-/// The view is locked before the table. Who has used the table and wants the view gets it, although both
-/// sides have a long time to wait; and the next try, of the same attempt, gets its locks.
-#[tokio::test]
-async fn whoever_waits_for_us_and_is_waited_for_goes_first() {
+/// A cutover that has the view and waits for the table, which that session has.
+async fn waiting_for_each_other() -> (Shop, Held, Client) {
     let shop = shop_with(&[("deadlock_timeout", "60s")]).await;
     orders(&shop, 2_000).await;
     shop.exec("CREATE VIEW v AS SELECT id FROM orders").await;
     let held = shop.held("cutover", "orders", &LONG).await;
     held.release().await;
     let theirs = in_the_way(&shop).await;
+    (shop, held, theirs)
+}
+
+/// The view is locked before the table. Who has used the table and wants the view gets it, although both
+/// sides have a long time to wait; and the next try, of the same attempt, gets its locks.
+#[tokio::test]
+async fn whoever_waits_for_us_and_is_waited_for_goes_first() {
+    let (_shop, held, theirs) = waiting_for_each_other().await;
     let began = Instant::now();
     exec(&theirs, "SELECT FROM v; COMMIT").await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
@@ -278,12 +284,7 @@ async fn whoever_waits_for_us_and_is_waited_for_goes_first() {
 /// Between tries too we hold what blocks DDL, and give it up where somebody waits for it.
 #[tokio::test]
 async fn whoever_waits_for_us_between_tries_goes_first() {
-    let shop = shop_with(&[("deadlock_timeout", "60s")]).await;
-    orders(&shop, 2_000).await;
-    shop.exec("CREATE VIEW v AS SELECT id FROM orders").await;
-    let held = shop.held("cutover", "orders", &LONG).await;
-    held.release().await;
-    let theirs = in_the_way(&shop).await;
+    let (shop, held, theirs) = waiting_for_each_other().await;
     let ddl = shop.session().await;
     let alter = async {
         exec(&ddl, "ALTER TABLE orders ADD COLUMN more int").await;

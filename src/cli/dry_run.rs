@@ -12,6 +12,7 @@ use crate::hooks::Hooks;
 use crate::migration::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor};
 use crate::pg::shell_word;
 use crate::say;
+use crate::say::bytes;
 use crate::telemetry::{Show, Telemetry, thousands};
 
 /// So long rows are copied where nothing else is said.
@@ -101,7 +102,7 @@ fn copied(seen: &Seen) -> Vec<String> {
         format!(
             "            {} rows/s, {}/s; chunks p50 {:.0}, p90 {:.0}, p99 {:.0}, longest {:.0} ms",
             thousands(copied.rows_per_second as u64),
-            bytes(seen.table_bytes as f64 / copied.rows.max(1) as f64 * copied.rows_per_second),
+            size(seen.table_bytes as f64 / copied.rows.max(1) as f64 * copied.rows_per_second),
             copied.p50_ms,
             copied.p90_ms,
             copied.p99_ms,
@@ -131,17 +132,17 @@ fn phases(forecast: &Forecast) -> Vec<String> {
 fn needs(seen: &Seen, forecast: &Forecast) -> Vec<String> {
     let mut lines = vec![format!(
         "  disk      {}: {} of rows, {} of indexes; {} of WAL besides, as much on each standby",
-        bytes(forecast.table_bytes + forecast.index_bytes),
-        bytes(forecast.table_bytes),
-        bytes(forecast.index_bytes),
-        bytes(forecast.wal_bytes)
+        size(forecast.table_bytes + forecast.index_bytes),
+        size(forecast.table_bytes),
+        size(forecast.index_bytes),
+        size(forecast.wal_bytes)
     )];
     if let Some(held) = forecast.slot_bytes {
         lines.push(format!(
             "  slot      holds back about {} at most, while the largest index is built ({}/s of WAL were \
              written without us)",
-            bytes(held),
-            bytes(seen.wal_per_second)
+            size(held),
+            size(seen.wal_per_second)
         ));
     }
     lines
@@ -208,6 +209,11 @@ fn lock(seen: &Seen) -> Vec<String> {
     lines
 }
 
+/// Of an estimate.
+fn size(n: f64) -> String {
+    bytes(n as i64)
+}
+
 /// `4 min 10 s`
 fn time(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -219,24 +225,12 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// `1.4 GB`
-fn bytes(n: f64) -> String {
-    let units = ["bytes", "kB", "MB", "GB", "TB"];
-    let power = ((n.max(1.0).log2() / 10.0) as usize).min(units.len() - 1);
-    let value = n / f64::from(1u32 << 10).powi(power as i32);
-    let digits = usize::from(power > 0 && value < 10.0);
-    format!("{value:.digits$} {}", units[power])
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{bytes, time};
+    use super::time;
 
     #[test]
-    fn numbers_are_for_people() {
-        for (n, text) in [(0.0, "0 bytes"), (1536.0, "1.5 kB"), (4e7, "38 MB"), (3e12, "2.7 TB")] {
-            assert_eq!(bytes(n), text);
-        }
+    fn times_are_for_people() {
         for (n, text) in
             [(0.04, "0.0 s"), (9.96, "10 s"), (61.2, "1 min 1 s"), (90_000.0, "25 h 0 min")]
         {

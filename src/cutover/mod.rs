@@ -139,10 +139,7 @@ impl Cutover<'_> {
     /// Swaps; tries again until `limits.patience` is over. `open` are the keys that verification
     /// found too hot to compare: they are compared under the lock.
     pub async fn run(&self, open: HashSet<Key>) -> Result<Done> {
-        let role = |what: &str| format!("{}/{what}", self.flow.migration);
-        let observer = self.connector.session(&role("observer")).await?;
-        let session = self.connector.session(&role("final sync")).await?;
-        let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
+        let (observer, syncer) = self.open().await?;
         let mut started = Instant::now();
         let mut attempts = 0;
         let mut met = Met::default();
@@ -199,6 +196,15 @@ impl Cutover<'_> {
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
+    }
+
+    /// Who looks from outside, and who syncs what is left.
+    async fn open(&self) -> Result<(Session, Syncer)> {
+        let role = |what: &str| format!("{}/{what}", self.flow.migration);
+        let observer = self.connector.session(&role("observer")).await?;
+        let session = self.connector.session(&role("final sync")).await?;
+        let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
+        Ok((observer, syncer))
     }
 
     /// Asks until nobody minds, or patience is over.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::locker::Locker;
 use super::{Cutover, back_off, look};
 use crate::error::Result;
-use crate::flow::sync::{FENCE_LIMIT, Syncer};
+use crate::flow::sync::FENCE_LIMIT;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_ident};
 
@@ -36,11 +36,7 @@ pub struct Rehearsal {
 impl Cutover<'_> {
     /// Tries for `limits.patience`.
     pub async fn rehearse(&self) -> Result<Rehearsal> {
-        let role = |what: &str| format!("{}/{what}", self.flow.migration);
-        let observer = self.connector.session(&role("observer")).await?;
-        let session = self.connector.session(&role("final sync")).await?;
-        let syncer = Syncer::new(session, std::sync::Arc::clone(&self.flow), self.writer.clone());
-        let syncer = syncer.await?;
+        let (observer, syncer) = self.open().await?;
         let mut fences = self.fences().await?;
         fences.sort_unstable();
         let ms = |took: Option<&Duration>| took.map_or(0.0, |took| took.as_secs_f64() * 1000.0);
@@ -54,7 +50,7 @@ impl Cutover<'_> {
         loop {
             match self.prepare(&observer, &syncer, started).await? {
                 Ok(locker) => {
-                    let fence = Duration::from_secs_f64(rehearsal.fence_p50_ms / 1000.0);
+                    let fence = fences.get(FENCES / 2).copied().unwrap_or_default();
                     // As in an attempt, which has the shadow for itself.
                     let alone = self.door.alone().await;
                     let held = self.held_for(&locker, &observer, fence).await;

@@ -60,6 +60,12 @@ impl Tracker {
         self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keys that wait, and keys that were synced so far.
+    pub fn counts(&self) -> (u64, u64) {
+        let dirty = self.dirty();
+        (dirty.backlog(), dirty.synced())
+    }
+
     /// Lets the slot advance. The caller has stored `position` in the state.
     pub fn confirm(&self, position: Lsn) {
         self.confirmed.fetch_max(position.0, Ordering::SeqCst);

@@ -161,10 +161,7 @@ async fn tell_backlog(tracker: Arc<Tracker>, meter: Meter, end: CancellationToke
         tokio::select! {
             _ = end.cancelled() => return Ok(()),
             _ = tick.tick() => {
-                let (backlog, synced) = {
-                    let dirty = tracker.dirty();
-                    (dirty.backlog(), dirty.synced())
-                };
+                let (backlog, synced) = tracker.counts();
                 meter.tell(Sample::Dirty(backlog, synced));
             }
         }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::catalog::Baseline;
+use crate::cutover::{self, Before, Cutover};
 use crate::error::Result;
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
@@ -13,6 +15,7 @@ use crate::telemetry::Meter;
 use crate::throttle::account::Account;
 use crate::throttle::valve::Valve;
 
+use super::begun::Known;
 use super::run::Settings;
 
 /// What the phases of one run share.
@@ -38,5 +41,31 @@ impl Context {
     /// A session of this migration; its name tells an abort that it is ours.
     pub(super) async fn session(&self, role: &str) -> Result<Session> {
         self.connector.session(&format!("{}/{role}", self.flow.migration)).await
+    }
+
+    /// The cutover; who has a word on when it begins are whoever holds it up and who is asked before.
+    pub(super) fn cutover<'a>(
+        &'a self,
+        known: &'a Known,
+        fingerprint: &'a Baseline,
+        limits: cutover::Limits,
+        (held, before): (&'a (dyn Fn() -> Option<String> + Sync), &'a dyn Before),
+    ) -> Cutover<'a> {
+        Cutover {
+            connector: &self.connector,
+            flow: Arc::clone(&self.flow),
+            writer: &self.writer,
+            tracker: &self.tracker,
+            door: &self.door,
+            fence: &self.fence,
+            names: &known.names,
+            request: &known.request,
+            target: &known.target,
+            fingerprint,
+            meter: &self.meter,
+            limits,
+            held,
+            before,
+        }
     }
 }

@@ -88,10 +88,9 @@ impl Run<'_> {
             return Err(superseded());
         }
         let session = self.connector.session("end").await?;
-        let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
         teardown::end_sessions(&session, migration).await?;
         // Only now: a COMMIT of the swap may have been under way.
-        let stored = store::load(&session, stored.id).await?.ok_or_else(superseded)?;
+        let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
         let what = if error.kind() == Kind::Stopped { "stopped" } else { "failed" };
         store::event(&session, migration, what, &error.to_string()).await?;
         if stored.swapped {

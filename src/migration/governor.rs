@@ -95,7 +95,7 @@ pub(super) async fn start(
         signals: Signals::prepare(context.session("signals").await?).await?,
         told,
         asked: asked.clone(),
-        felt: felt.clone(),
+        felt,
         valve: context.valve.clone(),
         account: context.account.clone(),
         tracker: Arc::clone(&context.tracker),
@@ -148,10 +148,7 @@ impl Governor {
             self.account.enter(&decision, &readings, most, Instant::now());
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
                 self.tell(&decision, &readings, &settings);
-                let (keys_in, keys_out) = keys.rates(&self.tracker, Instant::now());
-                let mut facts = self.facts(&decision, &readings);
-                facts["keys_in"] = json!(keys_in);
-                facts["keys_out"] = json!(keys_out);
+                let facts = self.facts(&decision, &readings, &mut keys);
                 store::keep_progress(&self.control, self.migration, self.epoch, &facts).await?;
                 kept = Some(Instant::now());
             }
@@ -188,18 +185,17 @@ impl Governor {
         })));
     }
 
-    fn facts(&self, decision: &Decision, readings: &[Reading]) -> Value {
-        let (waiting, synced) = {
-            let dirty = self.tracker.dirty();
-            (dirty.backlog(), dirty.synced())
-        };
+    fn facts(&self, decision: &Decision, readings: &[Reading], keys: &mut Keys) -> Value {
+        let (waiting, synced) = self.tracker.counts();
+        let (keys_in, keys_out) = keys.rates(waiting, synced, Instant::now());
         let signals: Vec<Value> = readings
             .iter()
             .map(|r| json!({"signal": r.signal, "share": r.pressure, "text": r.text}))
             .collect();
         json!({
             "workers": decision.workers, "duty": decision.duty, "reason": told(&decision.reason),
-            "keys_waiting": waiting, "keys_synced": synced, "signals": signals,
+            "keys_waiting": waiting, "keys_synced": synced, "keys_in": keys_in, "keys_out": keys_out,
+            "signals": signals,
         })
     }
 
@@ -283,18 +279,11 @@ fn over_critical(over: &Reading) -> Error {
 struct Keys(VecDeque<(Instant, u64, u64)>);
 
 impl Keys {
-    /// A second, over the last [`Keys::SPAN`]; None until there is something to compare with.
-    fn rates(&mut self, tracker: &Tracker, now: Instant) -> (Option<f64>, Option<f64>) {
-        let (waiting, synced) = {
-            let dirty = tracker.dirty();
-            (dirty.backlog(), dirty.synced())
-        };
-        self.of(waiting + synced, synced, now)
-    }
-
     const SPAN: Duration = Duration::from_secs(10);
 
-    fn of(&mut self, came: u64, synced: u64, now: Instant) -> (Option<f64>, Option<f64>) {
+    /// A second, over the last [`Keys::SPAN`]; None until there is something to compare with.
+    fn rates(&mut self, waiting: u64, synced: u64, now: Instant) -> (Option<f64>, Option<f64>) {
+        let came = waiting + synced;
         self.0.push_back((now, came, synced));
         while self.0.len() > 2 && now.duration_since(self.0[1].0) >= Self::SPAN {
             self.0.pop_front();
@@ -353,8 +342,9 @@ mod tests {
     #[test]
     fn keys_are_counted_over_the_last_seconds() {
         let (mut keys, start) = (Keys::default(), Instant::now());
-        let mut at =
-            |seconds, came, synced| keys.of(came, synced, start + Duration::from_secs(seconds));
+        let mut at = |seconds, came, synced| {
+            keys.rates(came - synced, synced, start + Duration::from_secs(seconds))
+        };
         assert_eq!(at(0, 100, 50), (None, None));
         assert_eq!(at(5, 600, 100), (Some(100.0), Some(10.0)));
         assert_eq!(at(10, 600, 100), (Some(50.0), Some(5.0)));

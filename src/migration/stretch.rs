@@ -20,7 +20,7 @@ use super::watchdog::Watchdog;
 use super::{Phase, after, begun, catch_up, copy, index, prepare, store, teardown, verify};
 use crate::catalog::{self, Baseline, Table};
 use crate::change::Plan;
-use crate::cutover::{self, Cutover};
+use crate::cutover;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::verify::Findings;
@@ -88,13 +88,7 @@ impl Stretch<'_, '_> {
         stored: &Stored,
         fresh: Option<(Table, Plan)>,
     ) -> Result<Begun> {
-        let making = begun::Making {
-            connector: self.run.connector,
-            control,
-            stored,
-            epoch: self.epoch,
-            meter: &self.run.meter,
-        };
+        let making = self.making(control, stored);
         match stored.phase() {
             None => {
                 Err(Error::failed(format!("the phase {:?} is of a newer program", stored.phase))
@@ -102,6 +96,20 @@ impl Stretch<'_, '_> {
             }
             Some(Phase::Prepare) => making.anew(fresh).await,
             Some(_) => making.again(self.recover).await,
+        }
+    }
+
+    pub(super) fn making<'a>(
+        &'a self,
+        control: &'a Session,
+        stored: &'a Stored,
+    ) -> begun::Making<'a> {
+        begun::Making {
+            connector: self.run.connector,
+            control,
+            stored,
+            epoch: self.epoch,
+            meter: &self.run.meter,
         }
     }
 
@@ -173,22 +181,9 @@ impl Stretch<'_, '_> {
         self.enter(control, here, Phase::Cutover).await?;
         let caller = Caller::of(self.run);
         let _ = caller.call(Hook::Ready, Some(self.migration), Value::Null).await;
-        let cutover = Cutover {
-            connector: self.run.connector,
-            flow: Arc::clone(&context.flow),
-            writer: &context.writer,
-            tracker: &context.tracker,
-            door: &context.door,
-            fence: &context.fence,
-            names: &known.names,
-            request: &known.request,
-            target: &known.target,
-            fingerprint,
-            meter: &context.meter,
-            limits: settings().cutover,
-            held: &|| context.held.borrow().clone(),
-            before: &BeforeCutover { caller, migration: self.migration },
-        };
+        let held = || context.held.borrow().clone();
+        let before = BeforeCutover { caller, migration: self.migration };
+        let cutover = context.cutover(known, fingerprint, settings().cutover, (&held, &before));
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
         for task in syncs {
             task.finish().await;

@@ -2,6 +2,7 @@
 
 use super::{Finding, Result, Subject};
 use crate::catalog::Table;
+use crate::say::bytes;
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let need = Need::of(subject.table);
@@ -41,37 +42,5 @@ impl Need {
     /// What the new table will occupy, and about what it writes to the WAL.
     pub(super) fn copy(&self) -> i64 {
         self.heap.saturating_add(self.indexes)
-    }
-}
-
-/// As a person reads it: `37 MB`, `1.4 GB`.
-fn bytes(n: i64) -> String {
-    let units = ["bytes", "kB", "MB", "GB", "TB", "PB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = usize::from(unit > 0 && value < 10.0);
-    format!("{value:.digits$} {}", units[unit])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bytes;
-
-    #[test]
-    fn numbers_are_for_people() {
-        for (n, text) in [
-            (0, "0 bytes"),
-            (1023, "1023 bytes"),
-            (8192, "8.0 kB"),
-            (38 << 20, "38 MB"),
-            ((3 << 30) / 2, "1.5 GB"),
-            (i64::MAX, "8192 PB"),
-        ] {
-            assert_eq!(bytes(n), text);
-        }
     }
 }

@@ -26,18 +26,38 @@ pub struct Times {
 
 impl Timings {
     pub(super) fn new() -> Self {
-        Timings(Timed::ALL.map(|_| Histogram::new_with_bounds(1, LONGEST, DIGITS).ok()))
+        Timings(Timed::ALL.map(|_| histogram()))
     }
 
     pub(super) fn record(&mut self, what: Timed, took: Duration) {
         if let Some(times) = &mut self.0[what as usize] {
-            let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST);
-            times.saturating_record(micros.max(1));
+            record(times, took);
         }
     }
 
     pub(super) fn of(&self, what: Timed) -> Times {
-        let Some(times) = &self.0[what as usize] else { return Times::default() };
+        self.0[what as usize].as_ref().map(Times::in_all).unwrap_or_default()
+    }
+}
+
+fn histogram() -> Option<Histogram<u64>> {
+    Histogram::new_with_bounds(1, LONGEST, DIGITS).ok()
+}
+
+fn record(times: &mut Histogram<u64>, took: Duration) {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(LONGEST);
+    times.saturating_record(micros.max(1));
+}
+
+impl Times {
+    /// What these come to.
+    pub fn of(all: impl IntoIterator<Item = Duration>) -> Times {
+        let Some(mut times) = histogram() else { return Times::default() };
+        all.into_iter().for_each(|took| record(&mut times, took));
+        Times::in_all(&times)
+    }
+
+    fn in_all(times: &Histogram<u64>) -> Times {
         let ms = |micros: u64| micros as f64 / 1000.0;
         Times {
             count: times.len(),

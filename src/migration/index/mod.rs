@@ -28,6 +28,7 @@ use super::catch_up;
 use super::context::Context;
 use super::prepare::shadow_settings;
 use size::Extent;
+pub(super) use size::wal_end;
 
 /// How indexes are built.
 #[derive(Debug, Clone)]

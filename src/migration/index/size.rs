@@ -149,7 +149,8 @@ async fn wal_rate(session: &Session) -> Result<u64> {
     Ok((written as f64 / began.elapsed().as_secs_f64()) as u64)
 }
 
-async fn wal_end(session: &Session) -> Result<Lsn> {
+/// The end of the log.
+pub(in crate::migration) async fn wal_end(session: &Session) -> Result<Lsn> {
     Ok(session.one("SELECT pg_catalog.pg_current_wal_lsn()", &[]).await?.get(0))
 }
 

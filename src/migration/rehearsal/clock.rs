@@ -5,12 +5,12 @@ use std::future::pending;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Extent;
 use super::measure::Copied;
+use crate::telemetry::Times;
 
 /// The first ranges are small, and the throttle opens slowly: so much of the time does not count, and no
 /// more seconds.
@@ -24,7 +24,14 @@ pub(super) struct Clock {
     /// Of the whole table.
     rows: f64,
     enough: CancellationToken,
-    log: Mutex<Vec<Range>>,
+    log: Mutex<Log>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    ranges: Vec<Range>,
+    /// Of all of them.
+    rows: u64,
 }
 
 /// One range: when it was done, in seconds from the beginning.
@@ -53,10 +60,10 @@ impl Clock {
     /// A range was copied.
     pub(super) fn note(&self, rows: u64, took: Duration) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.push(Range { done: self.began.elapsed().as_secs_f64(), rows, took });
-        let copied: u64 = log.iter().map(|range| range.rows).sum();
+        log.ranges.push(Range { done: self.began.elapsed().as_secs_f64(), rows, took });
+        log.rows += rows;
         if let Extent::Share(share) = self.extent
-            && copied as f64 >= share * self.rows
+            && log.rows as f64 >= share * self.rows
         {
             self.enough.cancel();
         }
@@ -64,7 +71,7 @@ impl Clock {
 
     /// What that came to.
     pub(super) fn tell(&self, copied: &mut Copied) {
-        sum_up(&self.log.lock().unwrap_or_else(PoisonError::into_inner), copied);
+        sum_up(&self.log.lock().unwrap_or_else(PoisonError::into_inner).ranges, copied);
     }
 }
 
@@ -85,13 +92,9 @@ fn sum_up(log: &[Range], copied: &mut Copied) {
     let told = halves.into_iter().filter(|rate| *rate > 0.0);
     copied.slowest = told.reduce(f64::min).unwrap_or(0.0);
     copied.fastest = halves.into_iter().fold(0.0, f64::max);
-    let Ok(mut times) = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3) else { return };
-    for range in log {
-        times.saturating_record(range.took.as_micros().max(1) as u64);
-    }
-    let ms = |quantile| times.value_at_quantile(quantile) as f64 / 1000.0;
-    (copied.p50_ms, copied.p90_ms, copied.p99_ms) = (ms(0.5), ms(0.9), ms(0.99));
-    copied.max_ms = times.max() as f64 / 1000.0;
+    let times = Times::of(log.iter().map(|range| range.took));
+    (copied.p50_ms, copied.p90_ms) = (times.p50_ms, times.p90_ms);
+    (copied.p99_ms, copied.max_ms) = (times.p99_ms, times.max_ms);
 }
 
 #[cfg(test)]

@@ -11,13 +11,12 @@ use super::Extent;
 use super::clock::Clock;
 use super::table;
 use crate::catalog::Baseline;
-use crate::cutover::{self, Cutover, Rehearsal};
+use crate::cutover::{self, Rehearsal};
 use crate::error::{Error, Result};
 use crate::flow::chunk::copied_segments;
 use crate::flow::copy::Misfits;
 use crate::flow::segment::Segment;
 use crate::migration::begun::{Known, Rehearsing};
-use crate::migration::beside::Stream;
 use crate::migration::context::Context;
 use crate::migration::hooked::{BeforeCutover, Caller};
 use crate::migration::slot_limits::SlotLimits;
@@ -125,7 +124,6 @@ impl Stretch<'_, '_> {
             let measuring = Measuring { stretch: self, control, known: &known, context };
             measuring.all(baseline, extent, captures, began).await
         };
-        let stream: Option<Stream> = stream;
         self.accompanied(control, &known.source, Arc::new(flow), fingerprint, stream, work).await
     }
 }
@@ -183,9 +181,9 @@ impl Measuring<'_, '_, '_> {
     async fn look_before(&self, seen: &mut Seen) -> Result<Sum> {
         self.enter("before");
         self.context.account.close();
-        let (began, from) = (Instant::now(), table::wal_end(self.control).await?);
+        let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
         sleep(BEFORE).await;
-        let written = table::wal_end(self.control).await?.bytes_since(from);
+        let written = index::wal_end(self.control).await?.bytes_since(from);
         seen.wal_per_second = written as f64 / began.elapsed().as_secs_f64();
         Ok(self.context.account.close())
     }
@@ -210,13 +208,13 @@ impl Measuring<'_, '_, '_> {
             enough.clone(),
             Some(collect(Arc::clone(&misfits), enough.clone())),
         );
-        let from = table::wal_end(self.control).await?;
+        let from = index::wal_end(self.control).await?;
         let work = copy::work_off(context, &copier, |copied| clock.note(copied.rows, copied.took));
         tokio::select! {
             done = clock.run_out() => match done {},
             done = work => done?,
         }
-        let written = table::wal_end(self.control).await?.bytes_since(from) as f64;
+        let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
         clock.tell(&mut seen.copied);
         seen.copy_wal = (written - seen.wal_per_second * seen.copied.seconds).max(0.0);
         self.tell_signals(seen, before, &context.account.close());
@@ -246,7 +244,7 @@ impl Measuring<'_, '_, '_> {
         let settings = context.settings.borrow().index.clone();
         let Known { source, target, .. } = self.known;
         let plans = index::plans(context, source, target)?;
-        let (began, from) = (Instant::now(), table::wal_end(self.control).await?);
+        let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
         seen.index_seconds = index::build_first(context, &settings, &plans).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
         let (mut syncs, mut converges) = (Vec::new(), true);
@@ -270,7 +268,7 @@ impl Measuring<'_, '_, '_> {
         let vacuumed = Instant::now();
         index::vacuum(context, &settings, target).await?;
         seen.vacuum_seconds = vacuumed.elapsed().as_secs_f64();
-        let written = table::wal_end(self.control).await?.bytes_since(from) as f64;
+        let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
         let anyway = seen.wal_per_second * began.elapsed().as_secs_f64();
         seen.index_wal = (written - anyway).max(0.0);
         Ok((syncs, converges))
@@ -281,10 +279,7 @@ impl Measuring<'_, '_, '_> {
     async fn catch_up(&self, seen: &mut Seen) -> Result<(Vec<Background>, bool)> {
         let (context, workers) = (self.context, self.context.settings.borrow().copy.workers);
         let waited = seen.copied.seconds + seen.index_seconds;
-        let (waiting, before) = {
-            let dirty = context.tracker.dirty();
-            (dirty.backlog(), dirty.synced())
-        };
+        let (waiting, before) = context.tracker.counts();
         let began = Instant::now();
         let syncs = catch_up::start(context, &self.stretch.supervisor, workers).await?;
         // What does not catch up is what is to be found out, and no reason to wait for ever.
@@ -323,23 +318,9 @@ impl Measuring<'_, '_, '_> {
         let (context, known) = (self.context, self.known);
         let limits = context.settings.borrow().cutover;
         let caller = Caller::of(self.stretch.run);
-        let cutover = Cutover {
-            connector: &context.connector,
-            flow: Arc::clone(&context.flow),
-            writer: &context.writer,
-            tracker: &context.tracker,
-            door: &context.door,
-            fence: &context.fence,
-            names: &known.names,
-            request: &known.request,
-            target: &known.target,
-            fingerprint: baseline,
-            meter: &context.meter,
-            limits: cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits },
-            held: &|| None,
-            before: &BeforeCutover { caller, migration: self.stretch.migration },
-        };
-        cutover.rehearse().await
+        let before = BeforeCutover { caller, migration: self.stretch.migration };
+        let limits = cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits };
+        context.cutover(known, baseline, limits, (&|| None, &before)).rehearse().await
     }
 }
 

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::abort;
 use super::run::{FIRST_EPOCH, Run};
 use super::store::{self, DRY_RUN, Stored};
 use super::stretch::Stretch;
-use super::{abort, begun};
 use crate::catalog::Table;
 use crate::change::{Plan, Request};
 use crate::error::{Error, Kind, Result};
@@ -135,13 +135,7 @@ impl Stretch<'_, '_> {
     ) -> Result<Rehearsed> {
         let control = self.session("control").await?;
         let stored = store::load(&control, self.migration).await?.ok_or_else(superseded)?;
-        let making = begun::Making {
-            connector: self.run.connector,
-            control: &control,
-            stored: &stored,
-            epoch: self.epoch,
-            meter: &self.run.meter,
-        };
+        let making = self.making(&control, &stored);
         let name = source.qualified().to_string();
         let watchdog = self.watchdog().await?;
         let prepared = self.supervisor.guard(making.rehearsal((source, plan), captures));

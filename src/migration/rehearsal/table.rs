@@ -3,7 +3,7 @@
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::flow::Flow;
-use crate::pg::{Lsn, Session, quote_ident};
+use crate::pg::{Session, quote_ident};
 
 /// So many pages are looked into where nothing else says how many rows there are.
 const COUNTED_PAGES: f64 = 2000.0;
@@ -32,12 +32,6 @@ pub(super) async fn rows(session: &Session, source: &Table) -> Result<f64> {
     session.rollback().await;
     let counted: i64 = counted?.get(0);
     Ok(counted as f64 * 100.0 / percent)
-}
-
-/// The end of the log.
-pub(super) async fn wal_end(session: &Session) -> Result<Lsn> {
-    let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
-    Ok(session.one(sql, &[]).await?.get(0))
 }
 
 /// Bytes of the shadow without its indexes, and of each of those.
