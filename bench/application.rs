@@ -149,14 +149,23 @@ impl Bench {
         let mut load = self.steady("repack", 3600)?;
         let began = now();
         let mut command = Command::new(program);
-        command.args(["--table", "pgbench_accounts", "--dbname"]);
-        command.arg(self.cluster.dsn("postgres")).stdout(Stdio::null()).stderr(Stdio::null());
-        let done = command.status()?.success();
+        // It takes no connection string.
+        let port = self.cluster.port().to_string();
+        command.args([
+            "--table",
+            "pgbench_accounts",
+            "--host",
+            "127.0.0.1",
+            "--username",
+            "postgres",
+        ]);
+        command.args(["--dbname", "postgres", "--port", &port]);
+        let output = command.stdin(Stdio::null()).output()?;
         let span = (began, now());
         load.kill()?;
         load.wait()?;
-        if !done {
-            return Err("pg_repack failed: is its extension in the database?".into());
+        if !output.status.success() {
+            return Err(format!("pg_repack: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         percentile(self.folder.path(), "repack", span).map(Some)
     }

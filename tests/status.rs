@@ -38,7 +38,7 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
         "needs you: it is paused",
         "we hold: slot pgwraith_",
         "no lock that anybody waits for on public.orders",
-        "disk: the new table has 0 MB now, at the end about ",
+        "disk: the new table has 8.0 kB now, at the end about ",
         "next: index (cannot pause, about ",
         ", then verify, then swaps",
         "pause: pgwraith set public.orders pause=off    abort: pgwraith abort public.orders",

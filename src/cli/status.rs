@@ -97,15 +97,11 @@ fn keys(s: &Status) -> Option<String> {
 const FEW: i64 = 1000;
 
 fn disk(s: &Status) -> Option<String> {
-    let gigabytes = |bytes: i64| match bytes {
-        0..0x4000_0000 => format!("{} MB", bytes >> 20),
-        _ => format!("{:.1} GB", bytes as f64 / f64::from(1 << 30)),
-    };
     let migration::Disk { shadow: now, source: end, .. } = s.disk?;
     Some(format!(
         "disk: the new table has {} now, at the end about {}; how much is free is unknown",
-        gigabytes(now),
-        gigabytes(end.max(now))
+        say::bytes(now),
+        say::bytes(end.max(now))
     ))
 }
 
@@ -118,7 +114,7 @@ fn next(s: &Status, table: &str) -> Option<String> {
         .filter(|phase| **phase != "cutover" && **phase != "catch up")
         .map(|phase| match (*phase, s.disk) {
             ("index", Some(disk)) => {
-                format!("index (cannot pause, about {} MB of WAL)", disk.indexes >> 20)
+                format!("index (cannot pause, about {} of WAL)", say::bytes(disk.indexes))
             }
             ("index", None) => "index (cannot pause)".to_owned(),
             (other, _) => other.to_owned(),
@@ -151,14 +147,14 @@ fn held(s: &Status) -> String {
         Some(slot) if slot.lost => format!("slot {}, which is lost", slot.name),
         Some(slot) => {
             let until = match slot.safe_bytes {
-                Some(safe) => format!("{} MB until the server gives it up", safe.max(0) >> 20),
+                Some(safe) => format!("{} until the server gives it up", say::bytes(safe.max(0))),
                 None => "without limit".to_owned(),
             };
             let xmin = slot.xmin_age.map(|age| format!(", catalog xmin of {age} transactions ago"));
             format!(
-                "slot {}: {} MB of WAL, {until}{}",
+                "slot {}: {} of WAL, {until}{}",
                 slot.name,
-                slot.bytes >> 20,
+                say::bytes(slot.bytes),
                 xmin.unwrap_or_default()
             )
         }

@@ -122,6 +122,10 @@ fn decode(encoded: &str, keyword: &str) -> Result<String> {
         Error::usage(format!("connection parameter {keyword:?} of the connection URI {what}"))
             .next("Write a literal \"%\" as %25")
     };
+    if encoded.contains(|c: char| c.is_ascii_whitespace()) {
+        // Most likely the URI is over, and something else follows that would be shown as part of this.
+        return Err(bad("contains a blank").next("Write a blank within a value as %20"));
+    }
     let mut decoded = Vec::with_capacity(encoded.len());
     let mut bytes = encoded.bytes();
     while let Some(byte) = bytes.next() {
@@ -229,6 +233,8 @@ mod tests {
             assert!(parse(&format!("postgresql:///?{bad}")).is_err(), "{bad}");
         }
         assert!(parse("postgresql:///?host=%ff").is_err());
+        let error = parse("postgresql://h/d password=secret").err().unwrap().to_string();
+        assert!(error.contains("\"dbname\"") && !error.contains("secret"), "{error}");
         assert!(parse("postgresql:///?host=a&&port=1").is_err());
     }
 
