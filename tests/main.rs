@@ -4,6 +4,7 @@ mod after_swap;
 mod bad_input;
 mod carried;
 mod cases;
+mod changes;
 mod cluster;
 mod cutover;
 mod definition;

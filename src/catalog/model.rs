@@ -140,6 +140,10 @@ pub struct Index {
     /// Statistics targets of its columns that have one: the column's number and the target.
     pub statistics_targets: Vec<(i16, i32)>,
     pub comment: Option<String>,
+    /// It is there until the swap and no longer: by it the sync finds rows that no index of the future table
+    /// finds.
+    #[serde(default)]
+    pub until_swap: bool,
 }
 
 /// One constraint of the table itself.

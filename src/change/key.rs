@@ -1,8 +1,11 @@
 //! The key's columns: where each goes, and whether rows can be followed by it.
 
+use super::clone::Clone;
 use super::{KeyColumn, Projected, expression};
-use crate::catalog::{Column, Table};
+use crate::catalog::{self, Column, Index, Table};
 use crate::error::{Error, Kind, Result};
+use crate::pg::name::free_name;
+use crate::pg::{Session, quote_ident};
 use crate::shadow;
 
 /// The key's columns in key order. `reads` are the source's columns that each expression of the
@@ -60,20 +63,33 @@ pub(super) fn mapping(
             keeps_order: plain && keeps_order(column, to),
         });
     }
-    require_unique(target, &mapped)?;
     Ok(mapped)
 }
 
-/// Writing by key needs a unique index on exactly the key, or an upsert would leave two rows.
-fn require_unique(target: &Table, key: &[KeyColumn]) -> Result<()> {
-    let columns: Vec<_> = key.iter().map(|k| k.target.as_str()).collect();
-    shadow::key_index(target, &columns).map(drop).ok_or_else(|| {
-        Error::usage(format!(
-            "the new table would have no unique index on exactly the key ({})",
-            columns.join(", ")
-        ))
-        .next("This version keeps the key's columns; changing the primary key itself comes later")
-    })
+/// Gives the target an index to write by where it has no unique one on exactly the key, since its primary key
+/// is another: without it an upsert would leave two rows. It can be unique, and so serve `ON CONFLICT`: each row
+/// of the source becomes one row, and no two have the same key. `clone` is the future table in the rehearsal.
+pub(super) async fn index_it(
+    session: &Session,
+    clone: &Clone,
+    target: &mut Table,
+    key: &[KeyColumn],
+) -> Result<()> {
+    let columns: Vec<&str> = key.iter().map(|k| k.target.as_str()).collect();
+    if shadow::key_index(target, &columns).is_some() {
+        return Ok(());
+    }
+    let name = free_name(&target.name, "_pgwraith_key", |name| {
+        target.indexes.iter().any(|index| index.name == name)
+    });
+    let quoted: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
+    let (index, table, columns) = (quote_ident(&name), &clone.name, quoted.join(", "));
+    session.batch(&format!("CREATE UNIQUE INDEX {index} ON {table} ({columns})")).await?;
+    let made = catalog::read(session, clone.oid).await?;
+    let made = made.and_then(|t| t.indexes.into_iter().find(|index| index.name == name));
+    let made = made.ok_or_else(|| Error::failed("the key's index on the clone vanished"))?;
+    target.indexes.push(Index { until_swap: true, ..made });
+    Ok(())
 }
 
 /// Whether two equal values of it always have the same bytes.

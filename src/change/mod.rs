@@ -15,7 +15,7 @@ mod rehearse;
 mod retarget;
 mod stand_in;
 
-pub use rehearse::{rehearse, rehearse_within};
+pub use rehearse::{left_behind, rehearse, rehearse_within};
 
 use crate::catalog::{Carried, Table};
 
@@ -27,6 +27,8 @@ pub struct Request {
     pub alters: Vec<String>,
     /// `column = expression` over the source's row.
     pub maps: Vec<(String, String)>,
+    /// A condition over the source's row: rows for which it is not true are left behind.
+    pub keep: Option<String>,
 }
 
 /// The table's future shape and how its rows come about.
@@ -40,6 +42,8 @@ pub struct Plan {
     pub key: Vec<KeyColumn>,
     /// What follows the source.
     pub carried: Vec<Carried>,
+    /// SQL over the source's row under the alias `s`: only rows for which it is true are in the target.
+    pub keep: Option<String>,
 }
 
 /// How one column of the target is filled.
@@ -51,7 +55,8 @@ pub struct Projected {
     pub type_sql: String,
     /// Whether two equal values always have the same bytes, so that the type's own hash is exact.
     pub canonical: bool,
-    /// SQL over the source's row under the alias `s`; None where the server generates the column.
+    /// SQL over the source's row under the alias `s`; None where the server gives the value: of a
+    /// generated column, and of a new one whose default gives each row a value of its own.
     pub expression: Option<String>,
 }
 

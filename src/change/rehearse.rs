@@ -77,11 +77,55 @@ async fn rehearse_in_transaction(
     let typed = typed_expressions(source, &target, request)?;
     let fill = Fill { session, source, scratch: &clone.schema, clone_oid: *clone_oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
-    check_assignment(session, source, clone, &projection, limit).await?;
+    let keep = match &request.keep {
+        Some(typed) => Some(kept(session, source, &clone.schema, typed).await?),
+        None => None,
+    };
+    let rows = Rows { source, keep: keep.as_deref() };
+    check_assignment(session, rows, clone, &projection, limit).await?;
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key::mapping(source, &target, &projection, &reads)?;
-    Ok(Plan { target, projection, key, carried })
+    set_role(session, Some(&source.owner)).await?;
+    key::index_it(session, &made, &mut target, &key).await?;
+    Ok(Plan { target, projection, key, carried, keep })
+}
+
+/// The condition on rows, as the server understands it. Whether a row is kept must not depend on other rows: a
+/// change of those would go unnoticed.
+async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> Result<String> {
+    if let Some(key) = source.foreign_keys.iter().find(|key| key.to.oid == source.oid) {
+        let from = key.from.qualified();
+        return Err(Error::new(
+            Kind::Refused,
+            format!(
+                "foreign key {:?} of {from} refers to rows that --where may leave behind",
+                key.name
+            ),
+        )
+        .state("Nothing was touched")
+        .next(
+            "Drop it before, remove what refers to those rows, and add it again after the swap",
+        ));
+    }
+    let condition = format!("({typed}\n) IS TRUE");
+    let qualified = source.qualified();
+    expression::understand(session, (source.oid, &qualified), scratch, &condition)
+        .await
+        .map(|understood| understood.sql)
+}
+
+/// About how many rows of the source there are, and how many of them the condition leaves behind, as the
+/// server estimates it without reading them.
+pub async fn left_behind(session: &Session, source: &Table, keep: &str) -> Result<(u64, u64)> {
+    let rows = async |condition: &str| -> Result<u64> {
+        let from = source.qualified();
+        let sql = format!("EXPLAIN (FORMAT JSON) SELECT FROM ONLY {from} AS s WHERE {condition}");
+        let plan: serde_json::Value = session.one(&sql, &[]).await?.get(0);
+        Ok(plan[0]["Plan"]["Plan Rows"].as_f64().unwrap_or(0.0) as u64)
+    };
+    let all = rows("true").await?;
+    Ok((all, all.saturating_sub(rows(keep).await?)))
 }
 
 /// A serial's sequence goes with its column, and with it whatever else calls it: as a plain ALTER says.
@@ -263,24 +307,27 @@ impl Fill<'_> {
                 sql: expression::column(&old.name),
                 columns: vec![old.attnum],
             })),
-            None => self.new_column(column).await.map(Some),
+            None => self.new_column(column).await,
         }
     }
 
-    async fn new_column(&self, column: &Column) -> Result<Expression> {
+    /// None where the server gives each row a value of its own as the row is written: that of an identity
+    /// column, or of a volatile default. It stays with the row while its other columns are synced, and cannot
+    /// be compared with anything.
+    async fn new_column(&self, column: &Column) -> Result<Option<Expression>> {
         let refuse = |why: &str| {
             Err(Error::usage(format!("the new column {:?} {why}", column.name))
                 .next(format!("Give existing rows a value: --map \"{}=expression\"", column.name)))
         };
         if !column.identity.is_empty() {
-            return refuse("is an identity column, whose values existing rows do not have");
+            return Ok(None);
         }
         let Some(default) = &column.default else {
             if column.not_null {
                 return refuse("is NOT NULL and has no default, so existing rows would violate it");
             }
             let sql = format!("NULL::{}", column.type_sql);
-            return Ok(Expression { sql, columns: Vec::new() });
+            return Ok(Some(Expression { sql, columns: Vec::new() }));
         };
         let row = self
             .session
@@ -293,11 +340,9 @@ impl Fill<'_> {
         let sql = match expression::stability(self.session, row.get(0)).await? {
             Stability::Immutable => format!("({default})"),
             Stability::Stable | Stability::Moment => self.freeze(column, default).await?,
-            Stability::Volatile | Stability::Subquery => {
-                return refuse("has a volatile default, which gives another value each time");
-            }
+            Stability::Volatile | Stability::Subquery => return Ok(None),
         };
-        Ok(Expression { sql, columns: Vec::new() })
+        Ok(Some(Expression { sql, columns: Vec::new() }))
     }
 
     /// As a plain ALTER does: a default like `now()` is evaluated once, for all existing rows.
@@ -316,7 +361,7 @@ impl Fill<'_> {
 /// Whether PostgreSQL would assign every expression to its column, asked without running it.
 async fn check_assignment(
     session: &Session,
-    source: &Table,
+    from: Rows<'_>,
     clone: &QualifiedName,
     projection: &[Projected],
     limit: u128,
@@ -325,7 +370,7 @@ async fn check_assignment(
         projection.iter().filter_map(|p| p.expression.as_ref().map(|e| (&p.column, e))).collect();
     let columns: Vec<_> = filled.iter().map(|(c, _)| quote_ident(c)).collect();
     let values: Vec<_> = filled.iter().map(|(_, e)| e.as_str()).collect();
-    let rows = rows_of(session, source, clone).await?;
+    let rows = rows_of(session, from, clone).await?;
     let sql = format!(
         "INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s",
         columns.join(", "),
@@ -371,18 +416,25 @@ async fn try_a_row(session: &Session, insert: &str, limit: u128) -> Result<()> {
     }
 }
 
+/// The rows that are copied.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    source: &'a Table,
+    keep: Option<&'a str>,
+}
+
 /// Where the rows will be read. For the owner, forced row security could fail even the planning.
 async fn rows_of(
     session: &Session,
-    source: &Table,
+    Rows { source, keep }: Rows<'_>,
     clone: &QualifiedName,
 ) -> Result<QualifiedName> {
-    if !source.forces_row_security() {
+    if !shadow::needs_rows_view(source, keep.is_some()) {
         return Ok(source.qualified());
     }
     let (view, owner) = (clone.sibling("pgwraith_rows"), quote_ident(&source.owner));
     set_role(session, None).await?;
-    session.batch(&shadow::create_rows_view(&view, source)).await?;
+    session.batch(&shadow::create_rows_view(&view, source, keep)).await?;
     session.batch(&format!("GRANT SELECT ON TABLE {view} TO {owner}")).await?;
     set_role(session, Some(&source.owner)).await?;
     Ok(view)

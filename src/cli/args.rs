@@ -93,6 +93,12 @@ pub struct ChangeArgs {
     /// Rewrite the table in its present shape, without bloat
     #[arg(long)]
     pub rebuild: bool,
+    /// Keep only the rows for which this is true: "created_at > '2020-01-01'"
+    #[arg(long = "where", value_name = "CONDITION", allow_hyphen_values = true)]
+    pub keep: Option<String>,
+    /// Agree that rows for which --where is not true are left behind in the old table
+    #[arg(long)]
+    pub yes: bool,
     /// Start although event triggers fire on the statements of the run
     #[arg(long)]
     pub allow_event_triggers: bool,

@@ -46,7 +46,7 @@ async fn rehearse(args: &DryRunArgs) -> Result<Rehearsed> {
     let mut limits = args.limits.clone();
     limits.max_slot_wal = limits.max_slot_wal.or(Some(MAX_SLOT_WAL));
     let options = resolve::kept(&limits)?;
-    let settings = resolve::settings(&limits, resolve::event_triggers(&args.change));
+    let settings = resolve::settings(&limits, resolve::consent(&args.change));
     let telemetry = Telemetry::start(&args.table, Show::Progress);
     let run = Run {
         connector: &connector,

@@ -11,7 +11,7 @@ use crate::conninfo::ConnInfo;
 use crate::cutover;
 use crate::error::{Error, Result};
 use crate::flow::keeper::Limits;
-use crate::migration::{CopySettings, IndexSettings, Settings};
+use crate::migration::{Consent, CopySettings, IndexSettings, Settings};
 use crate::pg::Connector;
 use crate::preflight::EventTriggers;
 use crate::throttle;
@@ -23,24 +23,29 @@ pub(super) fn connector(connection: &Connection) -> Result<Connector> {
 
 /// The change asked for; there must be one.
 pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
-    if args.alter.is_empty() && args.map.is_empty() && !args.rebuild {
-        return Err(Error::usage("no change was asked for")
-            .next("Give --alter \"CLAUSES\", --map \"column = expression\" or --rebuild"));
+    if args.alter.is_empty() && args.map.is_empty() && !args.rebuild && args.keep.is_none() {
+        return Err(Error::usage("no change was asked for").next(
+            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\" or --rebuild",
+        ));
     }
     if let Some(empty) = args.alter.iter().find(|a| a.trim().is_empty()) {
         return Err(Error::usage(format!("--alter {empty:?} is empty")));
     }
     let maps = args.map.iter().map(|m| map(m)).collect::<Result<_>>()?;
-    Ok(Request { alters: args.alter.clone(), maps })
+    Ok(Request { alters: args.alter.clone(), maps, keep: args.keep.clone() })
 }
 
 /// What the operator takes upon himself.
-pub(super) fn event_triggers(args: &ChangeArgs) -> EventTriggers {
-    match args.allow_event_triggers {
+pub(super) fn consent(args: &ChangeArgs) -> Consent {
+    let event_triggers = match args.allow_event_triggers {
         true => EventTriggers::Allow,
         false => EventTriggers::Refuse,
-    }
+    };
+    Consent { event_triggers, rows_go: args.yes }
 }
+
+/// Of a migration that has begun: it was asked then.
+pub(super) const AGREED: Consent = Consent { event_triggers: EventTriggers::Allow, rows_go: true };
 
 /// `column = expression`, the column perhaps quoted.
 fn map(text: &str) -> Result<(String, String)> {
@@ -99,7 +104,7 @@ pub(super) fn kept(limits: &LimitArgs) -> Result<Value> {
 }
 
 /// Limits for the phases, and what the operator takes upon himself.
-pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Settings {
+pub(super) fn settings(limits: &LimitArgs, consent: Consent) -> Settings {
     let standard = Settings::default();
     let (copy, cutover) = (standard.copy, standard.cutover);
     let keys = limits.max_keys_in_memory.map_or(standard.keeper.spill_keys, |keys| keys as usize);
@@ -130,7 +135,7 @@ pub(super) fn settings(limits: &LimitArgs, event_triggers: EventTriggers) -> Set
         window: limits.cutover_window.as_deref().and_then(|window| window.parse().ok()),
         postponed: limits.postpone_cutover.unwrap_or(standard.postponed),
         max_snapshot_age: limits.max_snapshot_age.unwrap_or(standard.max_snapshot_age),
-        event_triggers,
+        consent,
         retry_for: limits.retry_for.unwrap_or(standard.retry_for),
         drop_slot_on_stop: limits.drop_slot_on_stop.unwrap_or(standard.drop_slot_on_stop),
     }
@@ -156,8 +161,7 @@ fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
 /// What kept flags mean to a run that is under way.
 pub(super) fn reread(kept: &Value) -> Result<Settings> {
     let limits = over(&LimitArgs::default(), kept)?;
-    // Preflight is over.
-    Ok(settings(&limits, EventTriggers::Allow))
+    Ok(settings(&limits, AGREED))
 }
 
 /// `name=value`, each as the flag of that name.
@@ -183,7 +187,7 @@ mod tests {
         let all = over(&given, &kept(&before).unwrap()).unwrap();
         assert_eq!((all.workers, all.index_jobs, all.chunk_rows), (Some(1), Some(3), None));
         assert_eq!(over(&given, &Value::Null).unwrap().index_jobs, None);
-        let settings = settings(&all, EventTriggers::Refuse);
+        let settings = settings(&all, Consent::default());
         assert_eq!((settings.copy.workers, settings.index.jobs), (1, 3));
     }
 

@@ -7,9 +7,8 @@ use super::{resolve, signals};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
-use crate::migration::{self, How, Report, Run, Supervisor, Unfinished};
+use crate::migration::{self, Consent, How, Report, Run, Supervisor, Unfinished};
 use crate::pg::{Connector, shell_word};
-use crate::preflight::EventTriggers;
 use crate::say;
 use crate::telemetry::{Listener, Show, Summary, Telemetry};
 
@@ -21,7 +20,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
             true => migration::unfinished(&connector, &args.table).await?,
             false => None,
         };
-        let event_triggers = resolve::event_triggers(&args.change);
+        let consent = resolve::consent(&args.change);
         let (work, options) = match before {
             None => (Work::Begin(request), Value::Null),
             Some(Unfinished { request: begun, options }) if begun == request => {
@@ -32,7 +31,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
             }
         };
         let limits = resolve::over(&args.limits, &options)?;
-        Ok((connector, work, limits, event_triggers))
+        Ok((connector, work, limits, consent))
     };
     carry_out(&args.table, args.json, &args.host, prepared).await
 }
@@ -44,7 +43,7 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
         let options = before.map_or(Value::Null, |before| before.options);
         let limits = resolve::over(&args.limits, &options)?;
         let how = How { take_over: args.take_over, recover: args.recover };
-        Ok((connector, Work::Resume(how), limits, EventTriggers::Allow))
+        Ok((connector, Work::Resume(how), limits, resolve::AGREED))
     };
     carry_out(&args.table, args.json, &args.host, prepared).await
 }
@@ -55,7 +54,7 @@ enum Work {
     Resume(How),
 }
 
-type Prepared = (Connector, Work, LimitArgs, EventTriggers);
+type Prepared = (Connector, Work, LimitArgs, Consent);
 
 async fn carry_out(
     table: &str,
@@ -74,10 +73,9 @@ async fn carry_out(
     let hooks = hooks.transpose().map_err(told)?.unwrap_or_default();
     let supervisor = Supervisor::default();
     signals::watch(&supervisor, &signals::left_behind(table), &hooks).map_err(told)?;
-    let (connector, work, limits, event_triggers) =
-        supervisor.guard(prepared).await.map_err(told)?;
+    let (connector, work, limits, consent) = supervisor.guard(prepared).await.map_err(told)?;
     let options = resolve::kept(&limits)?;
-    let settings = resolve::settings(&limits, event_triggers);
+    let settings = resolve::settings(&limits, consent);
     let telemetry = Telemetry::start(table, Show::Progress);
     if let Some(listener) = listener {
         telemetry.answer(listener);
@@ -111,7 +109,8 @@ fn another_change(table: &str, begun: &Request) -> Error {
     let maps =
         begun.maps.iter().map(|(column, map)| format!(" --map {:?}", format!("{column} = {map}")));
     let word = shell_word(table);
-    let flags: String = alters.chain(maps).collect();
+    let keep = begun.keep.iter().map(|condition| format!(" --where {condition:?}"));
+    let flags: String = alters.chain(maps).chain(keep).collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     Error::new(
         Kind::Refused,

@@ -113,10 +113,12 @@ impl Making<'_> {
     async fn describe(&self, source: Table, plan: Plan) -> Result<(Known, Flow)> {
         let (control, stored) = (self.control, self.stored);
         let (target, names) = (plan.target.clone(), stored.names.clone());
+        let keep = plan.keep.clone();
         let flow = prepare::describe_flow(control, stored.id, &source, plan, &names).await?;
         store::record_flow(control, &flow, &target).await?;
         failpoint!("flow recorded");
-        prepare::create_rows_view(self.connector, &flow, &source, self.epoch).await?;
+        prepare::create_rows_view(self.connector, &flow, (&source, keep.as_deref()), self.epoch)
+            .await?;
         Ok((Known { source, target, request: stored.request.clone(), names }, flow))
     }
 
@@ -205,7 +207,7 @@ impl Making<'_> {
         Ok(Flow {
             migration,
             number: 1,
-            captured: prepare::captured(migration, source),
+            captured: prepare::captured(migration, source, self.stored.request.keep.is_some()),
             target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
             projection: kept.projection.clone(),
             key: kept.key.clone(),

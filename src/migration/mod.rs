@@ -43,7 +43,7 @@ pub use copy::CopySettings;
 pub use index::IndexSettings;
 pub use rehearsal::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Seen, Span};
 pub use resume::{Unfinished, unfinished};
-pub use run::{How, Report, Run, Settings};
+pub use run::{Consent, How, Report, Run, Settings};
 pub use set::set;
 pub use status::{Disk, Keys, Slot, Status, status};
 pub use supervisor::Supervisor;

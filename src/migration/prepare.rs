@@ -35,7 +35,7 @@ pub(super) async fn describe_flow(
     Ok(Flow {
         migration,
         number: 1,
-        captured: captured(migration, source),
+        captured: captured(migration, source, plan.keep.is_some()),
         target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
         projection: plan.projection,
         key: plan.key,
@@ -45,9 +45,9 @@ pub(super) async fn describe_flow(
 }
 
 /// The relation that is captured, and where its rows are read.
-pub(super) fn captured(migration: i64, source: &Table) -> Captured {
+pub(super) fn captured(migration: i64, source: &Table, keeps_some: bool) -> Captured {
     let name = source.qualified();
-    let rows = match source.forces_row_security() {
+    let rows = match shadow::needs_rows_view(source, keeps_some) {
         true => teardown::rows_view(migration),
         false => name.clone(),
     };
@@ -69,7 +69,7 @@ pub(super) async fn slot_name(session: &Session, migration: i64) -> Result<Strin
 pub(super) async fn create_rows_view(
     connector: &Connector,
     flow: &Flow,
-    source: &Table,
+    (source, keep): (&Table, Option<&str>),
     epoch: i64,
 ) -> Result<()> {
     let Some(view) = flow.captured.view() else { return Ok(()) };
@@ -78,7 +78,7 @@ pub(super) async fn create_rows_view(
         return Err(superseded());
     }
     session.batch("SET LOCAL ROLE NONE").await?;
-    session.batch(&shadow::create_rows_view(view, source)).await?;
+    session.batch(&shadow::create_rows_view(view, source, keep)).await?;
     let sql = "SELECT DISTINCT COALESCE(pg_catalog.quote_ident(r.rolname), 'PUBLIC') \
                FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a \
                LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee \

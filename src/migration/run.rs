@@ -9,7 +9,7 @@ use super::copy::CopySettings;
 use super::hooked::Caller;
 use super::index::IndexSettings;
 use super::retry::Patience;
-use super::store;
+use super::store::{self, DRY_RUN};
 use super::stretch::Stretch;
 use super::supervisor::Supervisor;
 use super::takeover;
@@ -26,7 +26,7 @@ use crate::pg::sqlstate::classify;
 use crate::pg::{Connector, Session};
 use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
-use crate::telemetry::{Meter, Sample};
+use crate::telemetry::{Meter, Sample, thousands};
 use crate::throttle;
 use crate::throttle::critical::Critical;
 
@@ -34,6 +34,14 @@ use crate::throttle::critical::Critical;
 const REACHED: Duration = Duration::from_secs(60);
 /// The first run's epoch.
 pub(super) const FIRST_EPOCH: i64 = 1;
+
+/// What the operator takes upon himself when he starts a run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Consent {
+    pub event_triggers: EventTriggers,
+    /// Rows that the change does not keep are not in the new table.
+    pub rows_go: bool,
+}
 
 /// How each phase goes about it.
 #[derive(Debug, Clone)]
@@ -54,7 +62,7 @@ pub struct Settings {
     pub window: Option<cutover::Window>,
     /// No snapshot of ours lives longer.
     pub max_snapshot_age: Duration,
-    pub event_triggers: EventTriggers,
+    pub consent: Consent,
     /// How long a run goes on trying where the server cannot be reached, or something passing is in the way.
     pub retry_for: Duration,
     /// Whether a run that is stopped gives its slot up.
@@ -74,7 +82,7 @@ impl Default for Settings {
             postponed: false,
             window: None,
             max_snapshot_age: Duration::from_secs(30),
-            event_triggers: EventTriggers::default(),
+            consent: Consent::default(),
             retry_for: Duration::from_secs(1800),
             drop_slot_on_stop: false,
         }
@@ -168,6 +176,10 @@ impl Run<'_> {
         self.preflight(&control, &source, &names).await?;
         let plan = change::rehearse(&control, &source, request).await?;
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
+        if let Some(keep) = &plan.keep {
+            let (all, gone) = change::left_behind(&control, &source, keep).await?;
+            self.agree_to_loss(all, gone, phase == DRY_RUN)?;
+        }
         let caller = Caller::of(self);
         let agreed = caller.before_start().await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
@@ -180,6 +192,23 @@ impl Run<'_> {
         }
         failpoint!("begun");
         Ok((migration, (source, plan)))
+    }
+
+    /// Rows are left behind only where somebody has said yes to about how many.
+    fn agree_to_loss(&self, all: u64, gone: u64, rehearses: bool) -> Result<()> {
+        let what = format!(
+            "--where leaves about {} of about {} rows of {} behind (as the server estimates from its statistics)",
+            thousands(gone),
+            thousands(all),
+            self.table
+        );
+        if rehearses || self.settings.consent.rows_go {
+            self.meter.note(what);
+            return Ok(());
+        }
+        Err(Error::usage(what)
+            .state("Nothing was touched")
+            .next("Add --yes to agree. They stay in the old table until somebody drops it"))
     }
 
     /// Goes on with the unfinished migration of the table, from wherever it stands.
@@ -244,7 +273,7 @@ impl Run<'_> {
             session: control,
             table: source,
             names,
-            event_triggers: self.settings.event_triggers,
+            event_triggers: self.settings.consent.event_triggers,
         };
         let findings = preflight::run(&subject).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {

@@ -53,7 +53,8 @@ pub async fn refuse_taken(
     let (before, temporary) = (TemporaryNames::of(source), TemporaryNames::of(target));
     let known = |name: &str| source.indexes.iter().any(|i| i.name == name);
     let own = target.indexes.iter().map(|i| i.name.as_str());
-    let new: Vec<&str> = own.clone().filter(|name| !known(name)).collect();
+    let kept = target.indexes.iter().filter(|i| !i.until_swap).map(|i| i.name.as_str());
+    let new: Vec<&str> = kept.filter(|name| !known(name)).collect();
     let until_swap = own.map(|name| (name, temporary.until_swap(name)));
     // The others were looked at.
     let until_swap: Vec<(&str, String)> =

@@ -16,7 +16,7 @@ pub use grants::{Privileges, grant_steps};
 pub use index::{
     IndexPlan, Present, has_replica_identity, index_plans, key_index, replica_identity,
 };
-pub use rows::create_rows_view;
+pub use rows::{create_rows_view, needs_rows_view};
 pub use settings::{comment, settings};
 pub use step::{Step, set_role, statements};
 pub use swap::{Names, Swap, TemporaryNames};

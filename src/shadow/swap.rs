@@ -163,7 +163,11 @@ impl Swap<'_> {
         let mut out = vec![self.own(rename_table(&names.shadow, &names.source))];
         for index in index_plans(self.target, &names.shadow, |n| temporary.until_swap(n)) {
             let from = names.source.sibling(&index.temporary);
-            out.push(self.own(rename_index(&from, &index.name)));
+            out.push(self.own(match index.index.until_swap {
+                // Its files go after COMMIT, when the locks are given back.
+                true => format!("DROP INDEX {from}"),
+                false => rename_index(&from, &index.name),
+            }));
         }
         for statistics in &self.shadow.statistics {
             let name = temporary.after_swap(&statistics.name);

@@ -1,0 +1,218 @@
+//! Every kind of change, under live traffic whose sessions also change keys, killed once in the copy and resumed:
+//! the new table is what plain statements make of the same rows, and no acknowledged write is missing.
+
+use pgwraith::demo::orders::create_orders;
+use pgwraith::demo::traffic::{Mix, Traffic};
+
+use crate::harness::{self, Background};
+use crate::scene::{SOON, Shop, shop, value, wait_for};
+use crate::twins;
+
+/// The traffic writes here too.
+const TABLE: &str = "ours.t";
+
+/// One kind of change.
+struct Case {
+    /// What is done to a table like `orders` before.
+    before: &'static str,
+    alters: &'static [&'static str],
+    /// Columns whose values the server gives, each row its own; they are not compared.
+    given: &'static [&'static str],
+    /// Only rows for which this is true are kept.
+    keep: Option<&'static str>,
+}
+
+const CASE: Case = Case { before: "", alters: &[], given: &[], keep: None };
+
+/// `{s}.t` as `orders` are, in the schema.
+async fn make(shop: &Shop, schema: &str, rows: u64, before: &str) {
+    shop.exec(&format!("CREATE SCHEMA {schema}; SET search_path = {schema}")).await;
+    create_orders(&shop.client, rows).await.unwrap();
+    shop.exec(&format!(
+        "ALTER TABLE orders RENAME TO t; {before}; SET search_path = public; ANALYZE {schema}.t"
+    ))
+    .await;
+}
+
+impl Case {
+    fn arguments(&self, shop: &Shop, command: &str) -> Vec<String> {
+        let mut all: Vec<&str> = vec![command, TABLE, "-d", &shop.dsn, "--json"];
+        if command == "run" {
+            // Many small ranges, so that keys move from those that are copied to those that are not, and back.
+            all.extend(["--postpone-cutover", "--chunk-rows", "1000", "--chunk-time", "20ms"]);
+            all.extend(self.alters.iter().flat_map(|alter| ["--alter", alter]));
+            all.extend(self.keep.iter().flat_map(|keep| ["--where", keep, "--yes"]));
+        }
+        all.into_iter().map(str::to_owned).collect()
+    }
+
+    async fn holds(&self, rows: u64) {
+        let what = format!("{:?} {:?}", self.alters, self.keep);
+        let shop = shop().await;
+        make(&shop, "ours", rows, self.before).await;
+        make(&shop, "twin", 0, self.before).await;
+        let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
+        let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
+
+        self.dies_in_the_copy(&shop).await;
+        let mut run = Background::start(self.arguments(&shop, "resume"));
+        run.wait_for_saying("postponed until `pgwraith cutover`").await;
+        let report = traffic.stop().await.unwrap();
+        assert_eq!((report.error_count, report.anomaly_count), (0, 0), "{what}: {report:?}");
+
+        self.alter_the_twin(&shop).await;
+        harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);
+        let output = run.finish(SOON).await.expect_code(0);
+        assert_eq!(output.json()["verify"]["mismatches"], 0, "{what}: {output}");
+        twins::same_definition(&shop, &what).await;
+        self.same_rows(&shop, &what).await;
+        if self.keep.is_none() {
+            let oracle = report.verify(&shop.client, TABLE).await.unwrap();
+            assert!(oracle.is_ok(), "{what}: {oracle:?}");
+        }
+        assert_eq!(shop.held_back().await, [""; 0], "{what}");
+    }
+
+    async fn dies_in_the_copy(&self, shop: &Shop) {
+        let mut run = Background::start(self.arguments(shop, "run"));
+        let made = "SELECT to_regclass('pgwraith.chunk') IS NOT NULL";
+        wait_for(&shop.client, &mut run, "it begins", made).await;
+        let some = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+        wait_for(&shop.client, &mut run, "some ranges are copied", some).await;
+        let all = "SELECT to_regclass('ours.t_v2') IS NOT NULL AND phase = 'copy' FROM pgwraith.migration";
+        assert!(shop.value::<bool>(all).await, "it is over before it could die");
+        run.signal(libc::SIGKILL);
+        assert_eq!(run.finish(SOON).await.signal, Some(libc::SIGKILL));
+        // The server notices a moment later that its sessions are gone.
+        let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+        harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
+    }
+
+    /// Nobody writes any more, and the names are not swapped yet.
+    async fn alter_the_twin(&self, shop: &Shop) {
+        let keep = self.keep.unwrap_or("true");
+        let rows =
+            format!("INSERT INTO twin.t OVERRIDING SYSTEM VALUE SELECT * FROM ours.t WHERE {keep}");
+        shop.exec(&rows).await;
+        shop.exec(
+            "SELECT setval(pg_get_serial_sequence('twin.t', 'id'), s.last_value, s.is_called) FROM ours.orders_id_seq s",
+        )
+        .await;
+        for alter in self.alters {
+            shop.exec(&format!("ALTER TABLE twin.t {alter}")).await;
+        }
+    }
+
+    async fn same_rows(&self, shop: &Shop, what: &str) {
+        let columns: String = value(
+            &shop.client,
+            &format!(
+                "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute \
+                 WHERE attrelid = 'twin.t'::regclass AND attnum > 0 AND NOT attisdropped \
+                 AND attname <> ALL ('{{{}}}')",
+                self.given.join(",")
+            ),
+        )
+        .await;
+        let differ = format!(
+            "SELECT count(*) FROM ((SELECT {columns} FROM ours.t EXCEPT ALL SELECT {columns} FROM twin.t) \
+             UNION ALL (SELECT {columns} FROM twin.t EXCEPT ALL SELECT {columns} FROM ours.t)) d"
+        );
+        assert_eq!(shop.value::<i64>(&differ).await, 0, "{what}");
+        for column in self.given {
+            let alike = format!("SELECT count(*) - count(DISTINCT {column}) FROM ours.t");
+            assert_eq!(shop.value::<i64>(&alike).await, 0, "{what}: {column}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_key_becomes_part_of_a_longer_one() {
+    let alters =
+        &["DROP CONSTRAINT orders_pkey, ADD CONSTRAINT t_pkey PRIMARY KEY (customer_id, id)"];
+    Case { alters, ..CASE }.holds(200_000).await;
+}
+
+#[tokio::test]
+async fn the_key_becomes_part_of_a_longer_one_and_wider() {
+    let alters = &[
+        "ALTER COLUMN id TYPE bigint",
+        "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT t_pkey PRIMARY KEY (id, created_at)",
+    ];
+    Case { alters, ..CASE }.holds(200_000).await;
+}
+
+/// The old key's columns stay, in no index at all.
+#[tokio::test]
+async fn a_key_gives_way_to_an_identity() {
+    let alters = &[
+        "DROP CONSTRAINT orders_pkey",
+        "ADD COLUMN number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+    ];
+    Case { alters, given: &["number"], ..CASE }.holds(200_000).await;
+}
+
+#[tokio::test]
+async fn a_composite_key_gives_way_to_a_uuid() {
+    let before = "ALTER TABLE t DROP CONSTRAINT orders_pkey, ADD CONSTRAINT t_pkey PRIMARY KEY (customer_id, id)";
+    let alters = &[
+        "DROP CONSTRAINT t_pkey, ADD COLUMN name uuid NOT NULL DEFAULT gen_random_uuid()",
+        "ADD PRIMARY KEY (name)",
+    ];
+    Case { before, alters, given: &["name"], ..CASE }.holds(200_000).await;
+}
+
+#[tokio::test]
+async fn a_composite_key_becomes_one_column_and_another_order() {
+    let before = "ALTER TABLE t DROP CONSTRAINT orders_pkey, ADD CONSTRAINT t_pkey PRIMARY KEY (customer_id, id)";
+    let single = &["DROP CONSTRAINT t_pkey", "ADD PRIMARY KEY (id)"];
+    Case { before, alters: single, ..CASE }.holds(200_000).await;
+    let turned = &["DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, customer_id)"];
+    Case { before, alters: turned, ..CASE }.holds(20_000).await;
+}
+
+/// The traffic changes what the condition is about: rows move into it and out of it.
+#[tokio::test]
+async fn only_rows_that_are_to_be_kept_are_there() {
+    Case { keep: Some("status <> 'paid' AND id > 1000"), ..CASE }.holds(200_000).await;
+}
+
+#[tokio::test]
+async fn what_would_be_left_behind_is_told_and_agreed_to() {
+    let shop = shop().await;
+    make(&shop, "ours", 20_000, "").await;
+    let keep = ["--where", "status <> 'paid'"];
+    let output = shop.run(TABLE, &keep).await.expect_code(2);
+    assert!(output.stderr.contains("of about 20 000 rows of ours.t behind"), "{output}");
+    assert!(output.stderr.contains("--yes"), "{output}");
+    for (condition, why) in [
+        ("status", "type boolean"),
+        ("random() < 0.5", "volatile"),
+        ("created_at > now()", "another moment"),
+        ("id IN (SELECT 1)", "reads other rows"),
+        ("nothing = 1", "does not exist"),
+        ("true; DROP TABLE ours.t", "not valid"),
+    ] {
+        let output = shop.run(TABLE, &["--where", condition, "--yes"]).await.expect_code(2);
+        assert!(output.stderr.contains(why), "{condition}: {output}");
+    }
+    shop.exec("CREATE TABLE child (parent int REFERENCES ours.t)").await;
+    let output = shop.run(TABLE, &["--where", "id > 5", "--yes"]).await.expect_code(3);
+    assert!(output.stderr.contains("child_parent_fkey"), "{output}");
+    assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// Not of moments that the new table mixes: of the data.
+#[tokio::test]
+async fn what_violates_the_new_key_is_told() {
+    let shop = shop().await;
+    make(&shop, "ours", 2_000, "UPDATE t SET customer_id = 7 WHERE id IN (500, 1500)").await;
+    let change = ["--alter", "DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (customer_id)"];
+    let output = shop.run(TABLE, &change).await.expect_code(4);
+    assert!(output.stderr.contains("violates the unique index or constraint t_pkey"), "{output}");
+    assert!(output.stderr.contains("keys 500; 1500"), "{output}");
+    // What it was found by goes with the shadow.
+    harness::run(["abort", TABLE, "-d", &shop.dsn]).await.expect_code(0);
+    let ours = "SELECT count(*) FROM pg_class WHERE relname LIKE '%pgwraith_key%'";
+    assert_eq!(shop.value::<i64>(ours).await, 0);
+}
