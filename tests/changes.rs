@@ -20,9 +20,12 @@ struct Case {
     given: &'static [&'static str],
     /// Only rows for which this is true are kept.
     keep: Option<&'static str>,
+    /// More of the change, and what makes the same of the twin.
+    more: &'static [&'static str],
+    twin: &'static str,
 }
 
-const CASE: Case = Case { before: "", alters: &[], given: &[], keep: None };
+const CASE: Case = Case { before: "", alters: &[], given: &[], keep: None, more: &[], twin: "" };
 
 /// `{s}.t` as `orders` are, in the schema.
 async fn make(shop: &Shop, schema: &str, rows: u64, before: &str) {
@@ -41,6 +44,7 @@ impl Case {
             // Many small ranges, so that keys move from those that are copied to those that are not, and back.
             all.extend(["--postpone-cutover", "--chunk-rows", "1000", "--chunk-time", "20ms"]);
             all.extend(self.alters.iter().flat_map(|alter| ["--alter", alter]));
+            all.extend(self.more);
             all.extend(self.keep.iter().flat_map(|keep| ["--where", keep, "--yes"]));
         }
         all.into_iter().map(str::to_owned).collect()
@@ -101,6 +105,7 @@ impl Case {
         for alter in self.alters {
             shop.exec(&format!("ALTER TABLE twin.t {alter}")).await;
         }
+        shop.exec(self.twin).await;
     }
 
     async fn same_rows(&self, shop: &Shop, what: &str) {
@@ -169,6 +174,44 @@ async fn a_composite_key_becomes_one_column_and_another_order() {
     Case { before, alters: single, ..CASE }.holds(200_000).await;
     let turned = &["DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, customer_id)"];
     Case { before, alters: turned, ..CASE }.holds(20_000).await;
+}
+
+#[tokio::test]
+async fn an_amount_becomes_minor_units_beside_a_column_that_goes() {
+    let case = Case {
+        before: "ALTER TABLE t ADD COLUMN gone text DEFAULT 'x'; ALTER TABLE t ADD COLUMN tag text DEFAULT 'a'",
+        alters: &[
+            "ADD COLUMN minor bigint NOT NULL DEFAULT 0, DROP COLUMN gone",
+            "ALTER COLUMN tag DROP DEFAULT, ALTER COLUMN tag TYPE int USING ascii(tag), ALTER COLUMN note SET STORAGE EXTERNAL",
+            "RENAME COLUMN tag TO code",
+        ],
+        more: &["--map", "minor = (amount * 100)::bigint"],
+        twin: "UPDATE twin.t SET minor = (amount * 100)::bigint",
+        ..CASE
+    };
+    case.holds(200_000).await;
+}
+
+/// `*` gives them in the new order; the views made of it before give theirs.
+#[tokio::test]
+async fn columns_take_another_order() {
+    let shop = shop().await;
+    make(&shop, "ours", 2_000, "CREATE VIEW seen AS SELECT * FROM t").await;
+    for (bad, why) in [("id, nothing", "will not have"), ("id, id", "twice"), ("id,", "no list")] {
+        let output = shop.run(TABLE, &["--column-order", bad]).await.expect_code(2);
+        assert!(output.stderr.contains(why), "{output}");
+    }
+    let change =
+        ["--column-order", "status, \"created_at\"", "--alter", "ADD COLUMN at int DEFAULT 7"];
+    shop.run(TABLE, &change).await.expect_code(0);
+    let order = "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute
+        WHERE attrelid = '{t}'::regclass AND attnum > 0";
+    let of = async |table: &str| shop.value::<String>(&order.replace("{t}", table)).await;
+    assert_eq!(of(TABLE).await, "status created_at id customer_id amount note at");
+    assert_eq!(of("ours.seen").await, "id customer_id status amount note created_at");
+    let differ = "SELECT count(*) FROM (SELECT *, 7 FROM ours.seen EXCEPT ALL
+        SELECT id, customer_id, status, amount, note, created_at, 7 FROM ours.t_old) d";
+    assert_eq!(shop.value::<i64>(differ).await, 0);
 }
 
 /// The traffic changes what the condition is about: rows move into it and out of it.

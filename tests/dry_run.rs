@@ -156,6 +156,10 @@ async fn without_capture_there_is_no_slot_and_no_publication() {
     let all = ["--rebuild", "--no-capture", "--share", "50%"];
     let output = harness::run(arguments(&shop, &all)).await.expect_code(0);
     assert!(output.stdout.contains("not captured"), "{output}");
+    // A share that the throttle lets nobody come to has an end, too.
+    let held_up = ["--rebuild", "--no-capture", "--share", "50%", "--for", "1s", "--pause"];
+    let output = harness::run(arguments(&shop, &held_up)).await.expect_code(0);
+    assert!(output.stdout.contains("copied    0 of about 20 000 rows"), "{output}");
     assert!(!output.stderr.contains("replication slot (given up"), "{output}");
     assert_eq!(leftovers(&shop.client).await, [] as [&str; 0]);
 }

@@ -17,6 +17,7 @@ mod hooks;
 mod index;
 mod keys;
 mod meaning;
+mod model;
 mod objects;
 mod observed;
 mod oracle;

@@ -10,6 +10,7 @@ mod expression;
 mod follow;
 mod foreign_keys;
 mod key;
+mod order;
 mod probe;
 mod rehearse;
 mod retarget;
@@ -29,6 +30,8 @@ pub struct Request {
     pub maps: Vec<(String, String)>,
     /// A condition over the source's row: rows for which it is not true are left behind.
     pub keep: Option<String>,
+    /// Columns that come first, in this order.
+    pub column_order: Vec<String>,
 }
 
 /// The table's future shape and how its rows come about.

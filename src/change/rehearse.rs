@@ -8,7 +8,7 @@ use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request};
-use super::{follow, foreign_keys, key, probe};
+use super::{follow, foreign_keys, key, order, probe};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
@@ -72,6 +72,7 @@ async fn rehearse_in_transaction(
     probe::check(session, source, &made, &before).await?;
     probe::positions_fit(session, source, &target).await?;
     refuse_lost_serials(session, source, &target).await?;
+    order::put_first(&mut target, &request.column_order)?;
     target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, &stand_ins);
     foreign_keys::refuse_new(source, &target)?;
     let typed = typed_expressions(source, &target, request)?;

@@ -93,6 +93,9 @@ pub struct ChangeArgs {
     /// Rewrite the table in its present shape, without bloat
     #[arg(long)]
     pub rebuild: bool,
+    /// Put these columns first, in this order; the others follow as they are: "tenant_id, id"
+    #[arg(long, value_name = "COLUMNS")]
+    pub column_order: Option<String>,
     /// Keep only the rows for which this is true: "created_at > '2020-01-01'"
     #[arg(long = "where", value_name = "CONDITION", allow_hyphen_values = true)]
     pub keep: Option<String>,
@@ -112,11 +115,11 @@ pub struct DryRunArgs {
     pub connection: Connection,
     #[command(flatten)]
     pub change: ChangeArgs,
-    /// How long rows are copied [default: 60s]
+    /// How long rows are copied at most [default: 60s, with --share 1h]
     #[arg(long = "for", value_parser = duration)]
     pub time: Option<Duration>,
-    /// Copy this share of the rows instead, like 5%
-    #[arg(long, value_parser = share, conflicts_with = "time")]
+    /// Copy this share of the rows, like 5%
+    #[arg(long, value_parser = share)]
     pub share: Option<f64>,
     /// Make no publication and no slot: nothing is known of changes, verification and cutover then
     #[arg(long)]

@@ -17,6 +17,8 @@ use crate::telemetry::{Show, Telemetry, thousands};
 
 /// So long rows are copied where nothing else is said.
 const TIME: Duration = Duration::from_secs(60);
+/// What presses may hold a share up for as long as it likes.
+const TIME_FOR_A_SHARE: Duration = Duration::from_secs(3600);
 
 pub(super) async fn dry_run(args: DryRunArgs) -> Result<()> {
     let done = rehearse(&args).await;
@@ -58,7 +60,8 @@ async fn rehearse(args: &DryRunArgs) -> Result<Rehearsed> {
         supervisor,
         hooks,
     };
-    let extent = args.share.map_or(Extent::For(args.time.unwrap_or(TIME)), Extent::Share);
+    let usual = if args.share.is_some() { TIME_FOR_A_SHARE } else { TIME };
+    let extent = Extent { time: args.time.unwrap_or(usual), share: args.share };
     let done = run.rehearse(&request, extent, !args.no_capture).await;
     telemetry.finish();
     done

@@ -23,16 +23,22 @@ pub(super) fn connector(connection: &Connection) -> Result<Connector> {
 
 /// The change asked for; there must be one.
 pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
-    if args.alter.is_empty() && args.map.is_empty() && !args.rebuild && args.keep.is_none() {
-        return Err(Error::usage("no change was asked for").next(
-            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\" or --rebuild",
-        ));
-    }
     if let Some(empty) = args.alter.iter().find(|a| a.trim().is_empty()) {
         return Err(Error::usage(format!("--alter {empty:?} is empty")));
     }
-    let maps = args.map.iter().map(|m| map(m)).collect::<Result<_>>()?;
-    Ok(Request { alters: args.alter.clone(), maps, keep: args.keep.clone() })
+    let order = args.column_order.as_deref().map(names).transpose()?;
+    let request = Request {
+        alters: args.alter.clone(),
+        maps: args.map.iter().map(|m| map(m)).collect::<Result<_>>()?,
+        keep: args.keep.clone(),
+        column_order: order.unwrap_or_default(),
+    };
+    if request == Request::default() && !args.rebuild {
+        return Err(Error::usage("no change was asked for").next(
+            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --column-order or --rebuild",
+        ));
+    }
+    Ok(request)
 }
 
 /// What the operator takes upon himself.
@@ -50,19 +56,45 @@ pub(super) const AGREED: Consent = Consent { event_triggers: EventTriggers::Allo
 /// `column = expression`, the column perhaps quoted.
 fn map(text: &str) -> Result<(String, String)> {
     let bad = || Error::usage(format!("--map {text:?} is not of the form \"column = expression\""));
-    let trimmed = text.trim_start();
-    let (column, rest) = if let Some(quoted) = trimmed.strip_prefix('"') {
-        let end = closing_quote(quoted).ok_or_else(bad)?;
-        (quoted[..end].replace("\"\"", "\""), &quoted[end + 1..])
-    } else {
-        let (name, _) = trimmed.split_once('=').ok_or_else(bad)?;
-        (name.trim().to_lowercase(), &trimmed[name.len()..])
-    };
-    let expression = rest.trim_start().strip_prefix('=').ok_or_else(bad)?.trim();
+    let (column, rest) = name(text, '=').ok_or_else(bad)?;
+    let expression = rest.strip_prefix('=').ok_or_else(bad)?.trim();
     if column.is_empty() || expression.is_empty() {
         return Err(bad());
     }
     Ok((column, expression.to_owned()))
+}
+
+/// `a, "B"`: a list of names.
+fn names(text: &str) -> Result<Vec<String>> {
+    let bad =
+        || Error::usage(format!("--column-order {text:?} is no list of columns, as in \"a, b\""));
+    let (mut names, mut rest) = (Vec::new(), text);
+    loop {
+        let (found, behind) =
+            name(rest, ',').filter(|(found, _)| !found.is_empty()).ok_or_else(bad)?;
+        names.push(found);
+        match behind.strip_prefix(',') {
+            Some(behind) => rest = behind,
+            None if behind.is_empty() => return Ok(names),
+            None => return Err(bad()),
+        }
+    }
+}
+
+/// A name as PostgreSQL reads it, folded to lower case unless it is quoted, up to `end` or the end of the text;
+/// and what is behind it.
+fn name(text: &str, end: char) -> Option<(String, &str)> {
+    let text = text.trim_start();
+    match text.strip_prefix('"') {
+        Some(quoted) => {
+            let close = closing_quote(quoted)?;
+            Some((quoted[..close].replace("\"\"", "\""), quoted[close + 1..].trim_start()))
+        }
+        None => {
+            let (name, rest) = text.split_at(text.find(end).unwrap_or(text.len()));
+            Some((name.trim().to_lowercase(), rest))
+        }
+    }
 }
 
 fn closing_quote(text: &str) -> Option<usize> {
@@ -223,6 +255,11 @@ mod tests {
         assert_eq!(ok("\"A=\"\"b\" = 1"), Ok(("A=\"b".into(), "1".into())));
         for bad in ["", "a", "= 1", "a =", "\"a = 1", "\"a\" 1"] {
             assert!(map(bad).is_err(), "{bad}");
+        }
+        let list = names("Id , \"A,b\"\"\" ,c").unwrap();
+        assert_eq!(list, ["id", "A,b\"", "c"]);
+        for bad in ["", ",", "a,", ",a", "a,,b", "\"a", "\"a\" b", "\"\""] {
+            assert!(names(bad).is_err(), "{bad}");
         }
     }
 }

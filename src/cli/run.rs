@@ -110,7 +110,9 @@ fn another_change(table: &str, begun: &Request) -> Error {
         begun.maps.iter().map(|(column, map)| format!(" --map {:?}", format!("{column} = {map}")));
     let word = shell_word(table);
     let keep = begun.keep.iter().map(|condition| format!(" --where {condition:?}"));
-    let flags: String = alters.chain(maps).chain(keep).collect();
+    let order = (!begun.column_order.is_empty())
+        .then(|| format!(" --column-order {:?}", begun.column_order.join(", ")));
+    let flags: String = alters.chain(maps).chain(keep).chain(order).collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     Error::new(
         Kind::Refused,

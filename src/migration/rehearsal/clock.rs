@@ -50,10 +50,8 @@ impl Clock {
 
     /// Says when the time is over.
     pub(super) async fn run_out(&self) -> Infallible {
-        if let Extent::For(time) = self.extent {
-            sleep(time).await;
-            self.enough.cancel();
-        }
+        sleep(self.extent.time).await;
+        self.enough.cancel();
         pending().await
     }
 
@@ -62,7 +60,7 @@ impl Clock {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.ranges.push(Range { done: self.began.elapsed().as_secs_f64(), rows, took });
         log.rows += rows;
-        if let Extent::Share(share) = self.extent
+        if let Some(share) = self.extent.share
             && log.rows as f64 >= share * self.rows
         {
             self.enough.cancel();
@@ -122,7 +120,8 @@ mod tests {
     #[tokio::test]
     async fn a_share_is_enough_once_it_is_reached() {
         let enough = CancellationToken::new();
-        let clock = Clock::new(Extent::Share(0.05), 1000.0, enough.clone());
+        let extent = Extent { time: Duration::from_secs(3600), share: Some(0.05) };
+        let clock = Clock::new(extent, 1000.0, enough.clone());
         clock.note(49, Duration::from_millis(1));
         assert!(!enough.is_cancelled());
         clock.note(1, Duration::from_millis(1));

@@ -33,11 +33,11 @@ pub const MAX_SLOT_WAL: u64 = 1 << 30;
 
 /// How much is copied.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Extent {
+pub struct Extent {
     /// For so long.
-    For(Duration),
-    /// This share of the rows.
-    Share(f64),
+    pub time: Duration,
+    /// And no more than this share of the rows.
+    pub share: Option<f64>,
 }
 
 /// What a dry run found out.
@@ -99,9 +99,10 @@ impl Run<'_> {
     /// What will be there for a while.
     fn announced(&self, extent: Extent, captures: bool) -> String {
         let slot = self.settings.index.max_slot_wal.unwrap_or(MAX_SLOT_WAL) >> 20;
-        let extent = match extent {
-            Extent::For(time) => format!("for {} s", time.as_secs_f64()),
-            Extent::Share(share) => format!("{} % of its rows", share * 100.0),
+        let time = extent.time.as_secs_f64();
+        let extent = match extent.share {
+            None => format!("for {time} s"),
+            Some(share) => format!("{} % of its rows, for {time} s at most,", share * 100.0),
         };
         let followed = match captures {
             true => format!(
