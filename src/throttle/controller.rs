@@ -124,7 +124,9 @@ impl Controller {
         let mut stops_now = false;
         for reading in readings {
             let Some(pressure) = reading.pressure else {
-                stopped = Some(Reason::Blind(reading.clone()));
+                if !matches!(stopped, Some(Reason::Blind(_))) {
+                    stopped = Some(Reason::Blind(reading.clone()));
+                }
                 continue;
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();

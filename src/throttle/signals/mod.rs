@@ -143,6 +143,11 @@ impl Signals {
     }
 }
 
+/// Why what others do is not known.
+fn hidden(role: &str) -> String {
+    format!("{role} may not see it: GRANT pg_read_all_stats TO {role}")
+}
+
 /// `1.9 of 2 s`
 fn times(value: Duration, limit: Duration) -> String {
     format!("{:.1} of {} s", value.as_secs_f64(), limit.as_secs_f64())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::positions::Positions;
-use super::{sizes, times};
+use super::{hidden, sizes, times};
 use crate::pg::{Lossy, Lsn};
 use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
@@ -15,11 +15,14 @@ const NOTHING: u64 = 64 << 10;
 /// One that vanishes may come back, and be further behind: for so long it counts as over.
 const VANISHED: Duration = Duration::from_secs(30);
 
-/// Of every standby: who, where its log is (null: it has not told), bytes behind.
+/// Of every standby: who, up to where it has replayed (null: it has not told), and the role that may not see
+/// that. A role without pg_read_all_stats sees that a walsender is there and no more, not even its state: it
+/// may be a standby's, and a standby that cannot be measured must not look like none.
 pub(super) const SQL: &str = "
-  SELECT r.application_name, r.pid, r.replay_lsn
+  SELECT r.application_name, r.pid, r.replay_lsn,
+    CASE WHEN r.state IS NULL THEN pg_catalog.quote_ident(CURRENT_USER::pg_catalog.text) END
   FROM pg_catalog.pg_stat_replication r
-  WHERE r.state <> 'backup' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s
+  WHERE r.state IS DISTINCT FROM 'backup' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s
     WHERE s.active_pid = r.pid AND s.slot_type = 'logical')";
 
 /// The standbys that were seen.
@@ -42,8 +45,18 @@ pub struct Behind {
 /// One, as the server tells of it.
 #[derive(Debug)]
 pub(super) struct Standby {
-    pub(super) name: String,
-    pub(super) replayed: Option<Lsn>,
+    name: String,
+    position: Position,
+}
+
+/// Up to where it has replayed.
+#[derive(Debug, Clone)]
+enum Position {
+    At(Lsn),
+    /// It has not told, as one that is just beginning, or one that replays nothing.
+    Untold,
+    /// This role may not see it.
+    Hidden(String),
 }
 
 impl Standby {
@@ -54,7 +67,12 @@ impl Standby {
             // Standbys of one name are told apart.
             let taken = all.iter().any(|standby| standby.name == name);
             let name = if taken { format!("{name} (pid {pid})") } else { name };
-            all.push(Standby { name, replayed: row.get(2) });
+            let position = match (row.get(2), row.get(3)) {
+                (Some(replayed), _) => Position::At(replayed),
+                (None, Some(role)) => Position::Hidden(role),
+                (None, None) => Position::Untold,
+            };
+            all.push(Standby { name, position });
         }
         all
     }
@@ -76,7 +94,8 @@ impl Standbys {
             let behind = behind(standby, written, positions, now);
             if !ignored(&standby.name) {
                 self.seen.insert(standby.name.clone(), now);
-                readings.push(of(&standby.name, behind.as_ref(), limits));
+                let behind = behind.as_ref().map_err(String::as_str);
+                readings.push(of(&standby.name, behind, limits));
             }
             self.behind.extend(behind);
         }
@@ -91,19 +110,28 @@ impl Standbys {
     }
 }
 
-/// None where it does not tell.
-fn behind(standby: &Standby, written: Lsn, positions: &Positions, now: Instant) -> Option<Behind> {
-    let replayed = standby.replayed?;
+/// How far it is behind, or why that is not known.
+fn behind(
+    standby: &Standby,
+    written: Lsn,
+    positions: &Positions,
+    now: Instant,
+) -> Result<Behind, String> {
+    let replayed = match &standby.position {
+        Position::At(replayed) => *replayed,
+        Position::Untold => return Err("it does not tell how far it is".to_owned()),
+        Position::Hidden(role) => return Err(hidden(role)),
+    };
     let bytes = written.bytes_since(replayed);
     let lag = if bytes < NOTHING { Duration::ZERO } else { positions.age(replayed, now) };
-    Some(Behind { name: standby.name.clone(), lag, bytes })
+    Ok(Behind { name: standby.name.clone(), lag, bytes })
 }
 
-fn of(name: &str, behind: Option<&Behind>, limits: &Limits) -> Reading {
+fn of(name: &str, behind: Result<&Behind, &str>, limits: &Limits) -> Reading {
     let signal = format!("standby {name}");
-    let Some(&Behind { lag, bytes, .. }) = behind else {
-        let text = "it does not tell how far it is (or pg_read_all_stats is lacking)".to_owned();
-        return Reading { signal, pressure: None, text };
+    let (lag, bytes) = match behind {
+        Ok(behind) => (behind.lag, behind.bytes),
+        Err(why) => return Reading { signal, pressure: None, text: why.to_owned() },
     };
     let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
     let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
@@ -119,7 +147,8 @@ mod tests {
     use super::*;
 
     fn standby(name: &str, replayed: Option<u64>) -> Standby {
-        Standby { name: name.into(), replayed: replayed.map(Lsn) }
+        let position = replayed.map_or(Position::Untold, |replayed| Position::At(Lsn(replayed)));
+        Standby { name: name.into(), position }
     }
 
     #[test]
@@ -154,6 +183,17 @@ mod tests {
         let small = Limits { lag_bytes: 1 << 20, ..Limits::default() };
         let readings = standbys.read(&there[1..2], (written, &positions), &small, now);
         assert_eq!((readings[0].pressure, readings[0].text.as_str()), (Some(1.0), "1 of 1 MB"));
+    }
+
+    #[test]
+    fn one_that_may_not_be_seen_is_not_measured_and_says_what_is_lacking() {
+        let (mut standbys, positions) = (Standbys::default(), Positions::default());
+        let there =
+            [Standby { name: "eu".into(), position: Position::Hidden("\"App user\"".into()) }];
+        let seen = (Lsn(0), &positions);
+        let readings = standbys.read(&there, seen, &Limits::default(), Instant::now());
+        assert_eq!((readings[0].signal.as_str(), readings[0].pressure), ("standby eu", None));
+        assert!(readings[0].text.contains("GRANT pg_read_all_stats TO \"App user\""));
     }
 
     #[test]
