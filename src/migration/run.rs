@@ -245,6 +245,7 @@ impl Run<'_> {
             table: source,
             names,
             event_triggers: self.settings.event_triggers,
+            replicas: &self.settings.throttle.replicas,
         };
         let findings = preflight::run(&subject).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {

@@ -14,6 +14,8 @@ use crate::throttle::limits::Limits;
 const NOTHING: u64 = 64 << 10;
 /// One that vanishes may come back, and be further behind: for so long it counts as over.
 const VANISHED: Duration = Duration::from_secs(30);
+/// What one that stands still presses: the copy stops, until it moves.
+const STANDS: f64 = 2.0;
 
 /// Of every standby: who, up to where it has replayed (null: it has not told), and the role that may not see
 /// that. A role without pg_read_all_stats sees that a walsender is there and no more, not even its state: it
@@ -28,8 +30,10 @@ pub(super) const SQL: &str = "
 /// The standbys that were seen.
 #[derive(Debug, Default)]
 pub(super) struct Standbys {
-    /// By name, the last of those with one name.
+    /// By signal, the last of those with one name, of those that the server knows of.
     seen: BTreeMap<String, Instant>,
+    /// Up to where each had replayed, and since when that was so.
+    moved: BTreeMap<String, (Lsn, Instant)>,
     /// How far each was behind at the last reading.
     pub(super) behind: Vec<Behind>,
 }
@@ -42,24 +46,18 @@ pub struct Behind {
     pub bytes: u64,
 }
 
-/// One, as the server tells of it.
-#[derive(Debug)]
+/// One, as it was told of.
+#[derive(Debug, PartialEq)]
 pub(super) struct Standby {
     name: String,
-    position: Position,
-}
-
-/// Up to where it has replayed.
-#[derive(Debug, Clone)]
-enum Position {
-    At(Lsn),
-    /// It has not told, as one that is just beginning, or one that replays nothing.
-    Untold,
-    /// This role may not see it.
-    Hidden(String),
+    /// Up to where it has replayed, or why that is not known.
+    pub(super) position: Result<Lsn, String>,
+    /// By itself, not by the server.
+    asked: bool,
 }
 
 impl Standby {
+    /// Those that the server tells of.
     pub(super) fn all(rows: &[tokio_postgres::Row]) -> Vec<Standby> {
         let mut all: Vec<Standby> = Vec::new();
         for row in rows {
@@ -67,22 +65,37 @@ impl Standby {
             // Standbys of one name are told apart.
             let taken = all.iter().any(|standby| standby.name == name);
             let name = if taken { format!("{name} (pid {pid})") } else { name };
-            let position = match (row.get(2), row.get(3)) {
-                (Some(replayed), _) => Position::At(replayed),
-                (None, Some(role)) => Position::Hidden(role),
-                (None, None) => Position::Untold,
+            let position = match (row.get(2), row.get::<_, Option<&str>>(3)) {
+                (Some(replayed), _) => Ok(replayed),
+                (None, Some(role)) => Err(hidden(role)),
+                (None, None) => Err("it does not tell how far it is".to_owned()),
             };
-            all.push(Standby { name, position });
+            all.push(Standby { name, position, asked: false });
         }
         all
     }
+
+    /// One that was asked itself.
+    pub(super) fn asked(name: &str, position: Result<Lsn, String>) -> Standby {
+        Standby { name: name.to_owned(), position, asked: true }
+    }
+
+    fn signal(&self) -> String {
+        let kind = if self.asked { "replica" } else { "standby" };
+        format!("{kind} {}", self.name)
+    }
+}
+
+/// Whether it tells of a standby, seen or asked.
+pub fn is_of_standby(reading: &Reading) -> bool {
+    reading.signal.starts_with("standby ") || reading.signal.starts_with("replica ")
 }
 
 impl Standbys {
-    /// The readings, and whether one of them should report anew.
-    pub(super) fn read(
+    /// The readings.
+    pub(super) fn read<'a>(
         &mut self,
-        now_there: &[Standby],
+        now_there: impl IntoIterator<Item = &'a Standby>,
         (written, positions): (Lsn, &Positions),
         limits: &Limits,
         now: Instant,
@@ -90,19 +103,28 @@ impl Standbys {
         let ignored = |name: &str| limits.ignored.iter().any(|ignored| ignored == name);
         let mut readings = Vec::new();
         self.behind.clear();
+        let before = std::mem::take(&mut self.moved);
         for standby in now_there {
-            let behind = behind(standby, written, positions, now);
-            if !ignored(&standby.name) {
-                self.seen.insert(standby.name.clone(), now);
-                let behind = behind.as_ref().map_err(String::as_str);
-                readings.push(of(&standby.name, behind, limits));
+            let signal = standby.signal();
+            let behind = standby.position.as_ref().map(|replayed| {
+                let moved = before.get(&signal).filter(|(was, _)| was == replayed);
+                let moved = moved.map_or(now, |(_, at)| *at);
+                self.moved.insert(signal.clone(), (*replayed, moved));
+                (behind(standby, *replayed, (written, positions), now), now.duration_since(moved))
+            });
+            if standby.asked || !ignored(&standby.name) {
+                if !standby.asked {
+                    self.seen.insert(signal.clone(), now);
+                }
+                readings.push(reading(signal, &behind, limits));
             }
-            self.behind.extend(behind);
+            self.behind.extend(behind.map(|(behind, _)| behind));
         }
-        self.seen.retain(|name, at| !ignored(name) && now.duration_since(*at) < VANISHED);
+        let ignored = |signal: &str| signal.strip_prefix("standby ").is_some_and(ignored);
+        self.seen.retain(|signal, at| !ignored(signal) && now.duration_since(*at) < VANISHED);
         let gone = self.seen.iter().filter(|(_, at)| **at != now);
-        readings.extend(gone.map(|(name, at)| Reading {
-            signal: format!("standby {name}"),
+        readings.extend(gone.map(|(signal, at)| Reading {
+            signal: signal.clone(),
             pressure: None,
             text: format!("gone for {} s", now.duration_since(*at).as_secs()),
         }));
@@ -110,29 +132,34 @@ impl Standbys {
     }
 }
 
-/// How far it is behind, or why that is not known.
 fn behind(
     standby: &Standby,
-    written: Lsn,
-    positions: &Positions,
+    replayed: Lsn,
+    (written, positions): (Lsn, &Positions),
     now: Instant,
-) -> Result<Behind, String> {
-    let replayed = match &standby.position {
-        Position::At(replayed) => *replayed,
-        Position::Untold => return Err("it does not tell how far it is".to_owned()),
-        Position::Hidden(role) => return Err(hidden(role)),
-    };
+) -> Behind {
     let bytes = written.bytes_since(replayed);
     let lag = if bytes < NOTHING { Duration::ZERO } else { positions.age(replayed, now) };
-    Ok(Behind { name: standby.name.clone(), lag, bytes })
+    Behind { name: standby.name.clone(), lag, bytes }
 }
 
-fn of(name: &str, behind: Result<&Behind, &str>, limits: &Limits) -> Reading {
-    let signal = format!("standby {name}");
-    let (lag, bytes) = match behind {
-        Ok(behind) => (behind.lag, behind.bytes),
-        Err(why) => return Reading { signal, pressure: None, text: why.to_owned() },
+/// Of how far it is behind, and for how long it has not moved.
+fn reading(
+    signal: String,
+    behind: &Result<(Behind, Duration), &String>,
+    limits: &Limits,
+) -> Reading {
+    let (lag, bytes, still) = match behind {
+        Ok((Behind { lag, bytes, .. }, still)) => (*lag, *bytes, *still),
+        Err(why) => return Reading { signal, pressure: None, text: (*why).clone() },
     };
+    // It had something to replay all that time, and did not: it is not slow, it stands. Its lag would only
+    // tell so later.
+    let stands = still.min(lag);
+    if stands >= limits.standstill {
+        let text = format!("it has replayed nothing for {:.1} s", stands.as_secs_f64());
+        return Reading { signal, pressure: Some(STANDS), text };
+    }
     let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
     let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
     let text = match by_time >= by_size {
@@ -147,8 +174,8 @@ mod tests {
     use super::*;
 
     fn standby(name: &str, replayed: Option<u64>) -> Standby {
-        let position = replayed.map_or(Position::Untold, |replayed| Position::At(Lsn(replayed)));
-        Standby { name: name.into(), position }
+        let position = replayed.map(Lsn).ok_or("it is silent".to_owned());
+        Standby { name: name.into(), position, asked: false }
     }
 
     #[test]
@@ -186,14 +213,46 @@ mod tests {
     }
 
     #[test]
-    fn one_that_may_not_be_seen_is_not_measured_and_says_what_is_lacking() {
-        let (mut standbys, positions) = (Standbys::default(), Positions::default());
-        let there =
-            [Standby { name: "eu".into(), position: Position::Hidden("\"App user\"".into()) }];
-        let seen = (Lsn(0), &positions);
-        let readings = standbys.read(&there, seen, &Limits::default(), Instant::now());
-        assert_eq!((readings[0].signal.as_str(), readings[0].pressure), ("standby eu", None));
-        assert!(readings[0].text.contains("GRANT pg_read_all_stats TO \"App user\""));
+    fn one_that_stands_still_stops_the_copy_before_its_lag_would() {
+        let (mut standbys, mut positions, start) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        let limits = Limits::default();
+        let mut at = |millis: u64, written: u64, replayed: u64| {
+            let now = start + Duration::from_millis(millis);
+            positions.note(now, Lsn(written << 20));
+            let there = [standby("eu", Some(replayed << 20))];
+            standbys.read(&there, (Lsn(written << 20), &positions), &limits, now).remove(0)
+        };
+        assert_eq!(at(0, 1, 1).pressure, Some(0.0));
+        assert_eq!(at(60_000, 1, 1).pressure, Some(0.0), "it has nothing to replay");
+        assert_eq!(at(60_500, 2, 1).text, "1 of 256 MB", "for a moment");
+        assert_eq!(at(61_400, 3, 1).text, "0.9 of 2 s");
+        let stands = at(61_500, 3, 1);
+        assert_eq!(
+            (stands.pressure, stands.text.as_str()),
+            (Some(2.0), "it has replayed nothing for 1.0 s")
+        );
+        assert_eq!(at(61_700, 3, 2).text, "0.3 of 2 s", "it moves");
+        assert_eq!(at(62_600, 5, 3).text, "2 of 256 MB");
+        assert_eq!(at(64_600, 6, 4).text, "2.0 of 2 s", "it is slow, and moves");
+    }
+
+    #[test]
+    fn one_that_is_asked_itself_is_measured_the_same_and_not_ignored() {
+        let (mut standbys, mut positions, now) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        positions.note(now - Duration::from_secs(1), Lsn(1 << 20));
+        let limits = Limits { ignored: vec!["eu:5432".into()], ..Limits::default() };
+        let asked = |position: Result<Lsn, &str>| {
+            Standby::asked("eu:5432", position.map_err(str::to_owned))
+        };
+        let mut read =
+            |there: &[Standby]| standbys.read(there, (Lsn(1 << 20), &positions), &limits, now);
+        let late = read(&[asked(Ok(Lsn(0)))]).remove(0);
+        assert_eq!((late.signal.as_str(), late.text.as_str()), ("replica eu:5432", "1.0 of 2 s"));
+        let blind = read(&[asked(Err("no answer"))]).remove(0);
+        assert_eq!((blind.pressure, blind.text.as_str()), (None, "no answer"));
+        assert_eq!(read(&[]), [], "it did not vanish: the operator took it away");
     }
 
     #[test]
