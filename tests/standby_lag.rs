@@ -78,15 +78,28 @@ impl Lags {
         lags.sort();
         let within = lags.iter().filter(|lag| **lag <= allowed).count();
         let told = format!(
-            "{phases:?}: {within} of {} samples within {allowed:?}; p50 {:?}, p95 {:?}, longest {:?}",
+            "{phases:?}: {within} of {} samples within {allowed:?}; p50 {:?}, p95 {:?}, longest {:?}; {}",
             lags.len(),
             lags[lags.len() / 2],
             lags[lags.len() * 95 / 100],
-            lags[lags.len() - 1]
+            lags[lags.len() - 1],
+            course(&samples)
         );
         eprintln!("{told}");
         assert!(within * 100 >= lags.len() * 95, "{told}");
     }
+}
+
+/// The lag in milliseconds, twice a second.
+fn course(samples: &[Sample]) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for sample in samples {
+        let half_seconds = sample.at.duration_since(samples[0].at).as_millis() / 500;
+        if half_seconds >= told.len() as u128 {
+            told.push(sample.lag.as_millis().to_string());
+        }
+    }
+    told.join(" ")
 }
 
 /// Rows of which each writes about as much log as it has bytes.
@@ -137,6 +150,8 @@ async fn a_slow_standby_is_used_and_not_overrun() {
     wait_for_phase(&shop.client, &mut run, "orders", "copy").await;
     wait_for(&shop.client, &mut run, "most of it is copied", &copied(ROWS * 4 / 5)).await;
     let chunk = chunk_worth(&shop).await;
+    let sql = "SELECT string_agg(format('%s:%s', round(extract(epoch FROM finished_at - (SELECT min(finished_at) FROM pgwraith.chunk WHERE done))::numeric, 2), rows), ' ' ORDER BY finished_at) FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+    eprintln!("DEBUG chunks {}", shop.value::<String>(sql).await);
     let writes = traffic(&shop, ROWS, RATE / 4).await;
     run.wait_for_saying("the cutover waits: postponed").await;
     let waits = Instant::now();

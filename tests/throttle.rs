@@ -3,7 +3,7 @@
 use pgwraith::demo::orders::create_orders;
 
 use crate::harness::{self, Output};
-use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, value, wait_for};
+use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, wait_for};
 
 /// Many small ranges.
 const SLOW: [&str; 7] =
@@ -34,24 +34,6 @@ async fn it_rests(shop: &Shop) {
         }
         assert!(began.elapsed() < SOON, "it goes on and on");
     }
-}
-
-#[tokio::test]
-async fn a_standby_that_is_frozen_holds_the_copy_up() {
-    let shop = shop().await;
-    let standby = shop.cluster.standby(&[]).await.unwrap();
-    let mut held = held(&shop, 100_000, &["--max-lag", "200ms"]).await;
-    standby.caught_up_with(&shop.cluster).await.unwrap();
-    let there = harness::connect(&standby.dsn("postgres")).await;
-    let startup = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'";
-    let startup: i32 = value(&there, startup).await;
-    signal(startup, libc::SIGSTOP);
-    held.release().await;
-    held.run.wait_for_saying("it waits for standby walreceiver: ").await;
-    it_rests(&shop).await;
-    signal(startup, libc::SIGCONT);
-    held.run.wait_for_saying("it goes on").await;
-    held.run.finish(SOON).await.expect_code(0);
 }
 
 /// It counts as over until it is forgotten.
@@ -97,11 +79,6 @@ async fn what_the_role_may_not_see_holds_the_copy_up() {
     shop.exec("GRANT pg_read_all_stats TO \"App user\"").await;
     held.run.wait_for_saying("it goes on").await;
     held.run.finish(SOON).await.expect_code(0);
-}
-
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: kill takes plain numbers.
-    unsafe { libc::kill(pid, signal) };
 }
 
 #[tokio::test]

@@ -184,10 +184,10 @@ impl Syncer {
         let mut worked = Duration::ZERO;
         while !stop.is_cancelled() {
             // Before the door and the keys: nobody waits for one who rests.
-            tokio::select! {
+            let _there = tokio::select! {
                 _ = stop.cancelled() => return Ok(()),
-                () = valve.pass(number, worked) => {}
-            }
+                there = valve.pass(number, worked) => there,
+            };
             worked = Duration::ZERO;
             arrivals.borrow_and_update();
             let shared = tokio::select! {

@@ -30,7 +30,7 @@ use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
 use crate::throttle::critical::{self, Watching};
 use crate::throttle::limits::Limits;
 use crate::throttle::replica::System;
-use crate::throttle::signals::{Asked, Behind, Felt, Replicas, Seen, Signals, Told, is_of_standby};
+use crate::throttle::signals::{Asked, Behind, Felt, Replicas, Seen, Signals, Told};
 use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
@@ -152,11 +152,22 @@ impl Governor {
             if let Some(over) = watching.over(&critical, Instant::now()) {
                 return Err(over_critical(&over));
             }
+            let standbys: Vec<Reading> =
+                readings.iter().filter(|r| r.is_of_standby()).cloned().collect();
+            if !standbys.is_empty() {
+                let each = [(&self.valve, &mut controller), (&self.sync_valve, &mut syncing)];
+                for (_, unused) in each.into_iter().filter(|(valve, _)| !valve.is_used()) {
+                    unused.begin_slowly();
+                }
+            }
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
-            let standbys: Vec<Reading> =
-                readings.iter().filter(|r| is_of_standby(r)).cloned().collect();
-            self.sync_valve.set(&syncing.decide(&standbys, false, Instant::now()));
+            self.sync_valve.set(&match standbys.is_empty() {
+                true => {
+                    Decision { workers: settings.copy.workers, duty: 1.0, reason: Reason::Free }
+                }
+                false => syncing.decide(&standbys, false, Instant::now()),
+            });
             rests = (decision.workers == 0).then(|| rests.unwrap_or_else(Instant::now));
             if let Some(felt) = &self.felt {
                 felt.rests(rests, Instant::now());

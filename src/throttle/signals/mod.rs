@@ -18,7 +18,7 @@ use positions::Positions;
 pub use probe::{CALM, Felt, Prober};
 pub use query::Asked;
 pub use replicas::Replicas;
-pub use standbys::{Behind, is_of_standby};
+pub use standbys::Behind;
 use standbys::{Standby, Standbys};
 pub use told::Told;
 
@@ -120,10 +120,11 @@ impl Signals {
         let behind = (seen.written, &self.positions);
         let asked = self.replicas.standbys(&limits.replicas, seen.written, seen.asked);
         let standbys = seen.standbys.iter().chain(&asked);
-        let mut readings = self.standbys.read(standbys, behind, limits, seen.now);
+        // Of several that cannot be measured the last is told: standbys rather than sessions.
+        let mut readings: Vec<Reading> = seen.sessions.read(limits).collect();
+        readings.extend(self.standbys.read(standbys, behind, limits, seen.now));
         readings.extend(subscribers::read(&seen.subscribers, seen.written, limits));
         readings.extend(limits.wal_rate.and_then(|limit| self.rate(limit)));
-        readings.extend(seen.sessions.read(limits));
         let archiver = seen.archiver.as_ref();
         readings.extend(archiver.and_then(|row| self.archiver.read(row, limits)));
         readings
@@ -138,7 +139,7 @@ impl Signals {
     /// the copy rests nobody would hear that it has caught up, and it would seem to stand still.
     pub async fn remind(&mut self, readings: &[Reading]) -> Result<()> {
         let now = Instant::now();
-        let late = |r: &Reading| is_of_standby(r) && r.pressure >= Some(LATE);
+        let late = |r: &Reading| r.is_of_standby() && r.pressure >= Some(LATE);
         let late = readings.iter().any(late);
         if late && self.reminded.is_none_or(|at| now.duration_since(at) >= REMIND) {
             self.reminded = Some(now);

@@ -86,11 +86,6 @@ impl Standby {
     }
 }
 
-/// Whether it tells of a standby, seen or asked.
-pub fn is_of_standby(reading: &Reading) -> bool {
-    reading.signal.starts_with("standby ") || reading.signal.starts_with("replica ")
-}
-
 impl Standbys {
     /// The readings.
     pub(super) fn read<'a>(
