@@ -32,6 +32,7 @@ mod several_hosts;
 mod since_18;
 mod small_disk;
 mod standby;
+mod standby_lag;
 mod status;
 mod subscribers;
 mod takeover;

@@ -34,10 +34,14 @@ const PLAIN: &str = "
 
 /// All findings about `table` (as an operator would type it) of a connection by `dsn`.
 async fn findings(dsn: &str, table: &str) -> Vec<Finding> {
-    findings_with(dsn, table, EventTriggers::default()).await
+    findings_with(dsn, table, (EventTriggers::default(), &[])).await
 }
 
-async fn findings_with(dsn: &str, table: &str, event_triggers: EventTriggers) -> Vec<Finding> {
+async fn findings_with(
+    dsn: &str,
+    table: &str,
+    (event_triggers, replicas): (EventTriggers, &[String]),
+) -> Vec<Finding> {
     let connector = Connector::new(ConnInfo::resolve(Some(dsn)).unwrap());
     let session = connector.session("test").await.unwrap();
     let oid = catalog::find(&session, table).await.unwrap();
@@ -49,6 +53,7 @@ async fn findings_with(dsn: &str, table: &str, event_triggers: EventTriggers) ->
         table: &table,
         names: &names,
         event_triggers,
+        replicas,
     };
     preflight::run(&subject).await.unwrap()
 }

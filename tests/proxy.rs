@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::harness::{self, Proxy, When};
+use crate::harness::{self, Proxy, Toward, When};
 
 const DELAY: Duration = Duration::from_millis(150);
 
@@ -219,6 +219,28 @@ async fn a_delay_holds_in_each_direction() {
     assert_eq!(delay.count(), late);
     drop(delay);
     assert!(works(&copy).await);
+}
+
+#[tokio::test]
+async fn a_limit_holds_in_its_direction_and_for_its_role() {
+    let scene = scene().await;
+    let (copy, other) = (scene.session("copy 1").await, scene.session("copy 2").await);
+    let limit = scene.proxy.limit("copy 1", Toward::Client, 1_000_000);
+    let rows = "SELECT repeat('x', 1000000)";
+    let took = async |client: &Client| {
+        let start = Instant::now();
+        client.simple_query(rows).await.unwrap();
+        start.elapsed()
+    };
+    let start = Instant::now();
+    copy.query_one("SELECT length($1::text)", &[&"x".repeat(1_000_000)]).await.unwrap();
+    other.simple_query(rows).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    let slow = took(&copy).await;
+    assert!((Duration::from_millis(950)..Duration::from_secs(5)).contains(&slow), "{slow:?}");
+    assert!(limit.count() > 0);
+    drop(limit);
+    assert!(took(&copy).await < Duration::from_millis(900));
 }
 
 #[tokio::test]

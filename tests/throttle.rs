@@ -3,7 +3,7 @@
 use pgwraith::demo::orders::create_orders;
 
 use crate::harness::{self, Output};
-use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, value, wait_for};
+use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, wait_for};
 
 /// Many small ranges.
 const SLOW: [&str; 7] =
@@ -36,24 +36,6 @@ async fn it_rests(shop: &Shop) {
     }
 }
 
-#[tokio::test]
-async fn a_standby_that_is_frozen_holds_the_copy_up() {
-    let shop = shop().await;
-    let standby = shop.cluster.standby(&[]).await.unwrap();
-    let mut held = held(&shop, 100_000, &["--max-lag", "200ms"]).await;
-    standby.caught_up_with(&shop.cluster).await.unwrap();
-    let there = harness::connect(&standby.dsn("postgres")).await;
-    let startup = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'";
-    let startup: i32 = value(&there, startup).await;
-    signal(startup, libc::SIGSTOP);
-    held.release().await;
-    held.run.wait_for_saying("it waits for standby walreceiver: ").await;
-    it_rests(&shop).await;
-    signal(startup, libc::SIGCONT);
-    held.run.wait_for_saying("it goes on").await;
-    held.run.finish(SOON).await.expect_code(0);
-}
-
 /// It counts as over until it is forgotten.
 #[tokio::test]
 async fn a_standby_that_vanishes_holds_the_copy_up_for_a_while() {
@@ -70,9 +52,33 @@ async fn a_standby_that_vanishes_holds_the_copy_up_for_a_while() {
     held.run.finish(SOON).await.expect_code(0);
 }
 
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: kill takes plain numbers.
-    unsafe { libc::kill(pid, signal) };
+/// A role that may not see what others do sees no lag and nobody who waits: that is not the same as none.
+#[tokio::test]
+async fn what_the_role_may_not_see_holds_the_copy_up() {
+    let shop = shop().await;
+    let _standby = shop.cluster.standby(&[]).await.unwrap();
+    create_orders(&shop.client, 50_000).await.unwrap();
+    shop.exec(
+        "CREATE ROLE \"App user\" LOGIN REPLICATION; GRANT CREATE ON DATABASE shop TO \"App user\"; \
+         GRANT CREATE ON SCHEMA public TO \"App user\"; GRANT pg_read_all_stats TO \"App user\"; \
+         ALTER TABLE orders OWNER TO \"App user\"",
+    )
+    .await;
+    let mut arguments = shop.arguments("orders", &SLOW);
+    arguments[3] = shop.dsn.replace("postgres@", "App%20user@");
+    let mut held = Held::start(&shop, "copy", arguments).await;
+    shop.exec("REVOKE pg_read_all_stats FROM \"App user\"").await;
+    held.release().await;
+    let told = "standby walreceiver cannot be measured: \"App user\" may not see it: \
+                GRANT pg_read_all_stats TO \"App user\"";
+    held.run.wait_for_saying(told).await;
+    it_rests(&shop).await;
+    let blind = "SELECT count(*) FROM pgwraith.progress, jsonb_array_elements(facts->'signals') s \
+                 WHERE s->>'signal' IN ('standby walreceiver', 'lock-waiters') AND s->>'share' IS NULL";
+    assert_eq!(shop.value::<i64>(blind).await, 2);
+    shop.exec("GRANT pg_read_all_stats TO \"App user\"").await;
+    held.run.wait_for_saying("it goes on").await;
+    held.run.finish(SOON).await.expect_code(0);
 }
 
 #[tokio::test]

@@ -180,6 +180,10 @@ pub struct LimitArgs {
     /// Standbys that may be behind as they like, by application_name; may be repeated
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub ignore_standby: Option<Vec<String>>,
+    /// A standby that the server cannot see (one of a standby, one fed from the archive), asked itself; a connection
+    /// string without a password; may be repeated
+    #[arg(long, value_name = "CONNINFO")]
+    pub replica: Option<Vec<String>>,
     /// WAL that a subscriber in use may have to read still [default: 1GB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_subscriber_lag: Option<u64>,

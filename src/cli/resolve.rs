@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::args::{ChangeArgs, Connection, LimitArgs, SetLimits};
 use crate::change::Request;
-use crate::conninfo::ConnInfo;
+use crate::conninfo::{self, ConnInfo};
 use crate::cutover;
 use crate::error::{Error, Result};
 use crate::flow::keeper::Limits;
@@ -129,8 +129,12 @@ pub(super) fn given(limits: &LimitArgs) -> Result<Value> {
     Ok(all)
 }
 
-/// As they are kept for whoever resumes.
+/// As they are kept for whoever resumes. Whoever may read the state reads them, and `set` shows them: there is
+/// no password in them. Whoever goes on, on whatever host, takes it from there.
 pub(super) fn kept(limits: &LimitArgs) -> Result<Value> {
+    for dsn in limits.replica.iter().flatten() {
+        conninfo::refuse_secrets(dsn).map_err(|e| e.context("--replica"))?;
+    }
     serde_json::to_value(limits)
         .map_err(|e| Error::failed(format!("the limits cannot be stored: {e}")))
 }
@@ -175,8 +179,18 @@ pub(super) fn settings(limits: &LimitArgs, consent: Consent) -> Settings {
 
 fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
     let standard = throttle::limits::Limits::default();
+    let lag = limits.max_lag.unwrap_or(standard.lag);
+    let mut replicas: Vec<String> = Vec::new();
+    // An empty one is how to say that there is none any more.
+    for dsn in limits.replica.iter().flatten().filter(|dsn| !dsn.trim().is_empty()) {
+        if !replicas.contains(dsn) {
+            replicas.push(dsn.clone());
+        }
+    }
     throttle::limits::Limits {
-        lag: limits.max_lag.unwrap_or(standard.lag),
+        lag,
+        standstill: throttle::limits::standstill(lag),
+        replicas,
         lag_bytes: limits.max_lag_bytes.unwrap_or(standard.lag_bytes),
         ignored: limits.ignore_standby.clone().unwrap_or(standard.ignored),
         subscriber_bytes: limits.max_subscriber_lag.unwrap_or(standard.subscriber_bytes),
@@ -203,7 +217,13 @@ pub(super) fn assignments(typed: &[String]) -> Result<LimitArgs> {
     parsed.map(|set| set.limits).map_err(|e| {
         let text = e.to_string();
         let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        Error::usage(format!("{}: {first}", typed.join(" ")))
+        // A password that somebody gave is not shown even here.
+        let shown = |one: &String| match one.split_once('=') {
+            Some((name @ "replica", _)) => format!("{name}=…"),
+            _ => one.clone(),
+        };
+        let typed = typed.iter().map(shown).collect::<Vec<_>>().join(" ");
+        Error::usage(format!("{typed}: {first}"))
             .next("Give NAME=VALUE, with the names of the limits in `pgwraith run --help`")
     })
 }
@@ -246,6 +266,27 @@ mod tests {
         }
         let reread = reread(&kept(&limits).unwrap()).unwrap();
         assert!(reread.paused && reread.throttle.lag == Duration::from_millis(500));
+    }
+
+    #[test]
+    fn replicas_are_kept_without_a_password() {
+        let set = |all: &[&str]| {
+            let typed: Vec<String> = all.iter().map(|one| (*one).to_owned()).collect();
+            assignments(&typed).and_then(|limits| given(&limits))
+        };
+        let kept =
+            set(&["replica=host=a,b", "replica=postgresql://c/d", "replica=host=a,b"]).unwrap();
+        let replicas = |kept: &Value| reread(kept).unwrap().throttle.replicas;
+        assert_eq!(replicas(&kept), ["host=a,b", "postgresql://c/d"]);
+        assert_eq!(replicas(&set(&["replica="]).unwrap()), [""; 0]);
+        for bad in [
+            &["replica=postgresql://u:hunter2@a/d"][..],
+            &["replica=host=a password=hunter2", "workers=no"],
+        ] {
+            let error = set(bad).unwrap_err().to_string();
+            assert!(error.contains("replica") && !error.contains("hunter2"), "{error}");
+        }
+        assert!(set(&["replica=hots=a"]).unwrap_err().to_string().contains("hots"));
     }
 
     #[test]

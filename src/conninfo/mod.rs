@@ -19,5 +19,6 @@ mod tls;
 mod uri;
 
 pub use hosts::{Address, Host, Password};
+pub use refuse::secrets as refuse_secrets;
 pub use resolve::ConnInfo;
 pub use tls::{RootCert, SslSettings, TlsMode, UseTls, client_config};

@@ -1,6 +1,7 @@
 //! Settings that ask for more than can be given. Ignoring one of them would weaken what the
 //! operator relies on, so each is refused by name.
 
+use super::parse;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
@@ -25,6 +26,24 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("ssl_min_protocol_version", &["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"], "no such version"),
     ("ssl_max_protocol_version", &["TLSv1.2", "TLSv1.3"], "TLS below 1.2 is not supported"),
 ];
+
+/// What nobody but its owner should read.
+const SECRETS: &[&str] =
+    &["password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"];
+
+/// Refuses a connection string with a secret in it, for where it is kept and others read it. What is no
+/// connection string is refused too.
+pub fn secrets(dsn: &str) -> Result<()> {
+    let settings = parse::parse(dsn)?;
+    match SECRETS.iter().find(|keyword| settings.get(keyword).is_some()) {
+        Some(keyword) => Err(Error::usage(format!(
+            "{} may not be given here: it would be stored where others read it",
+            settings.named(keyword)
+        ))
+        .next("Leave it to the password file (~/.pgpass), a service file, or PGPASSWORD")),
+        None => Ok(()),
+    }
+}
 
 /// Refuses what cannot be honoured.
 pub(super) fn unhonoured(settings: &Settings) -> Result<()> {
@@ -82,6 +101,19 @@ mod tests {
         let machine = Fake::new().var("PGREQUIREAUTH", "none");
         let error = unhonoured(&layered(None, &machine).unwrap()).err().unwrap();
         assert!(error.to_string().contains("PGREQUIREAUTH"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_not_kept() {
+        for dsn in ["postgresql://u:hunter2@h/d", "host=h password=hunter2", "sslpassword=hunter2"]
+        {
+            let error = secrets(dsn).err().unwrap().to_string();
+            assert!(error.contains("password\"") && error.contains("~/.pgpass"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        assert!(secrets("postgresql://u@h/d?sslmode=require").is_ok());
+        assert!(secrets("service=eu2 passfile=/p").is_ok());
+        assert!(secrets("hots=h").is_err());
     }
 
     #[test]

@@ -81,11 +81,11 @@ impl Copier {
         session.batch("SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0").await?;
         let mut worked = Duration::ZERO;
         loop {
-            tokio::select! {
+            let _there = tokio::select! {
                 biased;
                 () = self.covered.cancelled() => return Ok(()),
-                () = self.valve.pass(number, worked) => {}
-            }
+                there = self.valve.pass(number, worked) => there,
+            };
             let shared = self.door.share().await;
             let Some(range) = self.next_range().await? else {
                 self.covered.cancel();

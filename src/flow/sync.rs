@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Lossy, RawArray, Session, Snapshot};
+use crate::throttle::valve::Valve;
 
 /// Keys of one batch.
 const BATCH: usize = 2000;
@@ -169,23 +170,32 @@ impl Syncer {
         Ok(Syncer { session, flow, writer, statements })
     }
 
-    /// Syncs batch after batch until `stop`. Tells how long each took to `report`.
+    /// The worker `number`, from 0: syncs batch after batch until `stop`, as fast as `valve` lets it. Tells how
+    /// long each took to `report`.
     pub async fn work(
         &self,
         tracker: &Tracker,
         door: &Door,
+        (valve, number): (&Valve, usize),
         stop: CancellationToken,
         report: impl Fn(Duration),
     ) -> Result<()> {
         let mut arrivals = tracker.arrivals();
+        let mut worked = Duration::ZERO;
         while !stop.is_cancelled() {
+            // Before the door and the keys: nobody waits for one who rests.
+            let _there = tokio::select! {
+                _ = stop.cancelled() => return Ok(()),
+                there = valve.pass(number, worked) => there,
+            };
+            worked = Duration::ZERO;
             arrivals.borrow_and_update();
             let shared = tokio::select! {
                 _ = stop.cancelled() => return Ok(()),
                 shared = door.share() => shared,
             };
             let turn = tracker.turn().await;
-            let batch = tracker.dirty().select(BATCH);
+            let batch = tracker.dirty().select((BATCH as f64 * valve.share()) as usize);
             if batch.is_empty() {
                 drop((turn, shared));
                 // A batch given back without an arrival is found by the timeout.
@@ -194,7 +204,8 @@ impl Syncer {
             }
             let started = Instant::now();
             let cleared = self.sync(tracker, batch).await?;
-            report(started.elapsed());
+            worked = started.elapsed();
+            report(worked);
             drop((turn, shared));
             if cleared == 0 {
                 sleep(PAUSE).await;

@@ -109,7 +109,7 @@ impl Verifier {
         let mut key_rounds = 0;
         loop {
             // Before there is a snapshot.
-            self.valve.pass(0, Duration::ZERO).await;
+            let _there = self.valve.pass(0, Duration::ZERO).await;
             self.round(sessions, fence, &mut progress, &report).await?;
             let ranges_done = self.planner.lock().await.is_complete() && progress.again.is_empty();
             if ranges_done {

@@ -102,6 +102,7 @@ impl Stretch<'_, '_> {
             door: Door::default(),
             meter: self.run.meter.clone(),
             valve: Valve::default(),
+            sync_valve: Valve::default(),
             account: Account::default(),
             held,
             settings,

@@ -28,14 +28,15 @@ pub(super) async fn start(
     let workers = if context.flow.is_canonical() { workers.max(1) } else { 1 };
     context.tracker.start_reloading();
     let mut tasks = Vec::new();
-    for n in 1..=workers {
-        let session = context.session(&format!("sync {n}")).await?;
+    for n in 0..workers {
+        let session = context.session(&format!("sync {}", n + 1)).await?;
         let syncer =
             Syncer::new(session, Arc::clone(&context.flow), context.writer.clone()).await?;
         let (tracker, door) = (Arc::clone(&context.tracker), context.door.clone());
-        let meter = context.meter.clone();
+        let (valve, meter) = (context.sync_valve.clone(), context.meter.clone());
         tasks.push(supervisor.spawn(|end| async move {
-            syncer.work(&tracker, &door, end, |took| meter.took(Timed::Sync, took)).await
+            let report = |took| meter.took(Timed::Sync, took);
+            syncer.work(&tracker, &door, (&valve, n), end, report).await
         }));
     }
     Ok(tasks)

@@ -29,6 +29,8 @@ pub(super) struct Context {
     pub(super) meter: Meter,
     /// Opened and shut by whoever protects the server.
     pub(super) valve: Valve,
+    /// The same for those who write changed keys, whom standbys alone hold back.
+    pub(super) sync_valve: Valve,
     /// What held it back, and for how long.
     pub(super) account: Account,
     /// What the cutover has to wait for, if anything; known once the governor has looked.

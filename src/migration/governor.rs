@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::hooked::{Caller, Throttled};
+use super::replicas::Asking;
 use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
 use super::supervisor::{Background, Supervisor};
@@ -28,7 +29,8 @@ use crate::throttle::account::Account;
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
 use crate::throttle::critical::{self, Watching};
 use crate::throttle::limits::Limits;
-use crate::throttle::signals::{Asked, Behind, Felt, Seen, Signals, Told};
+use crate::throttle::replica::System;
+use crate::throttle::signals::{Asked, Behind, Felt, Replicas, Seen, Signals, Told};
 use crate::throttle::valve::Valve;
 
 /// A server that does not tell how it is within this time is not well.
@@ -51,6 +53,7 @@ struct Governor {
     /// What reads by key take, where the table is worth being probed.
     felt: Option<Felt>,
     valve: Valve,
+    sync_valve: Valve,
     account: Account,
     tracker: Arc<Tracker>,
     settings: watch::Sender<Settings>,
@@ -88,15 +91,23 @@ pub(super) async fn start(
         all.push(task);
         felt
     });
+    let (replicas, signals) = (Replicas::default(), context.session("signals").await?);
+    let asking = Asking {
+        replicas: replicas.clone(),
+        role: format!("{}/replica", context.flow.migration),
+        primary: System::of(&signals).await?,
+        settings: context.settings.clone(),
+    };
     let governor = Governor {
         control: context.session("governor").await?,
         migration: context.flow.migration,
         epoch: context.writer.epoch,
-        signals: Signals::prepare(context.session("signals").await?).await?,
+        signals: Signals::prepare(signals, replicas).await?,
         told,
         asked: asked.clone(),
         felt,
         valve: context.valve.clone(),
+        sync_valve: context.sync_valve.clone(),
         account: context.account.clone(),
         tracker: Arc::clone(&context.tracker),
         settings,
@@ -108,6 +119,7 @@ pub(super) async fn start(
     };
     let (session, settings) = (context.session("throttle query").await?, context.settings.clone());
     all.push(supervisor.spawn(|end| governor.govern(end)));
+    all.push(supervisor.spawn(|end| asking.go_on(end)));
     all.push(supervisor.spawn(|end| ask(session, asked, settings, end)));
     Ok(all)
 }
@@ -115,7 +127,8 @@ pub(super) async fn start(
 impl Governor {
     /// Works until `end`; fails where the server is lost.
     async fn govern(mut self, end: CancellationToken) -> Result<()> {
-        let mut controller = Controller::new(self.settings.borrow().copy.workers);
+        let workers = self.settings.borrow().copy.workers;
+        let (mut controller, mut syncing) = (Controller::new(workers), Controller::new(workers));
         let mut voice = Voice::default();
         let mut kept: Option<Instant> = None;
         let mut keys = Keys::default();
@@ -134,12 +147,27 @@ impl Governor {
             let held = self.holds_cutover(&settings).await;
             self.held.send_if_modified(|before| std::mem::replace(before, held.clone()) != held);
             controller.set_workers(settings.copy.workers);
+            syncing.set_workers(settings.copy.workers);
             let (readings, critical) = self.readings(&settings).await?;
             if let Some(over) = watching.over(&critical, Instant::now()) {
                 return Err(over_critical(&over));
             }
+            let standbys: Vec<Reading> =
+                readings.iter().filter(|r| r.is_of_standby()).cloned().collect();
+            if !standbys.is_empty() {
+                let each = [(&self.valve, &mut controller), (&self.sync_valve, &mut syncing)];
+                for (_, unused) in each.into_iter().filter(|(valve, _)| !valve.is_used()) {
+                    unused.begin_slowly();
+                }
+            }
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
+            self.sync_valve.set(&match standbys.is_empty() {
+                true => {
+                    Decision { workers: settings.copy.workers, duty: 1.0, reason: Reason::Free }
+                }
+                false => syncing.decide(&standbys, false, Instant::now()),
+            });
             rests = (decision.workers == 0).then(|| rests.unwrap_or_else(Instant::now));
             if let Some(felt) = &self.felt {
                 felt.rests(rests, Instant::now());

@@ -18,6 +18,7 @@ mod name;
 mod prepare;
 mod probing;
 mod rehearsal;
+mod replicas;
 mod resume;
 mod retry;
 mod run;

@@ -274,6 +274,7 @@ impl Run<'_> {
             table: source,
             names,
             event_triggers: self.settings.consent.event_triggers,
+            replicas: &self.settings.throttle.replicas,
         };
         let findings = preflight::run(&subject).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {

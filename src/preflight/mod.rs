@@ -24,6 +24,7 @@ mod prepared_transactions;
 mod primary;
 mod privileges;
 mod publications;
+mod replicas;
 mod replication_connection;
 mod replication_slots;
 mod row_security;
@@ -53,6 +54,8 @@ pub struct Subject<'a> {
     pub table: &'a Table,
     pub names: &'a Names,
     pub event_triggers: EventTriggers,
+    /// The connection strings of standbys that are to be asked.
+    pub replicas: &'a [String],
 }
 
 /// Runs every check. Fails only where the session is lost.
@@ -65,6 +68,7 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("logical_decoding", logical_decoding::check(s).await).await?;
     report.take("replication_slots", replication_slots::check(s).await).await?;
     report.take("standby_slots", standby_slots::check(s).await).await?;
+    report.take("replicas", replicas::check(s).await).await?;
     report.take("walsenders", walsenders::check(s).await).await?;
     report.take("connections", connections::check(s).await).await?;
     report.take("replication_connection", replication_connection::check(s).await).await?;

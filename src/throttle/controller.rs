@@ -7,6 +7,9 @@
 //! each signal would allow is found for itself, and the least one counts: limits are kept alone and
 //! together. Between signals that allow all and one that forbids anything there is no switching back and
 //! forth: a signal that stopped the copy lets it go on at half of the speed at which it was stopped.
+//!
+//! Where there are standbys it begins slowly, and grows fast until the first of them feels it: at half of the
+//! full speed one that takes a twentieth of it would be seconds behind before anybody saw.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,6 +23,13 @@ pub struct Reading {
     pub pressure: Option<f64>,
     /// Value and limit for people: `1.9 of 2 s`; why it could not be measured.
     pub text: String,
+}
+
+impl Reading {
+    /// Whether it tells of a standby, seen by the server or asked itself.
+    pub fn is_of_standby(&self) -> bool {
+        self.signal.starts_with("standby ") || self.signal.starts_with("replica ")
+    }
 }
 
 /// What the copy may do until the next decision.
@@ -60,6 +70,9 @@ const OVER: f64 = -std::f64::consts::LN_2;
 /// No faster than this a second: a reading may be wrong.
 const FALL: f64 = -3.0;
 const RISE: f64 = 0.7;
+/// Where it begins, as a share of the most, and how fast it grows then, where there are standbys.
+const BEGIN: f64 = 0.05;
+const GROW: f64 = 1.0;
 /// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
 /// it up before is gone.
 const QUIET: f64 = 0.1;
@@ -81,6 +94,8 @@ pub struct Controller {
     most: f64,
     /// In workers, from `LEAST` of the most to the most.
     speed: f64,
+    /// It has grown since it began, and no standby has felt it yet.
+    begins: bool,
     signals: HashMap<String, Signal>,
     decided: Option<Instant>,
 }
@@ -100,7 +115,14 @@ impl Controller {
     /// Begins at half speed.
     pub fn new(workers: usize) -> Self {
         let most = workers.max(1) as f64;
-        Controller { most, speed: most / 2.0, signals: HashMap::new(), decided: None }
+        let speed = most / 2.0;
+        Controller { most, speed, begins: false, signals: HashMap::new(), decided: None }
+    }
+
+    /// Begins anew, slowly: nobody works, and what standbys feel of that says nothing.
+    pub fn begin_slowly(&mut self) {
+        self.speed = self.most * BEGIN;
+        self.begins = true;
     }
 
     /// Other workers at full speed from now on.
@@ -129,7 +151,12 @@ impl Controller {
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
-            let change = signal.take(pressure, seconds);
+            let mut change = signal.take(pressure, seconds);
+            if reading.is_of_standby() && pressure >= QUIET {
+                self.begins = false;
+            } else if self.begins && pressure < SETPOINT {
+                change = GROW;
+            }
             stops_now |= signal.stops && !before;
             if signal.stops && stopped.is_none() {
                 stopped = Some(Reason::Stopped(reading.clone()));
@@ -141,11 +168,13 @@ impl Controller {
         if stops_now {
             self.speed /= 2.0;
         }
-        let change = least.map_or(RISE, |(change, _)| change).clamp(FALL, RISE);
+        let rise = if self.begins { GROW } else { RISE };
+        let change = least.map_or(rise, |(change, _)| change).clamp(FALL, rise);
         if stopped.is_none() || change < 0.0 {
             self.speed *= (change * seconds).exp();
         }
         self.speed = self.speed.clamp(self.most * LEAST, self.most);
+        self.begins &= self.speed < self.most;
         match stopped {
             Some(reason) => stop(reason),
             None => self.go(least.map(|(_, reading)| reading)),

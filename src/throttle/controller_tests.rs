@@ -53,7 +53,15 @@ struct Course {
 
 /// `seconds` of a copy by `workers` against `standbys`, the first `settle` of them not counted.
 fn simulate(workers: usize, standbys: &mut [Standby], settle: u32, seconds: u32) -> Course {
-    let mut controller = Controller::new(workers);
+    simulate_with(Controller::new(workers), standbys, settle, seconds)
+}
+
+fn simulate_with(
+    mut controller: Controller,
+    standbys: &mut [Standby],
+    settle: u32,
+    seconds: u32,
+) -> Course {
     let start = Instant::now();
     let mut course = Course { slowest: f64::MAX, ..Course::default() };
     let mut speed = 0.0;
@@ -97,6 +105,23 @@ proptest! {
         prop_assert!(got >= 0.8 * capacity.min(workers as f64), "{got} of {capacity}: {course:?}");
         let switches = course.fastest >= workers as f64 && course.slowest == 0.0;
         prop_assert!(!switches, "{course:?}");
+    }
+
+    /// From the very beginning, where that is slow.
+    #[test]
+    fn it_begins_without_overrunning_a_standby(
+        workers in 1usize..=8,
+        share in 0.03f64..1.5,
+        limit in 2.0f64..10.0,
+        delay in 0usize..=8,
+    ) {
+        let capacity = share * workers as f64;
+        let mut controller = Controller::new(workers);
+        controller.begin_slowly();
+        let course = simulate_with(controller, &mut [Standby::new(capacity, limit, delay)], 0, 20);
+        let got = course.work / course.seconds;
+        prop_assert!(course.over <= 0.05 * course.seconds, "{course:?}");
+        prop_assert!(got >= 0.8 * capacity.min(workers as f64), "{got} of {capacity}: {course:?}");
     }
 
     /// Of several the slowest counts, and nobody's limit is broken.
@@ -152,6 +177,24 @@ fn it_recovers_within_seconds() {
     assert!(over.workers <= 1 && over.duty <= 0.1, "{over:?}");
     let free = after(&mut controller, &mut now, &[reading("lag", 0.0)], 44);
     assert_eq!((free.workers, free.duty, free.reason), (4, 1.0, Reason::Free));
+}
+
+/// What others press meanwhile keeps it from growing only where it is near its limit.
+#[test]
+fn it_grows_fast_until_a_standby_feels_it() {
+    let readings = |standby, probe| [reading("standby eu", standby), reading("probe", probe)];
+    let speed = |d: Decision| d.workers as f64 * d.duty;
+    let (mut controller, mut now) = (Controller::new(4), Instant::now());
+    controller.begin_slowly();
+    let first = speed(after(&mut controller, &mut now, &readings(0.0, 0.4), 1));
+    assert!(first < 0.3, "{first}");
+    assert_eq!(speed(after(&mut controller, &mut now, &readings(0.0, 0.4), 13)), 4.0);
+    controller.begin_slowly();
+    let near = speed(after(&mut controller, &mut now, &readings(0.0, 0.9), 13));
+    assert!(near < 0.3, "the probe is near its limit: {near}");
+    controller.begin_slowly();
+    let felt = speed(after(&mut controller, &mut now, &readings(0.3, 0.4), 13));
+    assert!(felt < 0.5, "the standby feels it: {felt}");
 }
 
 #[test]

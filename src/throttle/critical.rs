@@ -46,12 +46,13 @@ impl FromStr for Critical {
     }
 }
 
-/// What those limits are; the others are none. `usual` says which standbys are ignored.
+/// What those limits are; the others are none. `usual` says which standbys there are, and are ignored.
 pub fn limits(all: &[Critical], usual: &Limits) -> Limits {
     let mut limits = Limits {
         lag: Duration::MAX,
         lag_bytes: u64::MAX,
-        ignored: usual.ignored.clone(),
+        // That stops the copy, not the run.
+        standstill: Duration::MAX,
         subscriber_bytes: u64::MAX,
         wal_rate: None,
         archive_bytes: u64::MAX,

@@ -9,8 +9,12 @@ pub struct Limits {
     pub lag: Duration,
     /// The same in bytes of WAL.
     pub lag_bytes: u64,
+    /// One that has replayed nothing for so long, though there was something, stands still.
+    pub standstill: Duration,
     /// Standbys that may be behind as they like, by application name.
     pub ignored: Vec<String>,
+    /// Connection strings of standbys that are asked themselves.
+    pub replicas: Vec<String>,
     /// WAL that another logical slot in use may hold back.
     pub subscriber_bytes: u64,
     /// WAL that the whole server may write a second.
@@ -34,7 +38,9 @@ impl Default for Limits {
         Limits {
             lag: Duration::from_secs(2),
             lag_bytes: 256 << 20,
+            standstill: standstill(Duration::from_secs(2)),
             ignored: Vec::new(),
+            replicas: Vec::new(),
             subscriber_bytes: 1 << 30,
             wal_rate: None,
             archive_bytes: 1 << 30,
@@ -45,6 +51,12 @@ impl Default for Limits {
             query: None,
         }
     }
+}
+
+/// Where a standby may be behind for so long: the half of that, since a standby that stands still is behind by
+/// all the time that it stands; but a second, since they are read four times in one.
+pub fn standstill(lag: Duration) -> Duration {
+    (lag / 2).max(Duration::from_secs(1))
 }
 
 /// Bytes, written as PostgreSQL writes sizes: a number and its unit, in capitals but for kB.

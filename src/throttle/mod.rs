@@ -5,5 +5,6 @@ pub mod account;
 pub mod controller;
 pub mod critical;
 pub mod limits;
+pub mod replica;
 pub mod signals;
 pub mod valve;

@@ -1,6 +1,6 @@
 //! Between ranges, the workers of the copy and of verification ask here whether they may go on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,9 +14,45 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// should not be too much at once.
 const SHORTEST: f64 = 0.1;
 
+/// Who ended a range is back for the next one within this.
+const BACK: Duration = Duration::from_secs(1);
+
 /// What the workers may do; shared by whoever decides and whoever obeys. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Valve(Arc<watch::Sender<Flow>>);
+pub struct Valve {
+    flow: Arc<watch::Sender<Flow>>,
+    used: Arc<Mutex<Use>>,
+}
+
+/// Who is there to obey.
+#[derive(Debug, Default)]
+struct Use {
+    there: usize,
+    left: Option<Instant>,
+}
+
+/// Somebody who waits at a valve, or whom it let go on, until this is dropped.
+#[must_use = "who works is there until this is dropped"]
+pub struct There(Arc<Mutex<Use>>);
+
+impl There {
+    fn at(used: &Arc<Mutex<Use>>) -> Self {
+        lock(used).there += 1;
+        There(Arc::clone(used))
+    }
+}
+
+impl Drop for There {
+    fn drop(&mut self) {
+        let mut used = lock(&self.0);
+        used.there -= 1;
+        used.left = Some(Instant::now());
+    }
+}
+
+fn lock(used: &Mutex<Use>) -> MutexGuard<'_, Use> {
+    used.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Flow {
@@ -27,7 +63,8 @@ struct Flow {
 impl Default for Valve {
     /// Shut, until somebody has decided.
     fn default() -> Self {
-        Valve(Arc::new(watch::Sender::new(Flow { workers: 0, duty: 0.0 })))
+        let shut = Flow { workers: 0, duty: 0.0 };
+        Valve { flow: Arc::new(watch::Sender::new(shut)), used: Arc::default() }
     }
 }
 
@@ -35,17 +72,25 @@ impl Valve {
     /// From now on the workers may do this.
     pub fn set(&self, decision: &Decision) {
         let flow = Flow { workers: decision.workers, duty: decision.duty };
-        self.0.send_if_modified(|now| std::mem::replace(now, flow) != flow);
+        self.flow.send_if_modified(|now| std::mem::replace(now, flow) != flow);
     }
 
     /// Whether the worker `number`, from 0, may begin another range.
     pub fn lets(&self, number: usize) -> bool {
-        number < self.0.borrow().workers
+        number < self.flow.borrow().workers
+    }
+
+    /// Whether somebody waits here or works.
+    pub fn is_used(&self) -> bool {
+        let used = lock(&self.used);
+        used.there > 0 || used.left.is_some_and(|at| at.elapsed() < BACK)
     }
 
     /// Waits, after work that took so long, until the worker `number` may begin another range.
-    pub async fn pass(&self, number: usize, worked: Duration) {
-        let mut flow = self.0.subscribe();
+    /// It is there while it works, too.
+    pub async fn pass(&self, number: usize, worked: Duration) -> There {
+        let there = There::at(&self.used);
+        let mut flow = self.flow.subscribe();
         let began = Instant::now();
         loop {
             let now = *flow.borrow_and_update();
@@ -53,14 +98,14 @@ impl Valve {
             let left = rest.saturating_sub(began.elapsed());
             // Without a sender nobody would ever open it again; `self` is one.
             if left.is_zero() || timeout(left, flow.changed()).await.is_err() {
-                return;
+                return there;
             }
         }
     }
 
     /// How much of its usual time a range should take.
     pub fn share(&self) -> f64 {
-        self.0.borrow().duty.max(SHORTEST)
+        self.flow.borrow().duty.max(SHORTEST)
     }
 }
 
@@ -89,11 +134,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_is_used_by_those_who_wait_and_those_who_work() {
+        let valve = Valve::default();
+        assert!(!valve.is_used());
+        let opened = async {
+            tokio::time::sleep(BACK * 2).await;
+            assert!(valve.is_used(), "somebody waits");
+            set(&valve, 1, 1.0);
+        };
+        let (works, ()) = tokio::join!(valve.pass(0, Duration::ZERO), opened);
+        tokio::time::sleep(BACK * 60).await;
+        assert!(valve.is_used(), "it works for long");
+        drop(works);
+        assert!(valve.is_used(), "it may be back");
+        tokio::time::sleep(BACK).await;
+        assert!(!valve.is_used());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn workers_wait_until_they_may_and_no_longer() {
         let (valve, second) = (Valve::default(), Duration::from_secs(1));
         let took = async |number, worked| {
             let began = Instant::now();
-            valve.pass(number, worked).await;
+            let _there = valve.pass(number, worked).await;
             began.elapsed()
         };
         assert!(!valve.lets(0));

@@ -19,7 +19,7 @@ use tokio_postgres::{Client, NoTls};
 
 pub use background::Background;
 pub use program::{Output, pgwraith, run, run_within};
-pub use proxy::{Fault, Proxy, When};
+pub use proxy::{Fault, Proxy, Toward, When};
 pub use small_disk::SmallDisk;
 pub use state::{Failpoint, leftovers, make_state, phase, wait_for_phase, wait_for_sql};
 

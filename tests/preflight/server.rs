@@ -135,7 +135,7 @@ async fn event_triggers_on_what_a_run_does_stand_in_the_way_unless_they_are_allo
         "ALTER EVENT TRIGGER \"Wächter\" DISABLE meanwhile; or run with --allow-event-triggers"
     ));
 
-    let found = findings_with(&dsn, "t", EventTriggers::Allow).await;
+    let found = findings_with(&dsn, "t", (EventTriggers::Allow, &[])).await;
     assert_eq!(found.iter().filter(|f| f.check == "event_triggers").count(), 3, "{found:#?}");
     for what in firing {
         the(&found, "event_triggers", Severity::Warn, what);

@@ -33,10 +33,16 @@ impl Cluster {
     ///
     /// No slot is made for it: this cluster is set (by ALTER SYSTEM) to keep 1 GB of WAL instead.
     pub async fn standby(&self, settings: &[(&str, &str)]) -> Result<Cluster> {
+        self.standby_through(self.port, settings).await
+    }
+
+    /// The same, streaming from whoever listens on `port` of 127.0.0.1: a proxy before this cluster, or another
+    /// standby of it.
+    pub async fn standby_through(&self, port: u16, settings: &[(&str, &str)]) -> Result<Cluster> {
         let session = self.session().await?;
         session.batch_execute("ALTER SYSTEM SET wal_keep_size = '1GB'").await?;
         session.batch_execute("SELECT pg_reload_conf()").await?;
-        let conninfo = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port);
+        let conninfo = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
         let conf: String = [("primary_conninfo", &*conninfo), ("hot_standby", "on")]
             .iter()
             .chain(settings)

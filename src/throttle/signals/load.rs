@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::sizes;
+use super::{hidden, sizes};
 use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
 
@@ -10,13 +10,15 @@ use crate::throttle::limits::Limits;
 const LONG_WAIT: &str = "1 second";
 
 /// Of client sessions that are not ours: those that have waited for a lock for long, those that are active, and
-/// whether any of them did anything of late.
+/// whether any of them did anything of late. And the role, where it may not see that: everybody would look idle.
 pub(super) fn sessions_sql() -> String {
     format!(
         "SELECT pg_catalog.count(*) FILTER (WHERE a.wait_event_type = 'Lock' AND a.state = 'active' \
            AND a.query_start < pg_catalog.clock_timestamp() - interval '{LONG_WAIT}'), \
          pg_catalog.count(*) FILTER (WHERE a.state = 'active'), \
-         COALESCE(pg_catalog.bool_or(a.state = 'active' OR a.state_change > pg_catalog.clock_timestamp() - interval '3 seconds'), false) \
+         COALESCE(pg_catalog.bool_or(a.state = 'active' OR a.state_change > pg_catalog.clock_timestamp() - interval '3 seconds'), false), \
+         CASE WHEN NOT pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') \
+           THEN pg_catalog.quote_ident(CURRENT_USER::pg_catalog.text) END \
          FROM pg_catalog.pg_stat_activity a WHERE a.backend_type = 'client backend' \
          AND a.application_name NOT LIKE 'pgwraith/%'"
     )
@@ -36,24 +38,33 @@ pub(super) const ARCHIVER: &str = "
       WHERE s.name = 'wal_segment_size') z) w";
 
 /// What others do.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Sessions {
     waiting: i64,
     active: i64,
-    /// Somebody would notice if the server were slow.
+    /// Somebody would notice if the server were slow; or may, for all that is known.
     pub(super) anybody: bool,
+    /// The role that may not see them.
+    hidden: Option<String>,
 }
 
 impl Sessions {
     pub(super) fn of(row: &Row) -> Self {
-        Sessions { waiting: row.get(0), active: row.get(1), anybody: row.get(2) }
+        let hidden: Option<String> = row.get(3);
+        let anybody = row.get::<_, bool>(2) || hidden.is_some();
+        Sessions { waiting: row.get(0), active: row.get(1), anybody, hidden }
     }
 
-    pub(super) fn read(self, limits: &Limits) -> impl Iterator<Item = Reading> {
-        let reading = |signal: &str, value: i64, limit: u32, what: &str| Reading {
-            signal: signal.to_owned(),
-            pressure: Some(value as f64 / f64::from(limit.max(1))),
-            text: format!("{value} of {limit} {what}"),
+    pub(super) fn read(&self, limits: &Limits) -> impl Iterator<Item = Reading> {
+        let reading = |signal: &str, value: i64, limit: u32, what: &str| {
+            let (pressure, text) = match &self.hidden {
+                Some(role) => (None, hidden(role)),
+                None => (
+                    Some(value as f64 / f64::from(limit.max(1))),
+                    format!("{value} of {limit} {what}"),
+                ),
+            };
+            Reading { signal: signal.to_owned(), pressure, text }
         };
         let waiting = limits.lock_waiters.map(|limit| {
             reading("lock-waiters", self.waiting, limit, "sessions that wait for a lock")
@@ -123,16 +134,20 @@ mod tests {
 
     #[test]
     fn only_what_has_a_limit_is_read() {
-        let sessions = Sessions { waiting: 5, active: 12, anybody: true };
-        let names = |limits: &Limits| -> Vec<(String, Option<f64>)> {
+        let mut sessions =
+            Sessions { waiting: 5, active: 12, anybody: true, ..Sessions::default() };
+        let names = |sessions: &Sessions, limits: &Limits| -> Vec<(String, Option<f64>)> {
             sessions.read(limits).map(|r| (r.signal, r.pressure)).collect()
         };
         let limits = Limits { lock_waiters: Some(10), active: Some(6), ..Limits::default() };
         assert_eq!(
-            names(&limits),
+            names(&sessions, &limits),
             [("lock-waiters".to_owned(), Some(0.5)), ("active-sessions".to_owned(), Some(2.0))]
         );
         let none = Limits { lock_waiters: None, active: None, ..Limits::default() };
-        assert_eq!(names(&none), []);
+        assert_eq!(names(&sessions, &none), []);
+        sessions.hidden = Some("app".into());
+        let blind = |signal: &str| (signal.to_owned(), None);
+        assert_eq!(names(&sessions, &limits), ["lock-waiters", "active-sessions"].map(blind));
     }
 }

@@ -4,6 +4,7 @@ mod load;
 mod positions;
 mod probe;
 mod query;
+mod replicas;
 mod standbys;
 mod subscribers;
 mod told;
@@ -16,6 +17,7 @@ use load::{Archiver, Sessions};
 use positions::Positions;
 pub use probe::{CALM, Felt, Prober};
 pub use query::Asked;
+pub use replicas::Replicas;
 pub use standbys::Behind;
 use standbys::{Standby, Standbys};
 pub use told::Told;
@@ -29,9 +31,13 @@ use crate::pg::{Lsn, Session};
 const RATE_SPAN: Duration = Duration::from_secs(2);
 /// A standby that is behind is made to report again, at most so often.
 const REMIND: Duration = Duration::from_millis(500);
+/// From this share of its limit on.
+const LATE: f64 = 0.1;
 
 /// What was seen of the server at one moment.
 pub struct Seen {
+    /// Before and after the server was asked.
+    asked: Instant,
     now: Instant,
     written: Lsn,
     standbys: Vec<Standby>,
@@ -54,13 +60,16 @@ pub struct Signals {
     statements: [Statement; 5],
     positions: Positions,
     standbys: Standbys,
+    replicas: Replicas,
     archiver: Archiver,
     reminded: Option<Instant>,
 }
 
 impl Signals {
     /// Prepares the reading.
-    pub async fn prepare(session: Session) -> Result<Self> {
+    pub async fn prepare(session: Session, replicas: Replicas) -> Result<Self> {
+        // What reminds a standby need not be on disk when the answer comes: the server writes it soon.
+        session.set("synchronous_commit", "off").await?;
         let statements = [
             session.prepare("SELECT pg_catalog.pg_current_wal_lsn()").await?,
             session.prepare(standbys::SQL).await?,
@@ -73,6 +82,7 @@ impl Signals {
             statements,
             positions: Positions::default(),
             standbys: Standbys::default(),
+            replicas,
             archiver: Archiver::default(),
             reminded: None,
         })
@@ -81,6 +91,7 @@ impl Signals {
     /// Looks at the server.
     pub async fn look(&mut self) -> Result<Seen> {
         let [written, standbys, subscribers, sessions, archiver] = &self.statements;
+        let asked = Instant::now();
         let session = &self.session;
         let (written, standbys, subscribers, sessions, archiver) = tokio::try_join!(
             session.run(written, &[]),
@@ -94,6 +105,7 @@ impl Signals {
             (written.first().ok_or_else(nothing)?.get(0), Instant::now());
         self.positions.note(now, written);
         Ok(Seen {
+            asked,
             now,
             written,
             standbys: Standby::all(&standbys),
@@ -106,10 +118,13 @@ impl Signals {
     /// What was seen, against limits: every signal that has one.
     pub fn readings(&mut self, seen: &Seen, limits: &Limits) -> Vec<Reading> {
         let behind = (seen.written, &self.positions);
-        let mut readings = self.standbys.read(&seen.standbys, behind, limits, seen.now);
+        let asked = self.replicas.standbys(&limits.replicas, seen.written, seen.asked);
+        let standbys = seen.standbys.iter().chain(&asked);
+        // Of several that cannot be measured the last is told: standbys rather than sessions.
+        let mut readings: Vec<Reading> = seen.sessions.read(limits).collect();
+        readings.extend(self.standbys.read(standbys, behind, limits, seen.now));
         readings.extend(subscribers::read(&seen.subscribers, seen.written, limits));
         readings.extend(limits.wal_rate.and_then(|limit| self.rate(limit)));
-        readings.extend(seen.sessions.read(limits));
         let archiver = seen.archiver.as_ref();
         readings.extend(archiver.and_then(|row| self.archiver.read(row, limits)));
         readings
@@ -121,13 +136,15 @@ impl Signals {
     }
 
     /// A standby reports how far it has replayed when it gets more log, and else only each ten seconds: while
-    /// the copy rests nobody would hear that it has caught up.
+    /// the copy rests nobody would hear that it has caught up, and it would seem to stand still.
     pub async fn remind(&mut self, readings: &[Reading]) -> Result<()> {
         let now = Instant::now();
-        let late = readings.iter().any(|reading| reading.pressure.is_some_and(|p| p >= 0.5));
+        let late = |r: &Reading| r.is_of_standby() && r.pressure >= Some(LATE);
+        let late = readings.iter().any(late);
         if late && self.reminded.is_none_or(|at| now.duration_since(at) >= REMIND) {
             self.reminded = Some(now);
-            let sql = "SELECT pg_catalog.pg_logical_emit_message(false, 'pgwraith/remind', '')";
+            // Committed, since nothing else makes the server send it.
+            let sql = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgwraith/remind', '')";
             self.session.query(sql, &[]).await?;
         }
         Ok(())
@@ -141,6 +158,11 @@ impl Signals {
             text: format!("{} a second", sizes(rate as u64, limit)),
         })
     }
+}
+
+/// Why what others do is not known.
+fn hidden(role: &str) -> String {
+    format!("{role} may not see it: GRANT pg_read_all_stats TO {role}")
 }
 
 /// `1.9 of 2 s`

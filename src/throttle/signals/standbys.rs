@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::positions::Positions;
-use super::{sizes, times};
+use super::{hidden, sizes, times};
 use crate::pg::{Lossy, Lsn};
 use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
@@ -14,19 +14,26 @@ use crate::throttle::limits::Limits;
 const NOTHING: u64 = 64 << 10;
 /// One that vanishes may come back, and be further behind: for so long it counts as over.
 const VANISHED: Duration = Duration::from_secs(30);
+/// What one that stands still presses: the copy stops, until it moves.
+const STANDS: f64 = 2.0;
 
-/// Of every standby: who, where its log is (null: it has not told), bytes behind.
+/// Of every standby: who, up to where it has replayed (null: it has not told), and the role that may not see
+/// that. A role without pg_read_all_stats sees that a walsender is there and no more, not even its state: it
+/// may be a standby's, and a standby that cannot be measured must not look like none.
 pub(super) const SQL: &str = "
-  SELECT r.application_name, r.pid, r.replay_lsn
+  SELECT r.application_name, r.pid, r.replay_lsn,
+    CASE WHEN r.state IS NULL THEN pg_catalog.quote_ident(CURRENT_USER::pg_catalog.text) END
   FROM pg_catalog.pg_stat_replication r
-  WHERE r.state <> 'backup' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s
+  WHERE r.state IS DISTINCT FROM 'backup' AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_replication_slots s
     WHERE s.active_pid = r.pid AND s.slot_type = 'logical')";
 
 /// The standbys that were seen.
 #[derive(Debug, Default)]
 pub(super) struct Standbys {
-    /// By name, the last of those with one name.
+    /// By signal, the last of those with one name, of those that the server knows of.
     seen: BTreeMap<String, Instant>,
+    /// Up to where each had replayed, and since when that was so.
+    moved: BTreeMap<String, (Lsn, Instant)>,
     /// How far each was behind at the last reading.
     pub(super) behind: Vec<Behind>,
 }
@@ -39,14 +46,18 @@ pub struct Behind {
     pub bytes: u64,
 }
 
-/// One, as the server tells of it.
-#[derive(Debug)]
+/// One, as it was told of.
+#[derive(Debug, PartialEq)]
 pub(super) struct Standby {
-    pub(super) name: String,
-    pub(super) replayed: Option<Lsn>,
+    name: String,
+    /// Up to where it has replayed, or why that is not known.
+    pub(super) position: Result<Lsn, String>,
+    /// By itself, not by the server.
+    asked: bool,
 }
 
 impl Standby {
+    /// Those that the server tells of.
     pub(super) fn all(rows: &[tokio_postgres::Row]) -> Vec<Standby> {
         let mut all: Vec<Standby> = Vec::new();
         for row in rows {
@@ -54,17 +65,32 @@ impl Standby {
             // Standbys of one name are told apart.
             let taken = all.iter().any(|standby| standby.name == name);
             let name = if taken { format!("{name} (pid {pid})") } else { name };
-            all.push(Standby { name, replayed: row.get(2) });
+            let position = match (row.get(2), row.get::<_, Option<&str>>(3)) {
+                (Some(replayed), _) => Ok(replayed),
+                (None, Some(role)) => Err(hidden(role)),
+                (None, None) => Err("it does not tell how far it is".to_owned()),
+            };
+            all.push(Standby { name, position, asked: false });
         }
         all
+    }
+
+    /// One that was asked itself.
+    pub(super) fn asked(name: &str, position: Result<Lsn, String>) -> Standby {
+        Standby { name: name.to_owned(), position, asked: true }
+    }
+
+    fn signal(&self) -> String {
+        let kind = if self.asked { "replica" } else { "standby" };
+        format!("{kind} {}", self.name)
     }
 }
 
 impl Standbys {
-    /// The readings, and whether one of them should report anew.
-    pub(super) fn read(
+    /// The readings.
+    pub(super) fn read<'a>(
         &mut self,
-        now_there: &[Standby],
+        now_there: impl IntoIterator<Item = &'a Standby>,
         (written, positions): (Lsn, &Positions),
         limits: &Limits,
         now: Instant,
@@ -72,18 +98,28 @@ impl Standbys {
         let ignored = |name: &str| limits.ignored.iter().any(|ignored| ignored == name);
         let mut readings = Vec::new();
         self.behind.clear();
+        let before = std::mem::take(&mut self.moved);
         for standby in now_there {
-            let behind = behind(standby, written, positions, now);
-            if !ignored(&standby.name) {
-                self.seen.insert(standby.name.clone(), now);
-                readings.push(of(&standby.name, behind.as_ref(), limits));
+            let signal = standby.signal();
+            let behind = standby.position.as_ref().map(|replayed| {
+                let moved = before.get(&signal).filter(|(was, _)| was == replayed);
+                let moved = moved.map_or(now, |(_, at)| *at);
+                self.moved.insert(signal.clone(), (*replayed, moved));
+                (behind(standby, *replayed, (written, positions), now), now.duration_since(moved))
+            });
+            if standby.asked || !ignored(&standby.name) {
+                if !standby.asked {
+                    self.seen.insert(signal.clone(), now);
+                }
+                readings.push(reading(signal, &behind, limits));
             }
-            self.behind.extend(behind);
+            self.behind.extend(behind.map(|(behind, _)| behind));
         }
-        self.seen.retain(|name, at| !ignored(name) && now.duration_since(*at) < VANISHED);
+        let ignored = |signal: &str| signal.strip_prefix("standby ").is_some_and(ignored);
+        self.seen.retain(|signal, at| !ignored(signal) && now.duration_since(*at) < VANISHED);
         let gone = self.seen.iter().filter(|(_, at)| **at != now);
-        readings.extend(gone.map(|(name, at)| Reading {
-            signal: format!("standby {name}"),
+        readings.extend(gone.map(|(signal, at)| Reading {
+            signal: signal.clone(),
             pressure: None,
             text: format!("gone for {} s", now.duration_since(*at).as_secs()),
         }));
@@ -91,20 +127,34 @@ impl Standbys {
     }
 }
 
-/// None where it does not tell.
-fn behind(standby: &Standby, written: Lsn, positions: &Positions, now: Instant) -> Option<Behind> {
-    let replayed = standby.replayed?;
+fn behind(
+    standby: &Standby,
+    replayed: Lsn,
+    (written, positions): (Lsn, &Positions),
+    now: Instant,
+) -> Behind {
     let bytes = written.bytes_since(replayed);
     let lag = if bytes < NOTHING { Duration::ZERO } else { positions.age(replayed, now) };
-    Some(Behind { name: standby.name.clone(), lag, bytes })
+    Behind { name: standby.name.clone(), lag, bytes }
 }
 
-fn of(name: &str, behind: Option<&Behind>, limits: &Limits) -> Reading {
-    let signal = format!("standby {name}");
-    let Some(&Behind { lag, bytes, .. }) = behind else {
-        let text = "it does not tell how far it is (or pg_read_all_stats is lacking)".to_owned();
-        return Reading { signal, pressure: None, text };
+/// Of how far it is behind, and for how long it has not moved.
+fn reading(
+    signal: String,
+    behind: &Result<(Behind, Duration), &String>,
+    limits: &Limits,
+) -> Reading {
+    let (lag, bytes, still) = match behind {
+        Ok((Behind { lag, bytes, .. }, still)) => (*lag, *bytes, *still),
+        Err(why) => return Reading { signal, pressure: None, text: (*why).clone() },
     };
+    // It had something to replay all that time, and did not: it is not slow, it stands. Its lag would only
+    // tell so later.
+    let stands = still.min(lag);
+    if stands >= limits.standstill {
+        let text = format!("it has replayed nothing for {:.1} s", stands.as_secs_f64());
+        return Reading { signal, pressure: Some(STANDS), text };
+    }
     let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
     let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
     let text = match by_time >= by_size {
@@ -119,7 +169,8 @@ mod tests {
     use super::*;
 
     fn standby(name: &str, replayed: Option<u64>) -> Standby {
-        Standby { name: name.into(), replayed: replayed.map(Lsn) }
+        let position = replayed.map(Lsn).ok_or("it is silent".to_owned());
+        Standby { name: name.into(), position, asked: false }
     }
 
     #[test]
@@ -154,6 +205,49 @@ mod tests {
         let small = Limits { lag_bytes: 1 << 20, ..Limits::default() };
         let readings = standbys.read(&there[1..2], (written, &positions), &small, now);
         assert_eq!((readings[0].pressure, readings[0].text.as_str()), (Some(1.0), "1 of 1 MB"));
+    }
+
+    #[test]
+    fn one_that_stands_still_stops_the_copy_before_its_lag_would() {
+        let (mut standbys, mut positions, start) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        let limits = Limits::default();
+        let mut at = |millis: u64, written: u64, replayed: u64| {
+            let now = start + Duration::from_millis(millis);
+            positions.note(now, Lsn(written << 20));
+            let there = [standby("eu", Some(replayed << 20))];
+            standbys.read(&there, (Lsn(written << 20), &positions), &limits, now).remove(0)
+        };
+        assert_eq!(at(0, 1, 1).pressure, Some(0.0));
+        assert_eq!(at(60_000, 1, 1).pressure, Some(0.0), "it has nothing to replay");
+        assert_eq!(at(60_500, 2, 1).text, "1 of 256 MB", "for a moment");
+        assert_eq!(at(61_400, 3, 1).text, "0.9 of 2 s");
+        let stands = at(61_500, 3, 1);
+        assert_eq!(
+            (stands.pressure, stands.text.as_str()),
+            (Some(2.0), "it has replayed nothing for 1.0 s")
+        );
+        assert_eq!(at(61_700, 3, 2).text, "0.3 of 2 s", "it moves");
+        assert_eq!(at(62_600, 5, 3).text, "2 of 256 MB");
+        assert_eq!(at(64_600, 6, 4).text, "2.0 of 2 s", "it is slow, and moves");
+    }
+
+    #[test]
+    fn one_that_is_asked_itself_is_measured_the_same_and_not_ignored() {
+        let (mut standbys, mut positions, now) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        positions.note(now - Duration::from_secs(1), Lsn(1 << 20));
+        let limits = Limits { ignored: vec!["eu:5432".into()], ..Limits::default() };
+        let asked = |position: Result<Lsn, &str>| {
+            Standby::asked("eu:5432", position.map_err(str::to_owned))
+        };
+        let mut read =
+            |there: &[Standby]| standbys.read(there, (Lsn(1 << 20), &positions), &limits, now);
+        let late = read(&[asked(Ok(Lsn(0)))]).remove(0);
+        assert_eq!((late.signal.as_str(), late.text.as_str()), ("replica eu:5432", "1.0 of 2 s"));
+        let blind = read(&[asked(Err("no answer"))]).remove(0);
+        assert_eq!((blind.pressure, blind.text.as_str()), (None, "no answer"));
+        assert_eq!(read(&[]), [], "it did not vanish: the operator took it away");
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! All of it is behind one lock that is also held for every write to a socket: once a call that makes
 //! a fault has returned, not a byte is passed on against it.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::bucket::Bucket;
 use super::pattern::Pattern;
 
 /// Longer than anything a test waits for.
@@ -20,6 +22,13 @@ pub enum When {
     Before,
     /// The server has done it, but its answer is lost.
     After,
+}
+
+/// Which side of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Toward {
+    Server,
+    Client,
 }
 
 /// How a connection ends.
@@ -35,6 +44,7 @@ pub(super) enum Kind {
     Refuse,
     CutAt { text: String, when: When },
     Notice { text: String },
+    Limit { toward: Toward, bucket: Bucket },
 }
 
 pub(super) type Strikes = Arc<watch::Sender<usize>>;
@@ -99,6 +109,32 @@ impl State {
             _ => None,
         });
         delays.max_by_key(|(delay, _)| *delay)
+    }
+
+    /// Writes as much of `bytes` as the limit of this connection lets pass now; nothing where that is none.
+    pub(super) fn limited(
+        &mut self,
+        id: u64,
+        toward: Toward,
+        bytes: &[u8],
+        write: impl FnOnce(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let name = self.link(id).map(|link| link.name.clone()).unwrap_or_default();
+        let limit = self.rules.iter_mut().find_map(|rule| match &mut rule.kind {
+            Kind::Limit { toward: side, bucket } if *side == toward && rule.pattern.fits(&name) => {
+                Some((bucket, &rule.strikes))
+            }
+            _ => None,
+        });
+        let Some((bucket, strikes)) = limit else { return write(bytes) };
+        let passes = bucket.take(bytes.len(), Instant::now());
+        if passes == 0 {
+            strike(strikes);
+            return Ok(0);
+        }
+        let written = write(&bytes[..passes]);
+        bucket.give_back(passes - *written.as_ref().unwrap_or(&0));
+        written
     }
 
     /// Whether a new connection is turned away.

@@ -4,21 +4,25 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::faults::{Fate, Present, Shared, Strikes, When, strike};
+use super::faults::{Fate, Present, Shared, Strikes, Toward, When, strike};
 use super::wire::{self, Answered, Asked, Milestone, Request, Start};
 
 /// How many pieces wait between reader and writer before the sender of them has to.
 const WAITING: usize = 64;
 /// How much is read at once.
 const ROOM: usize = 1 << 16;
+
+/// How long to wait where a limit lets nothing pass.
+const FULL: Duration = Duration::from_millis(2);
 
 /// A connection, known to the faults for as long as this lives.
 pub(super) struct Link {
@@ -99,7 +103,8 @@ impl Link {
             return Ok(());
         };
         self.open_gate().await;
-        let server = server.insert(TcpStream::connect(("127.0.0.1", server_port)).await?);
+        let server =
+            server.insert(super::socket()?.connect(([127, 0, 0, 1], server_port).into()).await?);
         server.set_nodelay(true)?;
         if is_cancel {
             // The server closes the connection when it has sent the signal.
@@ -202,7 +207,7 @@ impl Link {
             if let Some(request) = asked.request {
                 self.unanswered.lock().unwrap().push_back((request, lost));
             }
-            self.write(&mut to, &asked.bytes).await;
+            self.write(&mut to, Toward::Server, &asked.bytes).await;
         }
         self.open_gate().await;
         to.shutdown().await.ok();
@@ -233,7 +238,7 @@ impl Link {
             }
             self.open_gate().await;
             late.iter().for_each(strike);
-            self.write(&mut to, &answered.bytes).await;
+            self.write(&mut to, Toward::Client, &answered.bytes).await;
             self.note(answered.milestone);
         }
         // A server that ends instead of answering has done what it will do.
@@ -276,7 +281,7 @@ impl Link {
     }
 
     /// Writes, unless the other side is gone: then there is nobody to write to.
-    async fn write(&self, to: &mut WriteHalf<'_>, mut bytes: &[u8]) {
+    async fn write(&self, to: &mut WriteHalf<'_>, toward: Toward, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             self.open_gate().await;
             if to.writable().await.is_err() {
@@ -284,13 +289,14 @@ impl Link {
             }
             // Under the lock, so that no fault comes between the look and the write.
             let written = {
-                let state = self.shared.lock();
+                let mut state = self.shared.lock();
                 if state.holds_back(self.id) {
                     continue;
                 }
-                to.try_write(bytes)
+                state.limited(self.id, toward, bytes, |some| to.try_write(some))
             };
             match written {
+                Ok(0) => sleep(FULL).await,
                 Ok(n) => bytes = &bytes[n..],
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,

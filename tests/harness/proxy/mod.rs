@@ -8,6 +8,7 @@
 //! While the server is down a connection is accepted and then closed, not refused as the server's
 //! own port would.
 
+mod bucket;
 mod faults;
 mod link;
 mod pattern;
@@ -15,13 +16,14 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 
+use bucket::Bucket;
 use faults::{Fate, Kind, Shared};
-pub use faults::{Fault, When};
+pub use faults::{Fault, Toward, When};
 use link::Link;
 use pattern::Pattern;
 
@@ -43,7 +45,7 @@ impl Drop for Proxy {
 impl Proxy {
     /// A proxy before the server that listens on `server_port` of 127.0.0.1.
     pub async fn start(server_port: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port for the proxy");
+        let listener = listen().expect("a port for the proxy");
         let port = listener.local_addr().unwrap().port();
         let server = Arc::new(AtomicU16::new(server_port));
         let shared = Shared::new();
@@ -131,6 +133,14 @@ impl Proxy {
         self.shared.rule(role_pattern, Kind::Delay(delay), what)
     }
 
+    /// Passes no more than so many bytes a second on to one side of the connections of this role, all of them
+    /// together. It has struck when something had to wait for that.
+    pub fn limit(&self, role_pattern: &str, toward: Toward, bytes_per_second: u64) -> Fault {
+        let what = format!("the limit of {role_pattern:?}");
+        let bucket = Bucket::new(bytes_per_second, Instant::now());
+        self.shared.rule(role_pattern, Kind::Limit { toward, bucket }, what)
+    }
+
     /// Closes every new connection at once. It has struck when there was one.
     pub fn refuse(&self) -> Fault {
         self.shared.rule("*", Kind::Refuse, "the refusal of connections".into())
@@ -156,6 +166,23 @@ async fn accept(listener: TcpListener, server: Arc<AtomicU16>, shared: Arc<Share
         let link = Link::new(Arc::clone(&shared));
         connections.spawn(link.serve(client, server.load(Ordering::Relaxed)));
     }
+}
+
+/// What waits in the kernel nobody sees, whatever the limits are: no more than this.
+const KERNEL_BUFFER: u32 = 64 << 10;
+
+/// A socket of either side; those that are accepted have their listener's buffers.
+fn socket() -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_send_buffer_size(KERNEL_BUFFER)?;
+    socket.set_recv_buffer_size(KERNEL_BUFFER)?;
+    Ok(socket)
+}
+
+fn listen() -> std::io::Result<TcpListener> {
+    let socket = socket()?;
+    socket.bind(([127, 0, 0, 1], 0).into())?;
+    socket.listen(1024)
 }
 
 /// `dsn` with its port replaced, as a URI or as keywords.
