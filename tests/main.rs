@@ -19,6 +19,7 @@ mod meaning;
 mod objects;
 mod observed;
 mod oracle;
+mod plan;
 mod preflight;
 mod proxy;
 mod races;

@@ -14,6 +14,7 @@ mod probe;
 mod rehearse;
 mod retarget;
 mod stand_in;
+pub mod trial;
 
 pub use rehearse::{rehearse, rehearse_within};
 
