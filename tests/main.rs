@@ -14,6 +14,7 @@ mod generator;
 mod harness;
 mod hooks;
 mod index;
+mod instant;
 mod keys;
 mod meaning;
 mod objects;

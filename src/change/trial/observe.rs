@@ -8,7 +8,7 @@ use super::careful::{Careful, Step};
 use super::lock::Lock;
 use super::observed::{self, Observed, Other};
 use super::verdict::{Verdict, Way};
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Column, Table};
 use crate::change::Request;
 use crate::change::clauses::clauses;
 use crate::change::clone::{self, Clone, set_role};
@@ -257,6 +257,10 @@ impl Observer<'_> {
             let now = after.table.as_ref();
             now.is_none_or(|now| self.source.becomes(n, now).is_none())
         };
+        let retyped = |was: &&Column| {
+            let is = after.table.as_ref().and_then(|now| self.source.becomes(was.attnum, now));
+            is.is_some_and(|is| (&is.type_sql, &is.collation) != (&was.type_sql, &was.collation))
+        };
         let observed = Observed {
             lock: lock.unwrap_or(seen),
             rewritten: before.file(on.made.oid) != after.file(on.made.oid),
@@ -265,6 +269,7 @@ impl Observer<'_> {
             others: self.others(on, &before, &after),
             gains: gains.into_iter().map(|gain| on.told(gain)).collect(),
             moved: after.table.as_ref().is_none_or(moved),
+            retyped: self.source.columns.iter().filter(|c| retyped(c)).map(|c| c.attnum).collect(),
             dropped: self.source.columns.iter().map(|c| c.attnum).filter(|n| gone(*n)).collect(),
         };
         let tables = before.table.zip(after.table);

@@ -22,6 +22,8 @@ pub struct Observed {
     pub moved: bool,
     /// Columns that are gone, by their numbers on the source.
     pub dropped: Vec<i16>,
+    /// Those that have another type or collation.
+    pub retyped: Vec<i16>,
 }
 
 /// Another table that it locks.

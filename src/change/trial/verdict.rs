@@ -93,6 +93,7 @@ mod tests {
             gains: vec![],
             moved: false,
             dropped: vec![],
+            retyped: vec![],
         }
     }
 
