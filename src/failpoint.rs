@@ -58,6 +58,10 @@ pub const OF_SPILLING: &[&str] = &["keys ready", "keys stored", "keys loaded"];
 #[cfg(feature = "failpoints")]
 pub const OF_TRUNCATE: &[&str] = &["truncate stored", "truncate ready", "truncate followed"];
 
+/// Those of a change in place.
+#[cfg(feature = "failpoints")]
+pub const IN_PLACE: &[&str] = &["alter ready", "alter locked", "altered"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =

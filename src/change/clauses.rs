@@ -14,6 +14,13 @@ pub(super) fn using_expressions(clauses: &str) -> Vec<Using> {
     split_clauses(&tokens(clauses)).into_iter().filter_map(|c| using_of(clauses, c)).collect()
 }
 
+/// The clauses of one ALTER TABLE, each as it was typed.
+pub(super) fn clauses(text: &str) -> Vec<&str> {
+    let tokens = tokens(text);
+    let all = split_clauses(&tokens).into_iter();
+    all.filter_map(|clause| text.get(clause.first()?.start..clause.last()?.end())).collect()
+}
+
 /// What the clauses enable or disable that a clone has none of: triggers or rules.
 pub(super) fn fires(clauses: &str) -> Option<&'static str> {
     let fires = |clause: &[Token<'_>]| {
@@ -223,6 +230,15 @@ mod tests {
         assert_eq!(found("ALTER a SET NOT NULL"), []);
         assert_eq!(found("ADD CONSTRAINT u UNIQUE USING INDEX i"), []);
         assert_eq!(found("ALTER a TYPE bigint"), []);
+    }
+
+    #[test]
+    fn clauses_are_told_apart() {
+        assert_eq!(
+            clauses("ADD a numeric(1, 2) DEFAULT f(1, ','), /* , */ DROP \"b,\" -- , c"),
+            ["ADD a numeric(1, 2) DEFAULT f(1, ',')", "DROP \"b,\""]
+        );
+        assert!(clauses(" , ").is_empty());
     }
 
     #[test]

@@ -15,18 +15,8 @@ pub(super) struct Clone {
 /// Makes it, like the source in everything the model knows; the session acts as the table's owner
 /// from here on.
 pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
+    let Clone { name, .. } = bare(session, source).await?;
     let owner = quote_ident(&source.owner);
-    let name = QualifiedName::new(format!("pgwraith_rehearsal_{}", session.pid()), &source.name);
-    let schema = quote_ident(&name.schema);
-    session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}")).await?;
-    set_role(session, Some(&source.owner)).await?;
-    // Statistics have owners of their own, and others than the owner grant on; nobody else ever sees
-    // this schema.
-    session.batch(&format!("GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
-    for sql in shadow::clone_statements(source, &name) {
-        let step = Step::by(&source.owner, sql);
-        session.batch(&step.sql).await.map_err(|e| cannot(e, &step, &name))?;
-    }
     let now = read(session, &name).await?;
     let wanted = as_clone(source, &name);
     let mut steps = shadow::settings(&now, &wanted);
@@ -49,6 +39,24 @@ pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
     same_privileges(session, source, &clone).await?;
     same_meaning(session, source, &clone).await?;
     Ok(clone)
+}
+
+/// Its columns, constraints and indexes alone, and the session acts as the owner.
+pub(super) async fn bare(session: &Session, source: &Table) -> Result<Clone> {
+    let owner = quote_ident(&source.owner);
+    let name = QualifiedName::new(format!("pgwraith_rehearsal_{}", session.pid()), &source.name);
+    let schema = quote_ident(&name.schema);
+    session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}")).await?;
+    set_role(session, Some(&source.owner)).await?;
+    // Statistics have owners of their own, and others than the owner grant on; nobody else ever sees
+    // this schema.
+    session.batch(&format!("GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
+    for sql in shadow::clone_statements(source, &name) {
+        let step = Step::by(&source.owner, sql);
+        session.batch(&step.sql).await.map_err(|e| cannot(e, &step, &name))?;
+    }
+    let oid = read(session, &name).await?.oid;
+    Ok(Clone { oid, name })
 }
 
 impl Clone {
@@ -112,7 +120,7 @@ pub(super) async fn set_role(session: &Session, role: Option<&str>) -> Result<()
     session.batch(&shadow::set_role(role)).await
 }
 
-async fn read(session: &Session, name: &QualifiedName) -> Result<Table> {
+pub(super) async fn read(session: &Session, name: &QualifiedName) -> Result<Table> {
     let read = catalog::read_named(session, name).await?;
     read.ok_or_else(|| Error::failed("the clone of the table vanished"))
 }

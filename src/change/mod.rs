@@ -15,6 +15,7 @@ mod probe;
 mod rehearse;
 mod retarget;
 mod stand_in;
+pub mod trial;
 
 pub use rehearse::{left_behind, rehearse, rehearse_within};
 
@@ -32,6 +33,23 @@ pub struct Request {
     pub keep: Option<String>,
     /// Columns that come first, in this order.
     pub column_order: Vec<String>,
+}
+
+impl Request {
+    /// Why no ALTER TABLE makes it; None where one does.
+    pub fn needs_copy(&self) -> Option<&'static str> {
+        if !self.maps.is_empty() {
+            Some("--map gives rows other values: PostgreSQL has no such ALTER TABLE")
+        } else if self.keep.is_some() {
+            Some("--where leaves rows behind: PostgreSQL has no such ALTER TABLE")
+        } else if !self.column_order.is_empty() {
+            Some("columns take another order: PostgreSQL has no such ALTER TABLE")
+        } else if self.alters.is_empty() {
+            Some("the rows are to be written anew")
+        } else {
+            None
+        }
+    }
 }
 
 /// The table's future shape and how its rows come about.

@@ -149,7 +149,8 @@ async fn refuse_lost_serials(session: &Session, source: &Table, target: &Table) 
     Ok(())
 }
 
-async fn alter(
+/// Runs one ALTER TABLE with the operator's clauses on the clone.
+pub(super) async fn alter(
     session: &Session,
     clone: &QualifiedName,
     clauses: &str,

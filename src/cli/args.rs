@@ -35,6 +35,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Migrate a table
     Run(RunArgs),
+    /// What would be done: the way that is recommended, every statement and lock; nothing is changed
+    Plan(PlanArgs),
     /// Rehearse a migration on a part of the rows: what it would take, need and meet
     DryRun(DryRunArgs),
     /// Go on with an unfinished migration, from any host
@@ -72,6 +74,9 @@ pub struct RunArgs {
     /// Go on with the same change where it is unfinished: for schedulers
     #[arg(long)]
     pub or_resume: bool,
+    /// Copy the table also where PostgreSQL makes the change in place, in a moment
+    #[arg(long)]
+    pub force_copy: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]
@@ -105,6 +110,22 @@ pub struct ChangeArgs {
     /// Start although event triggers fire on the statements of the run
     #[arg(long)]
     pub allow_event_triggers: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The table; may be schema-qualified and quoted
+    pub table: String,
+    #[command(flatten)]
+    pub connection: Connection,
+    #[command(flatten)]
+    pub change: ChangeArgs,
+    /// Write a runbook as Markdown there too
+    #[arg(long, value_name = "FILE")]
+    pub runbook: Option<PathBuf>,
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -218,7 +218,7 @@ fn size(n: f64) -> String {
 }
 
 /// `4 min 10 s`
-fn time(seconds: f64) -> String {
+pub(super) fn time(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..10 => format!("{seconds:.1} s"),

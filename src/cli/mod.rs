@@ -6,8 +6,10 @@ mod cleanup;
 mod demo;
 mod dry_run;
 pub mod log;
+mod plan;
 mod resolve;
 mod run;
+mod runbook;
 mod set;
 mod signals;
 mod status;
@@ -23,6 +25,7 @@ use crate::say;
 pub async fn run(arguments: Arguments) -> ExitCode {
     let done: Result<()> = match arguments.command {
         Command::Run(command) => run::run(command).await,
+        Command::Plan(command) => plan::plan(command).await,
         Command::DryRun(command) => dry_run::dry_run(command).await,
         Command::Resume(command) => run::resume(command).await,
         Command::Status(command) => status::status(command).await,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::args::{HostArgs, LimitArgs, ResumeArgs, RunArgs};
 use super::{resolve, signals};
 use crate::change::Request;
+use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
 use crate::migration::{self, Consent, How, Report, Run, Supervisor, Unfinished};
@@ -22,6 +23,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
         };
         let consent = resolve::consent(&args.change);
         let (work, options) = match before {
+            None if args.force_copy || args.change.rebuild => (Work::Copy(request), Value::Null),
             None => (Work::Begin(request), Value::Null),
             Some(Unfinished { request: begun, options }) if begun == request => {
                 (Work::Resume(How::default()), options)
@@ -50,8 +52,16 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<()> {
 
 /// What is to be done with the table.
 enum Work {
+    /// In place where that is instant.
     Begin(Request),
+    Copy(Request),
     Resume(How),
+}
+
+/// What came of it.
+enum Done {
+    Altered(Altered),
+    Swapped(Report),
 }
 
 type Prepared = (Connector, Work, LimitArgs, Consent);
@@ -90,18 +100,30 @@ async fn carry_out(
         supervisor,
         hooks: hooks.clone(),
     };
-    let done = match work {
-        Work::Begin(request) => run.migrate(&request).await,
-        Work::Resume(how) => run.resume(how).await,
-    };
+    let done = carry(&run, work).await;
     hooks.kill();
     let summary = telemetry.finish();
     if as_object {
         say::out_line(as_json(table, &done, &summary));
-    } else if let Ok(report) = &done {
-        say::out(as_text(report, &summary));
+    } else if let Ok(done) = &done {
+        say::out(match done {
+            Done::Swapped(report) => as_text(report, &summary),
+            Done::Altered(altered) => altered_as_text(table, altered),
+        });
     }
     done.map(drop)
+}
+
+async fn carry(run: &Run<'_>, work: Work) -> Result<Done> {
+    let request = match work {
+        Work::Resume(how) => return run.resume(how).await.map(Done::Swapped),
+        Work::Copy(request) => request,
+        Work::Begin(request) => match run.alter_in_place(&request).await? {
+            Some(altered) => return Ok(Done::Altered(altered)),
+            None => request,
+        },
+    };
+    run.migrate(&request).await.map(Done::Swapped)
 }
 
 fn another_change(table: &str, begun: &Request) -> Error {
@@ -130,15 +152,18 @@ pub(super) fn failure(table: &str, e: &Error) -> serde_json::Value {
 }
 
 /// The machine-readable result: one object.
-fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json::Value {
+fn as_json(table: &str, done: &Result<Done>, summary: &Summary) -> serde_json::Value {
     let phases: serde_json::Map<String, serde_json::Value> = summary
         .phases
         .iter()
         .map(|(name, seconds)| (name.replace(' ', "_"), json!(seconds)))
         .collect();
     match done {
-        Ok(report) => json!({
-            "table": report.table, "outcome": "swapped", "retired": report.retired,
+        Ok(Done::Altered(altered)) => json!({
+            "table": table, "way": "instant", "outcome": "altered", "cutover": altered, "phases": phases,
+        }),
+        Ok(Done::Swapped(report)) => json!({
+            "table": report.table, "way": "copy", "outcome": "swapped", "retired": report.retired,
             "rows_copied": summary.rows_copied, "keys_synced": report.keys_synced,
             "chunks": summary.chunks, "times": times(summary), "phases": phases, "cutover": report.cutover, "verify": report.verify,
             "foreign_keys": report.foreign_keys, "recovered": report.recovered,
@@ -156,6 +181,13 @@ fn as_json(table: &str, done: &Result<Report>, summary: &Summary) -> serde_json:
 /// How long things took, by kind.
 fn times(summary: &Summary) -> Value {
     summary.times.iter().map(|(what, times)| (what.as_str(), json!(times))).collect()
+}
+
+fn altered_as_text(table: &str, altered: &Altered) -> String {
+    format!(
+        "{table} is altered in place\n  attempt {}, lock held {:.1} ms, application stalled at most {:.1} ms\n",
+        altered.attempts, altered.lock_held_ms, altered.stall_ms
+    )
 }
 
 /// The same for people.

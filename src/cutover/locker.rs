@@ -17,7 +17,7 @@ use crate::flow::differ::KeyComparison;
 use crate::flow::sync::Statements;
 use crate::flow::write::Isolation;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Session, quote_ident};
+use crate::pg::{QualifiedName, Session, quote_ident};
 use crate::shadow::{self, Step, Swap};
 
 /// How long the first, harmless lock may take: autovacuum gives way after deadlock_timeout.
@@ -91,9 +91,7 @@ impl Locker {
         let statements = Statements::prepare(&session, &cutover.flow).await?;
         let comparison = KeyComparison::prepare(&session, &cutover.flow).await?;
         let readers = Readers::prepare(&session, observer).await?;
-        let sql = "SELECT pg_catalog.date_part('epoch', \
-                   pg_catalog.current_setting('deadlock_timeout')::interval)";
-        let deadlock_timeout = Duration::from_secs_f64(session.one(sql, &[]).await?.get(0));
+        let deadlock_timeout = deadlock_timeout(&session).await?;
         cutover.writer.begin(&session, Isolation::ReadCommitted).await?;
         let xid = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text";
         let xid: String = session.one(xid, &[]).await?.get(0);
@@ -174,23 +172,40 @@ async fn passing(session: &Session, oid: u32) -> Result<Option<Obstacle>> {
     }))
 }
 
+/// After so long the server looks for a circle of waits.
+pub(super) async fn deadlock_timeout(session: &Session) -> Result<Duration> {
+    let sql = "SELECT pg_catalog.date_part('epoch', \
+               pg_catalog.current_setting('deadlock_timeout')::interval)";
+    Ok(Duration::from_secs_f64(session.one(sql, &[]).await?.get(0)))
+}
+
 async fn first_lock(
     cutover: &Cutover<'_>,
     observer: &Session,
     session: &Session,
     deadlock_timeout: Duration,
 ) -> Result<Result<(), Obstacle>> {
+    // Autovacuum may be at work on the shadow too by now.
+    let tables = [&cutover.names.shadow, &cutover.names.source];
+    lock_out_ddl(observer, session, deadlock_timeout, &tables).await
+}
+
+/// Takes SHARE UPDATE EXCLUSIVE on the tables with patience: autovacuum yields, DDL waits, reads and writes pass.
+pub(super) async fn lock_out_ddl(
+    observer: &Session,
+    session: &Session,
+    deadlock_timeout: Duration,
+    tables: &[&QualifiedName],
+) -> Result<Result<(), Obstacle>> {
     let patience = PATIENT_LOCK.max(3 * deadlock_timeout).as_millis();
-    let lock = format!(
+    let mut lock = format!(
         "SET LOCAL lock_timeout = {patience}; \
          SET LOCAL client_connection_check_interval = 100; \
-         SET LOCAL idle_in_transaction_session_timeout = {BETWEEN_ATTEMPTS}; \
-         LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; \
-         LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE",
-        // Autovacuum may be at work on the shadow too by now.
-        cutover.names.shadow,
-        cutover.names.source
+         SET LOCAL idle_in_transaction_session_timeout = {BETWEEN_ATTEMPTS}"
     );
+    for table in tables {
+        lock.push_str(&format!("; LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE"));
+    }
     match watch(observer, session.pid(), PATIENT_LOCK / 2, session.batch(&lock)).await {
         (Ok(()), _) => Ok(Ok(())),
         (Err(e), who) if classify(&e) == Class::Late => Ok(Err(late(&e, who))),

@@ -58,6 +58,17 @@ pub(super) async fn long_holders(
     flow: &Flow,
     others: &[u32],
 ) -> Result<Option<Obstacle>> {
+    let shadow = flow.target.root.to_string();
+    long_users(observer, flow.captured.oid, others, Some(shadow)).await
+}
+
+/// The same of a table, of what is locked with it, and perhaps of one that is known by its name.
+pub(super) async fn long_users(
+    observer: &Session,
+    table: u32,
+    others: &[u32],
+    named: Option<String>,
+) -> Result<Option<Obstacle>> {
     let rows = observer
         .query(
             &format!(
@@ -71,7 +82,7 @@ pub(super) async fn long_holders(
                  ORDER BY a.xact_start LIMIT 3",
                 Who::COLUMNS
             ),
-            &[&flow.captured.oid, &flow.target.root.to_string(), &others],
+            &[&table, &named, &others],
         )
         .await?;
     let of = if others.is_empty() { "the table" } else { "the table or what hangs on it" };
@@ -83,7 +94,7 @@ pub(super) async fn long_holders(
         .query(
             "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' \
              AND l.pid IS NULL AND l.granted AND (l.relation = $1 OR l.relation = ANY ($2))",
-            &[&flow.captured.oid, &others],
+            &[&table, &others],
         )
         .await?;
     Ok(prepared.first().map(|r| {

@@ -9,6 +9,7 @@
 
 mod attempt;
 mod deadline;
+mod in_place;
 mod locker;
 mod locks;
 mod look;
@@ -27,7 +28,7 @@ use futures_util::future::BoxFuture;
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use crate::catalog::{Baseline, Table};
+use crate::catalog::{Baseline, Carried, Table};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
@@ -35,11 +36,12 @@ use crate::flow::capture::{Fence, Tracker};
 use crate::flow::key::Key;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::{Alone, Door, Writer};
-use crate::pg::{Connector, Session};
+use crate::pg::{Connector, QualifiedName, Session};
 use crate::shadow::Names;
 use crate::telemetry::Meter;
 
 use attempt::{Attempt, Tried};
+pub use in_place::{Altered, InPlace, Sent};
 use locker::Locker;
 use look::Obstacle;
 use met::Met;
@@ -150,7 +152,7 @@ impl Cutover<'_> {
                 (started, asked) = (Instant::now(), false);
             }
             if !asked {
-                self.ask(started).await?;
+                ask(self.before, self.meter, &self.limits, started).await?;
                 asked = true;
                 // That may have taken its time.
                 continue;
@@ -185,7 +187,7 @@ impl Cutover<'_> {
             };
             let is_news = met.again(&obstacle, Instant::now());
             if started.elapsed() > self.limits.patience {
-                return Err(self.out_of_patience(attempts, &met));
+                return Err(out_of_patience(&self.limits, attempts, &met));
             }
             if is_news {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
@@ -205,28 +207,6 @@ impl Cutover<'_> {
         let session = self.connector.session(&role("final sync")).await?;
         let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
         Ok((observer, syncer))
-    }
-
-    /// Asks until nobody minds, or patience is over.
-    async fn ask(&self, started: Instant) -> Result<()> {
-        let mut pause = FIRST_PAUSE;
-        while let Some(why) = self.before.minds().await {
-            let left = self.limits.patience.saturating_sub(started.elapsed());
-            if left.is_zero() {
-                return Err(self.not_allowed(&why));
-            }
-            self.meter.note(format!("the cutover waits: {why}"));
-            sleep(pause.min(left)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        Ok(())
-    }
-
-    fn not_allowed(&self, why: &str) -> Error {
-        let seconds = self.limits.patience.as_secs();
-        Error::failed(format!(
-            "the cutover was put off for {seconds} s (--cutover-patience): {why}"
-        ))
     }
 
     /// Waits for the operator. Returns whether it did.
@@ -279,19 +259,48 @@ impl Cutover<'_> {
     fn remaining(&self, started: Instant) -> Duration {
         self.limits.patience.saturating_sub(started.elapsed()).min(Duration::from_secs(10))
     }
+}
 
-    fn out_of_patience(&self, attempts: u32, met: &Met) -> Error {
-        let told: Vec<&str> = met.last_ones().take(3).collect();
-        Error::new(
-            Kind::Failed,
-            format!(
-                "the cutover did not get its lock in {} s and {attempts} attempts: {}",
-                self.limits.patience.as_secs(),
-                told.join("; before that: ")
-            ),
-        )
-        .next("End what is in the way, or try at a calmer time")
+/// Asks until nobody minds, or patience is over.
+async fn ask(before: &dyn Before, meter: &Meter, limits: &Limits, started: Instant) -> Result<()> {
+    let mut pause = FIRST_PAUSE;
+    while let Some(why) = before.minds().await {
+        let left = limits.patience.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            let seconds = limits.patience.as_secs();
+            return Err(Error::failed(format!(
+                "the cutover was put off for {seconds} s (--cutover-patience): {why}"
+            )));
+        }
+        meter.note(format!("the cutover waits: {why}"));
+        sleep(pause.min(left)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    Ok(())
+}
+
+fn out_of_patience(limits: &Limits, attempts: u32, met: &Met) -> Error {
+    let told: Vec<&str> = met.last_ones().take(3).collect();
+    Error::new(
+        Kind::Failed,
+        format!(
+            "the cutover did not get its lock in {} s and {attempts} attempts: {}",
+            limits.patience.as_secs(),
+            told.join("; before that: ")
+        ),
+    )
+    .next("End what is in the way, or try at a calmer time")
+}
+
+/// The statements that take the locks of a swap, in their order, each for itself.
+pub fn lock_statements(
+    shadow: &QualifiedName,
+    source: &Table,
+    target: &Table,
+    carried: &[Carried],
+) -> Vec<String> {
+    let locks = locks::locks(shadow, source, target, carried);
+    locks.statements.into_iter().chain(locks.sequences).collect()
 }
 
 /// Longer and longer, with jitter, so as not to fall into step with a periodic job.

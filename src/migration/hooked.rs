@@ -135,12 +135,13 @@ impl Caller {
 /// Asks the hook before the cutover.
 pub(super) struct BeforeCutover {
     pub(super) caller: Caller,
-    pub(super) migration: i64,
+    /// None where there is nothing in the state.
+    pub(super) migration: Option<i64>,
 }
 
 impl Before for BeforeCutover {
     fn minds(&self) -> BoxFuture<'_, Option<String>> {
-        let called = self.caller.call(Hook::BeforeCutover, Some(self.migration), Value::Null);
+        let called = self.caller.call(Hook::BeforeCutover, self.migration, Value::Null);
         called.map(Result::err).boxed()
     }
 }

@@ -98,6 +98,11 @@ pub(super) async fn create_publication(
     flow: &Flow,
     source: &Table,
 ) -> Result<()> {
+    session.batch(&publication_sql(flow, source)).await
+}
+
+/// What makes it.
+pub(super) fn publication_sql(flow: &Flow, source: &Table) -> String {
     let columns = match source.replica_identity {
         'f' => String::new(),
         _ => {
@@ -105,14 +110,12 @@ pub(super) async fn create_publication(
             format!(" ({})", names.join(", "))
         }
     };
-    session
-        .batch(&format!(
-            "CREATE PUBLICATION {} FOR TABLE ONLY {}{columns} \
-             WITH (publish = 'insert, update, delete, truncate')",
-            quote_ident(&flow.publication),
-            flow.captured.name
-        ))
-        .await
+    format!(
+        "CREATE PUBLICATION {} FOR TABLE ONLY {}{columns} \
+         WITH (publish = 'insert, update, delete, truncate')",
+        quote_ident(&flow.publication),
+        flow.captured.name
+    )
 }
 
 /// The slot, made now, and its stream. The slot waits for every open write transaction of the server;

@@ -182,7 +182,7 @@ impl Stretch<'_, '_> {
         let caller = Caller::of(self.run);
         let _ = caller.call(Hook::Ready, Some(self.migration), Value::Null).await;
         let held = || context.held.borrow().clone();
-        let before = BeforeCutover { caller, migration: self.migration };
+        let before = BeforeCutover { caller, migration: Some(self.migration) };
         let cutover = context.cutover(known, fingerprint, settings().cutover, (&held, &before));
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
         for task in syncs {

@@ -58,6 +58,22 @@ pub struct Subject<'a> {
     pub replicas: &'a [String],
 }
 
+/// The checks of what a trial on an empty clone, and a change in place, need: neither a slot nor a key. Fails only
+/// where the session is lost.
+pub async fn before_a_trial(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let s = subject;
+    let mut report = Report::of(s.session);
+    report.take("server_version", server_version::check(s).await).await?;
+    report.take("primary", primary::check(s).await).await?;
+    report.take("direct_connection", direct_connection::check(s).await).await?;
+    report.take("privileges", privileges::check(s).await).await?;
+    report.take("table_kind", table_kind::in_place(s).await).await?;
+    report.take("another_migration", another_migration::check(s).await).await?;
+    report.take("event_triggers", event_triggers::check(s).await).await?;
+    report.take("encoding", encoding::check(s).await).await?;
+    Ok(report.findings())
+}
+
 /// Runs every check. Fails only where the session is lost.
 pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let s = subject;

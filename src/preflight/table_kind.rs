@@ -11,6 +11,23 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         .collect())
 }
 
+/// What is altered in place may be unlogged, and stored in whatever way; but an ALTER TABLE of a table that
+/// inherits, or is inherited from, is about others too.
+pub(super) async fn in_place(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let table = subject.table;
+    let persistence = persistence(table).filter(|_| table.persistence == 't');
+    let mut found: Vec<Finding> =
+        [schema(table), kind(table), persistence, partition(table)].into_iter().flatten().collect();
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE $1 IN (i.inhrelid, i.inhparent))";
+    if found.is_empty() && subject.session.one(sql, &[&table.oid]).await?.get(0) {
+        found.push(Finding::refuse(
+            format!("{} inherits from a table, or is inherited from", table.qualified()),
+            "Look at what the ALTER TABLE does to those",
+        ));
+    }
+    Ok(found)
+}
+
 fn schema(table: &Table) -> Option<Finding> {
     let schema = table.schema.as_str();
     let system = ["pg_catalog", "information_schema", "pg_toast", "pgwraith"].contains(&schema);

@@ -39,6 +39,7 @@ pub use decode::{Column, DecodeError, Message, OldKind, OldTuple, Relation, Tupl
 pub use endpoint::{Address, Endpoint};
 pub use frame::Frame;
 pub use server_error::ServerError;
+pub(crate) use slot::create_slot_sql;
 pub use slot::{OriginFilter, StreamOptions, SystemIdentity};
 pub use socket::{ReplicationConn, Row};
 pub use stream::ReplicationStream;

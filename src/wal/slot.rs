@@ -74,8 +74,10 @@ impl ReplicationConn {
     }
 }
 
+/// The replication command that makes a slot.
+///
 /// No snapshot is exported: our snapshots are taken later, after Invariant 1's wait.
-fn create_slot_sql(name: &str, version: i32) -> String {
+pub(crate) fn create_slot_sql(name: &str, version: i32) -> String {
     let name = quote_ident(name);
     let failover = if version >= 170_000 { ", FAILOVER true" } else { "" };
     format!("CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput (SNAPSHOT 'nothing'{failover})")

@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use super::program::by_copy;
 use super::{Output, pgwraith};
 
 /// A run of the program. Dropping it kills it.
@@ -33,7 +34,11 @@ impl Background {
     ) -> Background {
         let mut command = Command::from(pgwraith());
         command.envs(environment.iter().copied());
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+            .args(by_copy(args))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
         let stdout = tokio::spawn(async move {

@@ -18,7 +18,7 @@ use pgwraith::demo::cluster::{Cluster, ServerBinaries};
 use tokio_postgres::{Client, NoTls};
 
 pub use background::Background;
-pub use program::{Output, pgwraith, run, run_within};
+pub use program::{ANY_WAY, Output, pgwraith, run, run_within};
 pub use proxy::{Fault, Proxy, Toward, When};
 pub use small_disk::SmallDisk;
 pub use state::{Failpoint, leftovers, make_state, phase, wait_for_phase, wait_for_sql};

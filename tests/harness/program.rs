@@ -1,6 +1,6 @@
 //! Running the program itself, with a time limit that kills.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -55,6 +55,20 @@ pub fn pgwraith() -> Command {
     command
 }
 
+/// An argument for these helpers: `run` may choose its way.
+pub const ANY_WAY: &str = "--any-way";
+
+/// The tests are of the copy, whatever PostgreSQL could do in place, unless they say [`ANY_WAY`].
+pub fn by_copy(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
+    let given = args.len();
+    args.retain(|arg| arg != ANY_WAY);
+    if args.len() == given && args.first().is_some_and(|command| command == "run") {
+        args.push("--force-copy".into());
+    }
+    args
+}
+
 /// Runs the program to its end.
 pub async fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     run_within(LIMIT, args).await
@@ -66,7 +80,7 @@ pub async fn run_within(
     args: impl IntoIterator<Item = impl AsRef<OsStr>>,
 ) -> Output {
     let mut command = tokio::process::Command::from(pgwraith());
-    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.args(by_copy(args)).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let shown = format!("{:?}", command.as_std());
     let child = command.spawn().unwrap();
     let done = tokio::time::timeout(limit, child.wait_with_output()).await;

@@ -318,7 +318,7 @@ impl Measuring<'_, '_, '_> {
         let (context, known) = (self.context, self.known);
         let limits = context.settings.borrow().cutover;
         let caller = Caller::of(self.stretch.run);
-        let before = BeforeCutover { caller, migration: self.stretch.migration };
+        let before = BeforeCutover { caller, migration: Some(self.stretch.migration) };
         let limits = cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits };
         context.cutover(known, baseline, limits, (&|| None, &before)).rehearse().await
     }

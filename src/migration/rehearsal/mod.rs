@@ -7,7 +7,7 @@
 mod clock;
 mod forecast;
 mod measure;
-mod table;
+pub(super) mod table;
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::run::{FIRST_EPOCH, Run};
 use super::store::{self, DRY_RUN, Stored};
 use super::stretch::Stretch;
 use crate::catalog::Table;
+use crate::change::trial::Way;
 use crate::change::{Plan, Request};
 use crate::error::{Error, Kind, Result};
 use crate::flow::write::superseded;
@@ -64,6 +65,8 @@ impl Run<'_> {
         captures: bool,
     ) -> Result<Rehearsed> {
         self.meter.note(self.announced(extent, captures));
+        let instant = self.supervisor.guard(self.looked_at(request)).await?;
+        let instant = instant.filter(|(_, trial)| trial.verdict.way == Way::Instant);
         let begun = self.supervisor.guard(self.begin(request, DRY_RUN)).await;
         let (migration, (source, plan)) = begun?;
         let stretch = Stretch {
@@ -76,6 +79,13 @@ impl Run<'_> {
         let done = stretch.rehearse(source, plan, extent, captures).await;
         let undone = timeout(LIMIT, self.undo_rehearsal(migration)).await;
         let undone = undone.unwrap_or_else(|_| Err(Error::lost("the server does not answer")));
+        let done = done.map(|mut rehearsed| {
+            rehearsed.seen.warnings.extend(instant.map(|(_, trial)| {
+                let why = trial.verdict.why;
+                format!("a run makes this change in place, without a copy: {why}; this was a rehearsal of the copy (--force-copy)")
+            }));
+            rehearsed
+        });
         match (done, undone) {
             (done, Ok(())) => done.map_err(|e| match e.kind() {
                 // Somebody ended it, and took everything away.

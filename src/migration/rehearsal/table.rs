@@ -12,7 +12,7 @@ const IN_ORDER: f64 = 0.5;
 
 /// Rows as they are now: what VACUUM counted, grown as the table has since; without that, the
 /// rows in some pages.
-pub(super) async fn rows(session: &Session, source: &Table) -> Result<f64> {
+pub(in crate::migration) async fn rows(session: &Session, source: &Table) -> Result<f64> {
     let sql = "SELECT c.reltuples::pg_catalog.float8, c.relpages, pg_catalog.pg_relation_size(c.oid) / \
                pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_class c WHERE c.oid = $1";
     let row = session.one(sql, &[&source.oid]).await?;
@@ -48,7 +48,7 @@ pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(
 
 /// Whether rows that are neighbours by key are far from each other in a table that memory does not hold: each
 /// then costs a page of its own. Says so; None too where the server has no statistics of it.
-pub(super) async fn out_of_order(
+pub(in crate::migration) async fn out_of_order(
     session: &Session,
     source: &Table,
     flow: &Flow,

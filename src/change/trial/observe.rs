@@ -1,0 +1,401 @@
+//! Runs the ALTER on an empty clone, and looks.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::Trial;
+use super::careful::{Careful, Step};
+use super::lock::Lock;
+use super::observed::{self, Observed, Other};
+use super::verdict::{Verdict, Way};
+use crate::catalog::{self, Column, Table};
+use crate::change::Request;
+use crate::change::clauses::clauses;
+use crate::change::clone::{self, Clone, set_role};
+use crate::change::foreign_keys;
+use crate::change::rehearse::alter;
+use crate::change::stand_in::StandIns;
+use crate::error::{Error, Kind, Result};
+use crate::pg::{QualifiedName, Session};
+
+/// A table that the change names itself, in a new foreign key say, is the real one, and is locked until the
+/// trial is over: no longer than this is waited for it, and no longer than [`TRIAL_TIMEOUT`] is it held.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
+/// What takes longer on no rows does not do what it looks like.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a plain ALTER TABLE with the clauses of `request` would do to the table. Leaves nothing behind. Errors
+/// of kind `Usage` are what PostgreSQL says of the clauses.
+pub async fn observe(session: &Session, source: &Table, request: &Request) -> Result<Trial> {
+    session.batch("BEGIN").await?;
+    let trial = Observer { session, source }.all(&request.alters).await;
+    session.rollback().await;
+    trial
+}
+
+/// The same in the open transaction of a session that keeps DDL off the table.
+pub async fn observe_within(session: &Session, source: &Table, request: &Request) -> Result<Trial> {
+    session.batch("SAVEPOINT whole_trial").await?;
+    let trial = Observer { session, source }.all(&request.alters).await;
+    let back = "ROLLBACK TO SAVEPOINT whole_trial; RELEASE SAVEPOINT whole_trial";
+    let undone = session.batch(back).await;
+    trial.and_then(|trial| undone.map(|()| trial))
+}
+
+struct Observer<'a> {
+    session: &'a Session,
+    source: &'a Table,
+}
+
+/// How things stood.
+struct Moment {
+    table: Option<Table>,
+    /// Table and indexes: name, file, and how often they were scanned.
+    files: HashMap<u32, (String, u32, i64)>,
+    /// The others that stand in: how often they were scanned.
+    stand_ins: HashMap<u32, (QualifiedName, i64)>,
+    /// Foreign keys, and the table at the other end.
+    foreign_keys: HashMap<u32, u32>,
+    /// Locks of ours on relations that were there before.
+    locks: HashMap<u32, (QualifiedName, Vec<Lock>)>,
+}
+
+impl Observer<'_> {
+    async fn all(&self, alters: &[String]) -> Result<Trial> {
+        let (session, source) = (self.session, self.source);
+        // A join of no rows with all rows of another table reads those only where it is a nested loop that
+        // it never comes to: a new foreign key must not have the other table read.
+        session
+            .batch(&format!(
+                "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
+                 SET LOCAL check_function_bodies = off; \
+                 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
+                LOCK_TIMEOUT.as_millis(),
+                TRIAL_TIMEOUT.as_millis()
+            ))
+            .await?;
+        let made = clone::bare(session, source).await?;
+        if source.persistence == 'u' {
+            session.batch(&format!("ALTER TABLE {} SET UNLOGGED", made.name)).await?;
+        }
+        let mut stand_ins = StandIns::new(session, &source.qualified(), &made.name);
+        self.scans_are_seen(&made).await?;
+        let each: Vec<&str> = alters.iter().flat_map(|text| clauses(text)).collect();
+        // Before the foreign keys are on it: those take a lock that hides whether the change takes it.
+        let mut locks = Vec::new();
+        for clause in &each {
+            locks.push(self.lock_of(&made, &[clause], &stand_ins).await?);
+        }
+        let whole: Vec<&str> = alters.iter().map(String::as_str).collect();
+        // An ALTER TABLE takes the strongest lock of its clauses.
+        let lock = match locks.iter().copied().collect::<Option<Vec<Lock>>>() {
+            Some(locks) => locks.into_iter().max(),
+            None => self.lock_of(&made, &whole, &stand_ins).await?,
+        };
+        foreign_keys::put_on(session, source, &mut stand_ins).await?;
+        let on = Ground { made: &made, stand_ins: &stand_ins };
+        let observed = self.tried(&on, &whole, lock).await?;
+        let verdict = Verdict::of(&observed, false);
+        if verdict.way != Way::ShadowCopy {
+            let name = source.qualified();
+            let steps = alters.iter().map(|text| Step::typed(&name, text, &observed)).collect();
+            return Ok(Trial { observed, verdict, steps });
+        }
+        let steps = self.careful(&on, &each, &locks).await?;
+        let verdict = Verdict::of(&observed, steps.is_some());
+        Ok(Trial { observed, verdict, steps: steps.unwrap_or_default() })
+    }
+
+    /// What tells whether rows are read must be there.
+    async fn scans_are_seen(&self, made: &Clone) -> Result<()> {
+        let sql = "SELECT pg_catalog.pg_stat_get_xact_numscans($1)";
+        let before: i64 = self.session.one(sql, &[&made.oid]).await?.get(0);
+        self.session.batch(&format!("SELECT pg_catalog.count(*) FROM ONLY {}", made.name)).await?;
+        let after: i64 = self.session.one(sql, &[&made.oid]).await?.get(0);
+        if after > before {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Refused, "the server does not count scans (track_counts is off)")
+            .next("SET track_counts = on, or the change can only be made by a copy (--force-copy)"))
+    }
+
+    /// The strongest lock that the statements ask for on the table; None where they cannot be run on a
+    /// bare clone.
+    ///
+    /// Whoever makes a table holds ACCESS EXCLUSIVE on it, which hides whether it was asked for. But each
+    /// mode that is asked for is listed, and a bare clone was made with none of the two others that an
+    /// ALTER TABLE begins with. SHARE ROW EXCLUSIVE may be asked for later, too, for a foreign key's
+    /// triggers: it was the first one only where nothing else of the table changed.
+    async fn lock_of(
+        &self,
+        made: &Clone,
+        statements: &[&str],
+        stand_ins: &StandIns<'_>,
+    ) -> Result<Option<Lock>> {
+        let session = self.session;
+        session.batch("SAVEPOINT lock").await?;
+        let (held, was) = (self.modes(made.oid).await?, self.rows_of(made.oid).await?);
+        let done = self.run(made, statements, stand_ins).await;
+        let lock = match done {
+            Ok(()) => {
+                let now = self.modes(made.oid).await?;
+                let new = |lock: Lock| now.contains(&lock) && !held.contains(&lock);
+                let alike = self.rows_of(made.oid).await? == was;
+                Some(match () {
+                    () if new(Lock::ShareRowExclusive) && alike => Lock::ShareRowExclusive,
+                    () if new(Lock::ShareRowExclusive) => Lock::AccessExclusive,
+                    () if new(Lock::ShareUpdateExclusive) => Lock::ShareUpdateExclusive,
+                    () => Lock::AccessExclusive,
+                })
+            }
+            Err(e) if e.kind() == Kind::Usage => None,
+            Err(e) => return Err(e),
+        };
+        session.batch("ROLLBACK TO SAVEPOINT lock; RELEASE SAVEPOINT lock").await?;
+        Ok(lock)
+    }
+
+    async fn modes(&self, oid: u32) -> Result<Vec<Lock>> {
+        let sql = "SELECT l.mode FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.relation = $1 \
+                   AND l.pid = pg_catalog.pg_backend_pid()";
+        let rows = self.session.query(sql, &[&oid]).await?;
+        Ok(rows.iter().filter_map(|row| Lock::parse(row.get(0))).collect())
+    }
+
+    /// Where its catalog rows are, without those of foreign keys and triggers.
+    async fn rows_of(&self, oid: u32) -> Result<Option<String>> {
+        let sql = "SELECT pg_catalog.concat_ws(' ', \
+            (SELECT pg_catalog.string_agg(a.ctid::pg_catalog.text, ',' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1), \
+            (SELECT pg_catalog.string_agg(d.ctid::pg_catalog.text, ',' ORDER BY d.adnum) FROM pg_catalog.pg_attrdef d WHERE d.adrelid = $1), \
+            (SELECT pg_catalog.string_agg(i.ctid::pg_catalog.text, ',' ORDER BY i.indexrelid) FROM pg_catalog.pg_index i WHERE i.indrelid = $1), \
+            (SELECT pg_catalog.string_agg(k.ctid::pg_catalog.text, ',' ORDER BY k.oid) FROM pg_catalog.pg_constraint k \
+              WHERE k.conrelid = $1 AND k.contype <> 'f'), \
+            (SELECT pg_catalog.concat_ws('/', c.relname, c.relnamespace, c.relowner, c.reloftype, c.relfilenode, c.reltablespace, c.relam, \
+               c.reloptions, c.relpersistence, c.relrowsecurity, c.relforcerowsecurity, c.relreplident) \
+             FROM pg_catalog.pg_class c WHERE c.oid = $1))";
+        Ok(self.session.one(sql, &[&oid]).await?.get(0))
+    }
+
+    async fn run(&self, made: &Clone, statements: &[&str], stand_ins: &StandIns<'_>) -> Result<()> {
+        for text in statements {
+            alter(self.session, &made.name, text, stand_ins).await?;
+        }
+        Ok(())
+    }
+
+    /// What the statements do, undone again.
+    async fn tried(
+        &self,
+        on: &Ground<'_>,
+        statements: &[&str],
+        lock: Option<Lock>,
+    ) -> Result<Observed> {
+        self.session.batch("SAVEPOINT trial").await?;
+        let (observed, _) = self.looked(on, statements, lock).await?;
+        self.session.batch("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial").await?;
+        Ok(observed)
+    }
+
+    /// Each clause on what those before it have left, in steps; None where one of them has none, or cannot
+    /// stand alone.
+    async fn careful(
+        &self,
+        on: &Ground<'_>,
+        each: &[&str],
+        locks: &[Option<Lock>],
+    ) -> Result<Option<Vec<Step>>> {
+        let name = self.source.qualified();
+        let mut steps = Vec::new();
+        for (clause, lock) in each.iter().zip(locks) {
+            let (observed, tables) = match self.looked(on, &[clause], *lock).await {
+                Ok(looked) => looked,
+                Err(e) if e.kind() == Kind::Usage => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            if Verdict::of(&observed, false).way != Way::ShadowCopy {
+                steps.push(Step::typed(&name, clause, &observed));
+                continue;
+            }
+            let Some((before, after)) = tables else { return Ok(None) };
+            let careful = Careful {
+                table: &name,
+                version: self.session.version(),
+                before: &before,
+                after: &after,
+                observed: &observed,
+            };
+            match careful.steps() {
+                Some(more) => steps.extend(more),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(steps))
+    }
+
+    /// What the statements do, and the table before and after.
+    async fn looked(
+        &self,
+        on: &Ground<'_>,
+        statements: &[&str],
+        lock: Option<Lock>,
+    ) -> Result<(Observed, Option<(Table, Table)>)> {
+        let before = self.moment(on).await?;
+        let held = self.modes(on.made.oid).await?;
+        self.run(on.made, statements, on.stand_ins).await?;
+        set_role(self.session, Some(&self.source.owner)).await?;
+        let after = self.moment(on).await?;
+        let weak = Lock::ShareUpdateExclusive;
+        let weak = self.modes(on.made.oid).await?.contains(&weak) && !held.contains(&weak);
+        // Of what cannot be run on a bare clone, only this much is seen.
+        let seen = if weak { Lock::ShareUpdateExclusive } else { Lock::AccessExclusive };
+        let moved = |t: &Table| t.qualified() != on.made.name || t.owner != self.source.owner;
+        let gains = match (&before.table, &after.table) {
+            (Some(before), Some(after)) => observed::gains(before, after),
+            _ => Vec::new(),
+        };
+        let gone = |n: i16| {
+            let now = after.table.as_ref();
+            now.is_none_or(|now| self.source.becomes(n, now).is_none())
+        };
+        let retyped = |was: &&Column| {
+            let is = after.table.as_ref().and_then(|now| self.source.becomes(was.attnum, now));
+            is.is_some_and(|is| (&is.type_sql, &is.collation) != (&was.type_sql, &was.collation))
+        };
+        let observed = Observed {
+            lock: lock.unwrap_or(seen),
+            rewritten: before.file(on.made.oid) != after.file(on.made.oid),
+            scans: before.scans_until(&after),
+            built: before.built_until(&after, on.made.oid),
+            others: self.others(on, &before, &after),
+            gains: gains.into_iter().map(|gain| on.told(gain)).collect(),
+            moved: after.table.as_ref().is_none_or(moved),
+            retyped: self.source.columns.iter().filter(|c| retyped(c)).map(|c| c.attnum).collect(),
+            dropped: self.source.columns.iter().map(|c| c.attnum).filter(|n| gone(*n)).collect(),
+        };
+        let tables = before.table.zip(after.table);
+        Ok((observed, tables))
+    }
+
+    async fn moment(&self, on: &Ground<'_>) -> Result<Moment> {
+        let (session, oid) = (self.session, on.made.oid);
+        let table = catalog::read(session, oid).await?;
+        let files = "SELECT c.oid, c.relname::pg_catalog.text, c.relfilenode, pg_catalog.pg_stat_get_xact_numscans(c.oid) \
+            FROM pg_catalog.pg_class c WHERE c.oid = $1 \
+            OR c.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = $1)";
+        let files = session.query(files, &[&oid]).await?;
+        let stand_ins = "SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, \
+              pg_catalog.pg_stat_get_xact_numscans(c.oid) \
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+            WHERE pg_catalog.starts_with(n.nspname::pg_catalog.text, $2) AND c.relkind = 'r' AND c.oid <> $1";
+        let stand_ins = session.query(stand_ins, &[&oid, &on.made.name.schema]).await?;
+        let keys = "SELECT k.oid, CASE k.conrelid WHEN $1 THEN k.confrelid ELSE k.conrelid END \
+            FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND $1 IN (k.conrelid, k.confrelid)";
+        let keys = session.query(keys, &[&oid]).await?;
+        let held = "SELECT l.relation, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, l.mode \
+            FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_class c ON c.oid = l.relation \
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+            WHERE l.locktype = 'relation' AND l.pid = pg_catalog.pg_backend_pid() AND c.relkind IN ('r', 'p') \
+              AND l.relation <> $1 AND NOT pg_catalog.starts_with(n.nspname::pg_catalog.text, $2) \
+              AND n.nspname NOT IN ('pg_catalog', 'pg_toast')";
+        let held = session.query(held, &[&self.source.oid, &on.made.name.schema]).await?;
+        let mut locks: HashMap<u32, (QualifiedName, Vec<Lock>)> = HashMap::new();
+        for row in &held {
+            let name = QualifiedName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
+            let known = locks.entry(row.get(0)).or_insert((name, Vec::new()));
+            known.1.extend(Lock::parse(row.get(3)));
+        }
+        Ok(Moment {
+            table,
+            files: files.iter().map(|r| (r.get(0), (r.get(1), r.get(2), r.get(3)))).collect(),
+            stand_ins: stand_ins
+                .iter()
+                .map(|r| {
+                    let name = QualifiedName::new(r.get::<_, &str>(1), r.get::<_, &str>(2));
+                    (r.get(0), (name, r.get(3)))
+                })
+                .collect(),
+            foreign_keys: keys.iter().map(|r| (r.get(0), r.get(1))).collect(),
+            locks,
+        })
+    }
+
+    /// What the change locks besides, as far as writers notice.
+    fn others(&self, on: &Ground<'_>, before: &Moment, after: &Moment) -> Vec<Other> {
+        let mut out: Vec<Other> = Vec::new();
+        for (oid, (name, modes)) in &after.locks {
+            let held = before.locks.get(oid).map_or(&[][..], |(_, held)| held);
+            let new = modes.iter().filter(|lock| !held.contains(lock)).max();
+            if let Some(&lock) = new.filter(|lock| lock.blocks_writes()) {
+                out.push(Other { table: name.to_string(), oid: *oid, lock, scanned: false });
+            }
+        }
+        // A stand-in was made in this transaction too: what is asked for on it is told by the foreign keys.
+        for (oid, (name, scans)) in &after.stand_ins {
+            let Some(real) = on.stand_ins.original(name) else { continue };
+            let theirs = |now: &HashMap<u32, u32>, then: &HashMap<u32, u32>| {
+                now.iter().any(|(key, end)| end == oid && !then.contains_key(key))
+            };
+            let dropped = theirs(&before.foreign_keys, &after.foreign_keys);
+            let added = theirs(&after.foreign_keys, &before.foreign_keys);
+            let scanned = before.stand_ins.get(oid).is_some_and(|(_, was)| scans > was);
+            let lock = match (dropped, added) {
+                (true, _) => Lock::AccessExclusive,
+                (_, true) => Lock::ShareRowExclusive,
+                _ if scanned => Lock::RowShare,
+                _ => continue,
+            };
+            let real_oid = self.partner(real).unwrap_or(0);
+            out.push(Other { table: real.to_string(), oid: real_oid, lock, scanned });
+        }
+        out.sort_by(|a, b| a.table.cmp(&b.table));
+        out
+    }
+
+    fn partner(&self, name: &QualifiedName) -> Option<u32> {
+        let all = self.source.foreign_keys.iter().flat_map(|key| [&key.from, &key.to]);
+        all.into_iter().find(|partner| partner.qualified() == *name).map(|partner| partner.oid)
+    }
+}
+
+/// What the change is tried on.
+struct Ground<'a> {
+    made: &'a Clone,
+    stand_ins: &'a StandIns<'a>,
+}
+
+impl Ground<'_> {
+    /// About the real tables.
+    fn told(&self, gain: observed::Gain) -> observed::Gain {
+        match gain {
+            observed::Gain::ForeignKey { name, definition } => observed::Gain::ForeignKey {
+                name,
+                definition: self.stand_ins.unstaged(&definition),
+            },
+            other => other,
+        }
+    }
+}
+
+impl Moment {
+    fn file(&self, oid: u32) -> Option<u32> {
+        self.files.get(&oid).map(|(_, file, _)| *file)
+    }
+
+    /// By whatever way rows are read: a check of a foreign key may read them in an index's order.
+    fn scans_until(&self, after: &Moment) -> i64 {
+        let was = |oid: &u32| self.files.get(oid).map_or(0, |(.., scans)| *scans);
+        after.files.iter().map(|(oid, (.., scans))| (scans - was(oid)).max(0)).sum()
+    }
+
+    /// Indexes with files that were not there: one that is made anew may take over the file of the old one.
+    fn built_until(&self, after: &Moment, table: u32) -> Vec<String> {
+        let files: Vec<u32> = self.files.values().map(|(_, file, _)| *file).collect();
+        let new = |(oid, (_, file, _)): &(&u32, &(String, u32, i64))| {
+            **oid != table && !files.contains(file)
+        };
+        let mut names: Vec<String> =
+            after.files.iter().filter(new).map(|(_, (name, ..))| name.clone()).collect();
+        names.sort();
+        names
+    }
+}

@@ -1,0 +1,279 @@
+//! The instant way: an ALTER TABLE that changes the catalogs alone, under the cutover's discipline of locks.
+//!
+//! The statement takes a moment, but its lock waits for whoever uses the table, and everybody else behind it.
+//! So it is taken as the swap's: looked first who is in the way; SHARE UPDATE EXCLUSIVE with patience, which
+//! autovacuum yields to and which keeps DDL out, so that what was found out of the change stays true; then the
+//! real one with a short limit, all in one transaction with a deadline that the server enforces
+//! (**Invariant 7**): should the change take longer than was thought, it is undone.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::deadline::Deadline;
+use super::locker::{deadlock_timeout, late, lock_out_ddl, watch};
+use super::look::{self, Obstacle};
+use super::met::Met;
+use super::{Before, Limits, Window, ask, back_off, out_of_patience, outcome};
+use crate::catalog::{self, Table};
+use crate::change::Request;
+use crate::change::trial::{self, Lock, Trial, Way};
+use crate::error::{Error, Kind, Result};
+use crate::failpoint::failpoint;
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Connector, Session};
+use crate::shadow::set_role;
+use crate::telemetry::{Meter, Timed};
+
+/// How often to look whether the hours have come.
+const HOURS_POLL: Duration = Duration::from_secs(1);
+
+/// A change in place.
+pub struct InPlace<'a> {
+    pub connector: &'a Connector,
+    pub table: &'a Table,
+    pub request: &'a Request,
+    pub meter: &'a Meter,
+    pub limits: Limits,
+    /// The hours in which it may be.
+    pub window: Option<&'a Window>,
+    pub before: &'a dyn Before,
+    /// The transaction whose COMMIT was sent.
+    pub sent: &'a Sent,
+}
+
+/// The transaction whose COMMIT was sent, if one was: its outcome has to be asked for where nobody heard the
+/// answer, because the connection broke or the operator stopped the run at that moment.
+#[derive(Default)]
+pub struct Sent(Mutex<Option<(String, Altered)>>);
+
+/// How it went.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Altered {
+    pub attempts: u32,
+    /// From the grant to COMMIT's reply.
+    pub lock_held_ms: f64,
+    /// From the request to COMMIT's reply.
+    pub stall_ms: f64,
+}
+
+impl Sent {
+    fn set(&self, xid: &str, altered: &Altered) {
+        *self.lock() = Some((xid.to_owned(), altered.clone()));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(String, Altered)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of it; None where it was not sent, or rolled back.
+    pub async fn outcome(&self, connector: &Connector) -> Result<Option<Altered>> {
+        let Some((xid, altered)) = self.lock().clone() else { return Ok(None) };
+        let committed = outcome::committed(connector, "outcome", &xid).await?;
+        Ok(committed.then_some(altered))
+    }
+}
+
+impl InPlace<'_> {
+    /// Makes it; tries again until `limits.patience` is over.
+    pub async fn run(&self) -> Result<Altered> {
+        let observer = self.connector.session("observer").await?;
+        let (mut started, mut asked) = (Instant::now(), false);
+        let (mut attempts, mut met) = (0, Met::default());
+        loop {
+            if self.waits_for_its_hours(&observer).await? {
+                (started, asked) = (Instant::now(), false);
+            }
+            if !asked {
+                ask(self.before, self.meter, &self.limits, started).await?;
+                asked = true;
+                // That may have taken its time.
+                continue;
+            }
+            let obstacle = match self.attempt(&observer, &mut attempts).await? {
+                Ok(altered) => return Ok(altered),
+                Err(obstacle) => obstacle,
+            };
+            let is_news = met.again(&obstacle, Instant::now());
+            if started.elapsed() > self.limits.patience {
+                let name = self.table.qualified();
+                return Err(out_of_patience(&self.limits, attempts, &met)
+                    .state(format!("Nothing was changed; {name} is in use as it was")));
+            }
+            if is_news {
+                self.meter.note(format!("the change waits: {}", obstacle.text));
+            }
+            look::wait_for_standbys(&observer).await?;
+            sleep(back_off(attempts)).await;
+        }
+    }
+
+    /// Returns whether it did.
+    async fn waits_for_its_hours(&self, observer: &Session) -> Result<bool> {
+        let Some(window) = self.window else { return Ok(false) };
+        let mut waited = false;
+        while !window.is_open(observer).await? {
+            if !waited {
+                self.meter.note("the change waits for the hours of --cutover-window");
+            }
+            waited = true;
+            sleep(HOURS_POLL).await;
+        }
+        Ok(waited)
+    }
+
+    async fn attempt(
+        &self,
+        observer: &Session,
+        attempts: &mut u32,
+    ) -> Result<Result<Altered, Obstacle>> {
+        let oid = self.table.oid;
+        if let Some(obstacle) = look::long_users(observer, oid, &[], None).await? {
+            return Ok(Err(obstacle));
+        }
+        let session = self.connector.session("alter").await?;
+        let deadlock_timeout = deadlock_timeout(&session).await?;
+        session.batch("BEGIN").await?;
+        let name = self.table.qualified();
+        if let Err(obstacle) = lock_out_ddl(observer, &session, deadlock_timeout, &[&name]).await? {
+            return Ok(Err(obstacle));
+        }
+        let trial = match self.still_instant(&session).await {
+            Ok(trial) => trial,
+            Err(e) if matches!(classify(&e), Class::Late | Class::Transient) => {
+                return Ok(Err(late(&e, None)));
+            }
+            Err(e) => return Err(e),
+        };
+        let others: Vec<u32> = trial.observed.others.iter().map(|other| other.oid).collect();
+        if let Some(obstacle) = look::long_users(observer, oid, &others, None).await? {
+            return Ok(Err(obstacle));
+        }
+        let xid = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text";
+        let xid: String = session.one(xid, &[]).await?.get(0);
+        *attempts += 1;
+        failpoint!("alter ready");
+        let started = Instant::now();
+        let limit = self.limits.lock_timeout.min(deadlock_timeout / 2);
+        let attempt = Attempt { in_place: self, observer, session: &session, started, limit };
+        let done = attempt.under_lock(trial.observed.lock, &xid, *attempts).await;
+        if done.is_err() {
+            session.rollback().await;
+        }
+        self.meter.took(Timed::Stall, started.elapsed());
+        match done {
+            Ok(altered) => Ok(Ok(altered)),
+            Err(Stop::Late(obstacle)) => Ok(Err(obstacle)),
+            Err(Stop::Definite(e)) => Err(e),
+        }
+    }
+
+    /// What was found out may not hold any more: a constraint that proved something may be gone. From here on
+    /// DDL waits.
+    async fn still_instant(&self, session: &Session) -> Result<Trial> {
+        let changed = |what: String| {
+            Error::failed(what)
+                .state("Nothing was changed")
+                .next("Look at the table, and start again")
+        };
+        let name = self.table.qualified();
+        let now = catalog::read(session, self.table.oid).await?;
+        let now = now.filter(|now| now.qualified() == name && now.owner == self.table.owner);
+        let now =
+            now.ok_or_else(|| changed(format!("{name} is another table now than just before")))?;
+        let carried = catalog::carried(session, now.oid).await?;
+        let mut trial = trial::observe_within(session, &now, self.request).await?;
+        trial.keep_what_hangs_on_it(&carried);
+        session.batch(&set_role(Some(&now.owner))).await?;
+        match trial.verdict.way {
+            Way::Instant => Ok(trial),
+            _ => Err(changed(format!(
+                "the change of {name} was instant, and is not any more: {}",
+                trial.verdict.why
+            ))),
+        }
+    }
+}
+
+/// One attempt.
+struct Attempt<'a> {
+    in_place: &'a InPlace<'a>,
+    observer: &'a Session,
+    session: &'a Session,
+    started: Instant,
+    /// From the first request to the last grant.
+    limit: Duration,
+}
+
+enum Stop {
+    Late(Obstacle),
+    Definite(Error),
+}
+
+impl Attempt<'_> {
+    async fn under_lock(&self, lock: Lock, xid: &str, attempts: u32) -> Result<Altered, Stop> {
+        let (InPlace { table, request, .. }, session) = (self.in_place, self.session);
+        let deadline = Deadline::after(self.in_place.limits.max_lock_hold);
+        let name = table.qualified();
+        let ask = format!("LOCK TABLE ONLY {name} IN {} MODE", lock.sql());
+        self.waiting(session.batch(&format!("{}; {ask}", self.limits(deadline)))).await?;
+        let granted = Instant::now();
+        failpoint!("alter locked");
+        // As the operator's own session would understand it.
+        let own = "RESET search_path; SET LOCAL row_security = on";
+        session.batch(own).await.map_err(Stop::of)?;
+        for clauses in &request.alters {
+            session.batch(&self.limits(deadline)).await.map_err(Stop::of)?;
+            let sql = format!("ALTER TABLE {name} {clauses}\n");
+            self.waiting(async { session.execute(&sql, &[]).await.map(drop) }).await?;
+        }
+        failpoint!("altered");
+        if deadline.is_over() {
+            return Err(Stop::Late(Obstacle::new("the deadline was over before COMMIT")));
+        }
+        let ms = |since: Instant| since.elapsed().as_secs_f64() * 1000.0;
+        let told = || Altered { attempts, lock_held_ms: ms(granted), stall_ms: ms(self.started) };
+        self.in_place.sent.set(xid, &told());
+        match session.batch("COMMIT").await {
+            Ok(()) => Ok(told()),
+            Err(e) if e.db().is_some() && !session.is_closed() => Err(Stop::of(e)),
+            Err(_) => match self.in_place.sent.outcome(self.in_place.connector).await {
+                Ok(Some(altered)) => Ok(altered),
+                Ok(None) => Err(Stop::Late(Obstacle::new("the connection broke at COMMIT"))),
+                Err(e) => Err(Stop::Definite(e)),
+            },
+        }
+    }
+
+    /// What is left of the attempt, and of the time to wait for locks.
+    fn limits(&self, deadline: Deadline) -> String {
+        let left = self.limit.saturating_sub(self.started.elapsed()).as_millis().max(1);
+        let settings = deadline.settings(self.session.version());
+        format!("{settings}SET LOCAL lock_timeout = {left}")
+    }
+
+    /// Of a statement that may wait for locks.
+    async fn waiting(&self, work: impl Future<Output = Result<()>>) -> Result<(), Stop> {
+        let (done, who) = watch(self.observer, self.session.pid(), self.limit / 3, work).await;
+        done.map_err(|e| match classify(&e) {
+            Class::Late => Stop::Late(late(&e, who)),
+            _ => Stop::of(e),
+        })
+    }
+}
+
+impl Stop {
+    fn of(e: Error) -> Stop {
+        match classify(&e) {
+            Class::Late | Class::Transient | Class::ConnectionLost => {
+                Stop::Late(Obstacle::new(e.what()))
+            }
+            _ => Stop::Definite(
+                e.with_kind(Kind::Refused)
+                    .context("the change in place is refused")
+                    .state("Nothing was changed"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The instant way: where PostgreSQL changes its catalogs alone, a run makes the change in place, and no copy.
+//!
+//! Nothing of it is put down in schema `pgwraith`: it is one transaction, so there is never anything to go on
+//! with or to undo, and what it did is in the catalogs. A schema would stay behind in databases that never had
+//! a migration.
+
+use serde_json::json;
+
+use super::Phase;
+use super::hooked::{BeforeCutover, Caller};
+use super::run::Run;
+use crate::catalog::{self, Table};
+use crate::change::Request;
+use crate::change::trial::{self, Trial, Way};
+use crate::cutover::{Altered, InPlace, Sent};
+use crate::error::{Error, Kind, Result};
+use crate::hooks::Hook;
+use crate::pg::Session;
+use crate::preflight::{self, Severity, Subject};
+use crate::shadow::Names;
+use crate::telemetry::Sample;
+
+impl Run<'_> {
+    /// Makes the change in place where that is instant; None where it is not, or where it cannot be found
+    /// out: then the copy says what is in the way.
+    pub async fn alter_in_place(&self, request: &Request) -> Result<Option<Altered>> {
+        let Some((table, trial)) = self.supervisor.guard(self.looked_at(request)).await? else {
+            return Ok(None);
+        };
+        if trial.verdict.way != Way::Instant {
+            if trial.verdict.way != Way::ShadowCopy {
+                let way = trial.verdict.way.as_str();
+                self.meter.note(format!(
+                    "the change can be made {way}: {}; `pgwraith plan` says how. This run copies the table",
+                    trial.verdict.why
+                ));
+            }
+            return Ok(None);
+        }
+        if self.settings.postponed || self.settings.paused {
+            return Err(Error::usage("the change is instant: there is nothing to do before it that could be postponed or paused")
+                .state("Nothing was touched")
+                .next("Run it when it is wanted, perhaps with --cutover-window; or copy the table with --force-copy"));
+        }
+        self.meter.note(format!(
+            "the change is instant and made in place: {} (--force-copy copies the table all the same)",
+            trial.verdict.why
+        ));
+        let sent = Sent::default();
+        let done = self.supervisor.guard(self.alter(&table, request, &sent)).await;
+        let done = match done {
+            // It may have been done at that moment.
+            Err(e) if e.kind() == Kind::Stopped => match sent.outcome(self.connector).await {
+                Ok(Some(altered)) => Ok(altered),
+                Ok(None) => Err(e.state("Nothing was changed")),
+                Err(unknown) => Err(unknown),
+            },
+            done => done,
+        };
+        let caller = Caller::of(self);
+        match done {
+            Ok(altered) => {
+                let facts = json!({
+                    "retired": null, "attempts": altered.attempts,
+                    "lock_held_ms": altered.lock_held_ms, "stall_ms": altered.stall_ms,
+                });
+                let _ = caller.call(Hook::AfterCutover, None, facts).await;
+                Ok(Some(altered))
+            }
+            Err(e) => {
+                caller.ended(None, &e).await;
+                Err(e)
+            }
+        }
+    }
+
+    async fn alter(&self, table: &Table, request: &Request, sent: &Sent) -> Result<Altered> {
+        let caller = Caller::of(self);
+        caller.before_start().await?;
+        self.meter.tell(Sample::Phase(Phase::Cutover.as_str()));
+        let before = BeforeCutover { caller, migration: None };
+        let in_place = InPlace {
+            connector: self.connector,
+            table,
+            request,
+            meter: &self.meter,
+            limits: self.settings.cutover,
+            window: self.settings.window.as_ref(),
+            before: &before,
+            sent,
+        };
+        in_place.run().await
+    }
+
+    /// What PostgreSQL would do in place. Where that cannot be found out, the reason is the copy's to tell:
+    /// its own preflight and rehearsal meet it too.
+    pub(super) async fn looked_at(&self, request: &Request) -> Result<Option<(Table, Trial)>> {
+        if request.needs_copy().is_some() {
+            return Ok(None);
+        }
+        let looked = async {
+            let control = self.connector.session("control").await?;
+            let oid = catalog::find(&control, self.table).await?;
+            let Some(table) = catalog::read(&control, oid).await? else { return Ok(None) };
+            let trial = self.tried(&control, &table, request).await?;
+            Ok::<_, Error>(trial.map(|trial| (table, trial)))
+        };
+        match looked.await {
+            Ok(found) => Ok(found),
+            Err(e) => {
+                tracing::debug!("whether the change is instant cannot be found out: {e}");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn tried(
+        &self,
+        control: &Session,
+        table: &Table,
+        request: &Request,
+    ) -> Result<Option<Trial>> {
+        let names = Names::of(&table.qualified());
+        let event_triggers = self.settings.consent.event_triggers;
+        let subject = Subject {
+            connector: self.connector,
+            session: control,
+            table,
+            names: &names,
+            event_triggers,
+            replicas: &self.settings.throttle.replicas,
+        };
+        let findings = preflight::before_a_trial(&subject).await?;
+        if findings.iter().any(|found| found.severity == Severity::Refuse) {
+            return Ok(None);
+        }
+        let mut trial = trial::observe(control, table, request).await?;
+        let carried = catalog::carried(control, table.oid).await?;
+        trial.keep_what_hangs_on_it(&carried);
+        Ok(Some(trial))
+    }
+}

@@ -1,0 +1,211 @@
+//! What would be done, before anything is: the ways of a change, the recommended one, every statement and lock.
+//!
+//! Everything is found out in transactions that are rolled back, and on tables that nobody else sees; no
+//! schema, slot or publication is made.
+
+mod clients;
+mod estimate;
+mod statements;
+
+use super::prepare;
+use super::rehearsal::table;
+use crate::catalog::{self, Table};
+use crate::change::trial::{self, Trial, Way};
+use crate::change::{self, Request};
+use crate::cutover;
+use crate::error::{Error, Kind, Result};
+use crate::pg::{Connector, Session};
+use crate::preflight::{self, EventTriggers, Finding, Severity, Subject};
+use crate::shadow::Names;
+pub use estimate::{Estimate, Size};
+
+/// The statements name the migration, whose number is not known yet.
+const NO_MIGRATION: i64 = 0;
+
+/// What would be done.
+#[derive(Debug, serde::Serialize)]
+pub struct Planned {
+    pub table: String,
+    pub size: Size,
+    pub way: Way,
+    pub why: String,
+    /// What PostgreSQL would do in place; None where it was not asked.
+    pub in_place: Option<Trial>,
+    /// Why it was not.
+    pub not_in_place: Option<String>,
+    /// None where that is refused.
+    pub copy: Option<CopyWay>,
+    /// Everything that refuses the copy.
+    pub refused: Vec<String>,
+    /// What else preflight has to say, of the copy.
+    pub notes: Vec<String>,
+    pub clients: Vec<String>,
+}
+
+/// The copy.
+#[derive(Debug, serde::Serialize)]
+pub struct CopyWay {
+    pub shadow: String,
+    pub retired: String,
+    pub phases: Vec<PhaseSql>,
+    /// Statements that take the cutover's locks, in their order; all of them keep out reads and writes.
+    pub locks: Vec<String>,
+    /// What follows the table, by kind and name.
+    pub follows: Vec<String>,
+    pub estimate: Estimate,
+}
+
+/// What one phase executes.
+#[derive(Debug, serde::Serialize)]
+pub struct PhaseSql {
+    pub phase: &'static str,
+    pub note: String,
+    pub sql: Vec<String>,
+}
+
+impl Planned {
+    /// Finds it out. Errors are of the request, or of the connection; what stands in the way of a way is part
+    /// of the plan.
+    pub async fn of(
+        connector: &Connector,
+        typed: &str,
+        request: &Request,
+        event_triggers: EventTriggers,
+    ) -> Result<Planned> {
+        let session = connector.session("plan").await?;
+        let oid = catalog::find(&session, typed).await?;
+        let gone = || Error::usage(format!("{typed} is not there any more"));
+        let source = catalog::read(&session, oid).await?.ok_or_else(gone)?;
+        let names = Names::of(&source.qualified());
+        let subject = Subject {
+            connector,
+            session: &session,
+            table: &source,
+            names: &names,
+            event_triggers,
+            replicas: &[],
+        };
+        Planning { session: &session, source: &source, names: &names, request, subject }.all().await
+    }
+
+    /// Whether the way that is recommended is open.
+    pub fn is_open(&self) -> bool {
+        self.way != Way::ShadowCopy || self.refused.is_empty()
+    }
+}
+
+struct Planning<'a> {
+    session: &'a Session,
+    source: &'a Table,
+    names: &'a Names,
+    request: &'a Request,
+    subject: Subject<'a>,
+}
+
+impl Planning<'_> {
+    async fn all(&self) -> Result<Planned> {
+        let source = self.source;
+        let in_place = self.in_place().await?;
+        let findings = preflight::run(&self.subject).await?;
+        let refuses = |f: &&Finding| f.severity == Severity::Refuse;
+        let mut refused: Vec<String> =
+            findings.iter().filter(refuses).map(Finding::to_string).collect();
+        let mut notes: Vec<String> =
+            findings.iter().filter(|f| !refuses(f)).map(Finding::to_string).collect();
+        let mut clients = Vec::new();
+        let mut copy = None;
+        // Rehearsed too, where nothing forbids that: everything is told at once.
+        let size = self.size().await?;
+        if source.kind == 'r' && !fires_event_triggers(&findings) {
+            match self.copy(&size, &mut notes).await {
+                Ok((way, plan)) => {
+                    let by_copy =
+                        !matches!(&in_place, Ok(trial) if trial.verdict.way == Way::Instant);
+                    clients = clients::advice(source, &plan.target, &plan.carried, by_copy);
+                    copy = Some(way);
+                }
+                Err(e) if e.is_connection_lost() => return Err(e),
+                // Where nothing else can be done either, it is the request that is wrong.
+                Err(e) if e.kind() == Kind::Usage && in_place.is_err() => return Err(e),
+                Err(e) => refused.push(format!("{e}.")),
+            }
+        }
+        let copy = copy.filter(|_| refused.is_empty());
+        let (way, why) = match &in_place {
+            Ok(trial) => (trial.verdict.way, trial.verdict.why.clone()),
+            Err(why) => (Way::ShadowCopy, why.clone()),
+        };
+        let (in_place, not_in_place) = match in_place {
+            Ok(trial) => (Some(trial), None),
+            Err(why) => (None, Some(why)),
+        };
+        let table = source.qualified().to_string();
+        Ok(Planned { table, size, way, why, in_place, not_in_place, copy, refused, notes, clients })
+    }
+
+    /// What PostgreSQL would do, or why it cannot be asked.
+    async fn in_place(&self) -> Result<Result<Trial, String>> {
+        if let Some(why) = self.request.needs_copy() {
+            return Ok(Err(why.into()));
+        }
+        let findings = preflight::before_a_trial(&self.subject).await?;
+        let refusal = findings.iter().find(|f| f.severity == Severity::Refuse);
+        if let Some(refusal) = refusal {
+            return Ok(Err(format!(
+                "PostgreSQL was not asked what it would do in place: {refusal}"
+            )));
+        }
+        match trial::observe(self.session, self.source, self.request).await {
+            Ok(mut trial) => {
+                let carried = catalog::carried(self.session, self.source.oid).await?;
+                trial.keep_what_hangs_on_it(&carried);
+                Ok(Ok(trial))
+            }
+            Err(e) if e.kind() == Kind::Refused => Ok(Err(e.what().to_owned())),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn size(&self) -> Result<Size> {
+        let source = self.source;
+        let index = || source.indexes.iter().map(|index| index.bytes);
+        let rows = match source.kind {
+            'r' => table::rows(self.session, source).await?,
+            _ => source.estimated_rows.max(0.0),
+        };
+        Ok(Size {
+            rows,
+            table_bytes: source.heap_bytes,
+            index_bytes: index().sum(),
+            largest_index_bytes: index().max().unwrap_or(0),
+        })
+    }
+
+    async fn copy(&self, size: &Size, notes: &mut Vec<String>) -> Result<(CopyWay, change::Plan)> {
+        let (session, source, names) = (self.session, self.source, self.names);
+        let plan = change::rehearse(session, source, self.request).await?;
+        preflight::refuse_taken(session, source, names, &plan.target).await?;
+        let flow =
+            prepare::describe_flow(session, NO_MIGRATION, source, plan.clone(), names).await?;
+        notes.extend(table::out_of_order(session, source, &flow).await?);
+        let phases = statements::statements(session, source, &plan, &flow, names).await?;
+        let follows = plan.carried.iter().map(|c| format!("{} {}", c.kind, c.name));
+        let keys = source.foreign_keys.iter().map(|k| {
+            format!("foreign key {:?} from {} to {}", k.name, k.from.qualified(), k.to.qualified())
+        });
+        let way = CopyWay {
+            shadow: names.shadow.to_string(),
+            retired: names.retired.to_string(),
+            phases,
+            locks: cutover::lock_statements(&names.shadow, source, &plan.target, &plan.carried),
+            follows: follows.chain(keys).collect(),
+            estimate: Estimate::of(size),
+        };
+        Ok((way, plan))
+    }
+}
+
+/// What is tried is DDL too.
+fn fires_event_triggers(findings: &[Finding]) -> bool {
+    findings.iter().any(|f| f.check == "event_triggers" && f.severity == Severity::Refuse)
+}
