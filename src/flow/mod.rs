@@ -12,6 +12,7 @@
 pub mod blame;
 pub mod capture;
 pub mod chunk;
+mod clash;
 pub mod compare;
 pub mod copy;
 pub mod differ;

@@ -55,8 +55,8 @@ enum Way {
 
 /// What became of a batch.
 enum Part {
-    /// Committed at this snapshot, but for these keys.
-    Synced(Snapshot, HashSet<Key>),
+    /// Committed this way at this snapshot, but for these keys.
+    Synced(Way, Snapshot, HashSet<Key>),
     /// A passing reason: a deadlock, say.
     Disturbed,
 }
@@ -217,10 +217,11 @@ impl Syncer {
     /// Syncs one batch; keys that clash stay dirty. Returns how many keys were cleared.
     async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
         match self.sync_batch(tracker, &batch).await? {
-            Part::Synced(snapshot, unsynced) => {
+            Part::Synced(way, snapshot, unsynced) => {
                 let cleared = tracker.dirty().finish_but(batch, &snapshot, &unsynced);
                 tracker.freed.notify_one();
-                tracker.expect_clash(!unsynced.is_empty());
+                // A batch that was cleared because of one row comes in only by an upsert.
+                tracker.expect_clash(!unsynced.is_empty() && way != Way::Clear);
                 if cleared == 0 && !unsynced.is_empty() {
                     // What they wait for may be stored, or in the stream behind a full memory.
                     tracker.clashed();
@@ -242,7 +243,7 @@ impl Syncer {
         let skipped = usize::from(tracker.expects_clash());
         for way in [Way::Upsert, Way::ReplaceWhatFits, Way::Clear].into_iter().skip(skipped) {
             let error = match self.try_sync(batch, way).await {
-                Ok((snapshot, unsynced)) => return Ok(Part::Synced(snapshot, unsynced)),
+                Ok((snapshot, unsynced)) => return Ok(Part::Synced(way, snapshot, unsynced)),
                 Err(e) if self.session.is_closed() => return Err(e),
                 Err(e) => e,
             };
@@ -321,10 +322,15 @@ impl Syncer {
         };
         let keys: Vec<&Key> = batch.keys().collect();
         self.writer.as_owner(&self.session).await?;
-        if let Err(e) = self.statements.apply_all(&self.session, &self.flow, &keys).await {
+        let applied = async {
+            self.statements.apply_all(&self.session, &self.flow, &keys).await?;
+            // A constraint that is looked at by COMMIT alone would say so too late to be understood.
+            self.session.batch("SET CONSTRAINTS ALL IMMEDIATE").await
+        };
+        if let Err(e) = applied.await {
             self.session.rollback().await;
             let error = match classify(&e) {
-                Class::Duplicate => self.duplicate(&batch, e).await,
+                Class::Duplicate => self.duplicate(&keys, e).await,
                 Class::RowsDoNotFit => self.rows_do_not_fit(&batch, e).await,
                 _ => e.context("applying all changes at one snapshot"),
             };
@@ -351,20 +357,43 @@ impl Syncer {
         .next("Correct the data or the change (USING, --map, a default), then start again")
     }
 
-    async fn duplicate(&self, batch: &Batch, error: Error) -> Error {
-        let culprit = match self.culprit(batch).await {
-            Some(key) => format!(" by the row with key {key}"),
-            None => String::new(),
-        };
-        duplicate(&culprit, &error)
+    async fn duplicate(&self, keys: &[&Key], error: Error) -> Error {
+        let found = self.find_duplicate(keys).await;
+        self.session.rollback().await;
+        match found {
+            Ok(Some((key, error))) => {
+                let key = self.describe(key).await.map(|key| format!(" by the row with key {key}"));
+                duplicate(&key.unwrap_or_default(), &error)
+            }
+            _ => duplicate("", &error),
+        }
     }
 
-    /// Tries the keys one by one; the first that fails, as text.
+    /// The first of these keys whose row clashes with one that is not among them, or with one before it; all
+    /// others hold what the captured relation does. Nothing of that is kept.
+    async fn find_duplicate<'k>(&self, keys: &[&'k Key]) -> Result<Option<(&'k Key, Error)>> {
+        let (session, flow) = (&self.session, &self.flow);
+        self.writer.begin(session, Isolation::RepeatableRead).await?;
+        self.writer.as_owner(session).await?;
+        session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        self.statements.apply(session, flow, keys, Way::Clear).await?;
+        for key in keys {
+            session.batch("SAVEPOINT one").await?;
+            match self.statements.apply(session, flow, &[key], Way::Upsert).await {
+                Err(e) if classify(&e) == Class::Duplicate => return Ok(Some((key, e))),
+                done => done?,
+            }
+            session.batch("RELEASE SAVEPOINT one").await?;
+        }
+        Ok(None)
+    }
+
+    /// Tries the keys one by one; the first that does not fit, as text.
     async fn culprit(&self, batch: &Batch) -> Option<String> {
         for key in batch.keys() {
             let tried = self.try_one(key).await;
             self.session.rollback().await;
-            if tried.is_err() {
+            if tried.is_err_and(|e| classify(&e) == Class::RowsDoNotFit) {
                 return self.describe(key).await.ok();
             }
         }
@@ -400,7 +429,7 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
 }
 
 /// Whether `ON CONFLICT DO NOTHING` was refused because of a deferrable constraint.
-fn has_deferrable_arbiter(error: &Error) -> bool {
+pub(super) fn has_deferrable_arbiter(error: &Error) -> bool {
     error.sqlstate() == Some("55000")
 }
 

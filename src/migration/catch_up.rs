@@ -42,31 +42,43 @@ pub(super) async fn start(
     Ok(tasks)
 }
 
-/// Waits until what was committed up to now is in, and few keys are left to sync.
+/// Waits until what was committed up to now is in, and few keys are left to sync. Those that were tried in
+/// vain are not waited for: where the data has duplicates they stay, and a full sync says so.
 pub(super) async fn drain(context: &Context) -> Result<()> {
     context.fence.pass(FENCE_LIMIT).await?;
     let mut arrivals = context.tracker.arrivals();
     let started = Instant::now();
     let mut told = false;
     loop {
-        let (backlog, on_disk) = {
+        let (backlog, in_vain, on_disk) = {
             let dirty = context.tracker.dirty();
-            (dirty.backlog(), dirty.on_disk())
+            (dirty.backlog(), dirty.in_vain(), dirty.on_disk())
         };
-        if backlog <= FEW && on_disk == 0 {
+        if backlog - in_vain <= FEW && on_disk == 0 {
             return Ok(());
         }
         if !told && started.elapsed() > PATIENCE {
             told = true;
             context.meter.note(format!(
-                "{backlog} changed keys are still waiting: the application changes rows about as \
-                 fast as they can be applied; more --workers may help"
+                "{backlog} changed keys are still waiting{}: the application changes rows about as \
+                 fast as they can be applied; more --workers may help",
+                clashing(in_vain)
             ));
         }
         if started.elapsed() > PATIENCE * 240 {
-            return Err(Error::failed("the shadow does not catch up with the changes")
+            let what = "the shadow does not catch up with the changes";
+            return Err(Error::failed(format!("{what}: {backlog} keys wait{}", clashing(in_vain)))
                 .next("Start again with more --workers, or at a calmer time"));
         }
         let _ = timeout(Duration::from_millis(50), arrivals.changed()).await;
+    }
+}
+
+fn clashing(keys: u64) -> String {
+    match keys {
+        0 => String::new(),
+        keys => format!(
+            ", {keys} of them for a value that another row has in a unique index (or the data has duplicates)"
+        ),
     }
 }

@@ -78,6 +78,7 @@ pub(super) fn copier(
         flow: Arc::clone(&context.flow),
         writer: context.writer.clone(),
         door: context.door.clone(),
+        tracker: Arc::clone(&context.tracker),
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
         covered,

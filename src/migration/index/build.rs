@@ -51,6 +51,19 @@ pub(super) async fn all(
     Ok(began.elapsed())
 }
 
+/// The same on an empty table, where there is nothing to choose.
+pub(super) async fn on_empty(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &[Planned],
+) -> Result<()> {
+    let missing = present::missing(context, plans).await?;
+    let builds: Vec<_> =
+        missing.build.iter().map(|p| Build { plan: &p.plan, way: Way::Plain }).collect();
+    build_some(context, settings, 1, &builds).await?;
+    attach_all(context, &missing.attach).await
+}
+
 /// Chooses how each index is built, by what the slot may hold back.
 async fn choose<'a>(
     context: &Context,

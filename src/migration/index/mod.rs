@@ -5,6 +5,10 @@
 //! Indexes that are not unique cannot clash and need no such point. Building them at once uses the
 //! time in which the stream still skips through the copy's own WAL (measured: a quarter of the phase).
 //!
+//! Where the indexes were to be there before the copy, they are built on the empty shadow (`build_on_empty`) and
+//! found there by this phase. What is left of it is that point: it alone tells duplicates of the data from
+//! values that wandered while rows were copied.
+//!
 //! The phase may be entered again after a crash at any instant: what is there already is found by
 //! looking at the shadow ([`present`]), never remembered.
 
@@ -19,6 +23,7 @@ use std::time::Duration;
 
 use crate::catalog::Table;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::Alone;
 use crate::pg::Session;
@@ -119,6 +124,21 @@ fn largest_first(all: &mut [Planned], source: &Table) {
         same.map_or(i64::MAX, |i| i.bytes)
     };
     all.sort_by_key(|planned| std::cmp::Reverse(bytes(planned)));
+}
+
+/// Builds all of them on the empty shadow, where that takes no time and the slot waits for nothing: the copy
+/// fills them. Nobody else writes to the shadow yet, but a TRUNCATE may be followed.
+pub(super) async fn build_on_empty(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &Plans,
+) -> Result<()> {
+    let _alone = context.door.alone().await;
+    for plans in [&plans.first, &plans.unique] {
+        build::on_empty(context, settings, plans).await?;
+    }
+    failpoint!("indexes made");
+    Ok(())
 }
 
 /// Builds the key's index and those that are not unique. Nothing writes to the shadow yet, also where
