@@ -1,6 +1,8 @@
 //! `--index-build before`: the copy fills the indexes, and a value that wanders between rows meanwhile clashes
 //! in one of them, which says nothing of the data.
 
+use serde_json::Value;
+
 use crate::definition::assert_same;
 use crate::harness::{self, Background, Failpoint, Output, leftovers};
 use crate::scene::{SOON, Shop, exec, shop};
@@ -53,7 +55,7 @@ fn arguments(shop: &Shop, change: &[&str]) -> Vec<String> {
 }
 
 /// Lets the values wander in the fifth range.
-async fn wander(shop: &Shop, run: &mut Background, gate: &Failpoint) {
+async fn wander(shop: &Shop, run: &mut Background, gate: Failpoint) {
     gate.wait_for_somebody().await;
     run.expect_running();
     exec(&shop.session().await, WANDERING).await;
@@ -80,7 +82,7 @@ async fn a_value_that_wandered_between_two_ranges_is_no_duplicate() {
         let fifth = Failpoint::closed(shop.session().await, FIFTH).await;
         let last = Failpoint::closed(shop.session().await, LAST).await;
         let mut run = Background::start(arguments(&shop, &["--rebuild"]));
-        wander(&shop, &mut run, &fifth).await;
+        wander(&shop, &mut run, fifth).await;
         last.wait_for_somebody().await;
         // The row that clashed is not there, and its key is put down; the rest of its range is there if it may.
         let left_out = "SELECT count(*) FROM pgwraith.dirty WHERE xid = '2'";
@@ -159,7 +161,7 @@ async fn a_row_that_does_not_fit_is_named_though_others_clash() {
         let fifth = Failpoint::closed(shop.session().await, FIFTH).await;
         let change = arguments(&shop, &["--alter", "ALTER COLUMN w SET NOT NULL"]);
         let mut run = Background::start(change);
-        wander(&shop, &mut run, &fifth).await;
+        wander(&shop, &mut run, fifth).await;
         let output = run.finish(SOON).await.expect_code(4);
         assert!(
             output.stderr.contains("the row with key id = 880 does not fit"),
@@ -250,4 +252,69 @@ async fn a_rehearsal_forecasts_a_copy_that_fills_the_indexes() {
     assert!(output.json()["forecast"]["slot_bytes"].is_null(), "{output}");
     shop.exec("DROP SCHEMA IF EXISTS pgwraith CASCADE").await;
     assert_eq!(leftovers(&shop.client).await, [] as [&str; 0]);
+}
+
+/// What nothing slows down is told before it begins, and kept with the migration's events.
+#[tokio::test]
+async fn builds_and_vacuum_are_announced_with_time_and_log() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE INDEX plain ON t (v); \
+         INSERT INTO t SELECT i, repeat(md5(i::text), 5) FROM generate_series(1, 20000) i",
+    )
+    .await;
+    let mut arguments = shop.arguments("t", &["--rebuild"]);
+    arguments.extend(["--log-format", "json"].map(str::to_owned));
+    let output = harness::run(arguments).await.expect_code(0);
+    let lines = output.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let told: Vec<Value> = lines.filter(|line| line["event"] == "announced").collect();
+    let what: Vec<&str> = told.iter().filter_map(|line| line["what"].as_str()).collect();
+    assert_eq!(what, ["index plain", "index t_pkey", "VACUUM (ANALYZE) of \"public\".\"t_v2\""]);
+    for line in &told {
+        assert_eq!(line["phase"], "index", "{line}");
+        assert!(line["seconds"].as_f64().is_some_and(|s| (0.0..60.0).contains(&s)), "{line}");
+        assert!(line["wal_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{line}");
+    }
+    let size = "SELECT pg_relation_size('plain')";
+    let about = told[0]["wal_bytes"].as_f64().unwrap() / shop.value::<i64>(size).await as f64;
+    assert!((0.5..2.0).contains(&about), "{about}: {told:?}");
+    let kept = "SELECT count(*) FROM pgwraith.event WHERE what = 'announced' AND detail LIKE '%it cannot be paused'";
+    assert_eq!(shop.value::<i64>(kept).await, 3);
+}
+
+/// Whoever asks in the middle of the copy knows what comes; in the middle of a build, that a pause is of no use.
+#[tokio::test]
+async fn status_says_what_comes_and_that_a_build_goes_on() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE FUNCTION public.gated(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN \
+           PERFORM pg_catalog.pg_advisory_xact_lock_shared(77); RETURN n; END $$; \
+         CREATE TABLE t (id int PRIMARY KEY, n int); CREATE INDEX gated ON t (public.gated(n)); \
+         INSERT INTO t SELECT i, i FROM generate_series(1, 1000) i",
+    )
+    .await;
+    harness::make_state(&shop.dsn, &shop.client).await;
+    let chunk = Failpoint::at_chunk(&shop.client, shop.session().await, LAST).await;
+    let gate = Failpoint::closed(shop.session().await, 77).await;
+    let says = async |text: &str| {
+        let said = std::cell::RefCell::new(String::new());
+        let holds = async || {
+            *said.borrow_mut() = harness::run(["status", "t", "-d", &shop.dsn]).await.stdout;
+            said.borrow().contains(text)
+        };
+        harness::wait_until(text, SOON, holds).await;
+        said.into_inner()
+    };
+    let change: Vec<&str> = ["--rebuild"].iter().chain(&SLOW[2..]).copied().collect();
+    let run = Background::start(shop.arguments("t", &change));
+    chunk.wait_for_somebody().await;
+    let told = says("next: index about ").await;
+    assert!(told.contains(" s (cannot pause, about ") && told.contains("verify about "), "{told}");
+    chunk.open().await;
+    gate.wait_for_somebody().await;
+    harness::run(["set", "t", "-d", &shop.dsn, "pause=on"]).await.expect_code(0);
+    says("paused by the operator; but what is being built goes on, and cannot be paused").await;
+    harness::run(["set", "t", "-d", &shop.dsn, "pause=off"]).await.expect_code(0);
+    gate.open().await;
+    run.finish(SOON).await.expect_code(0);
 }

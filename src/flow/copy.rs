@@ -43,8 +43,31 @@ pub struct Copier {
     pub covered: CancellationToken,
     /// What a range should take from now on.
     pub aim: Aim,
+    /// What was done is added up here.
+    pub worked: Arc<Worked>,
     /// What the rows that do not fit are told to; without it the first of them ends the copy.
     pub misfits: Option<Misfits>,
+}
+
+/// What workers did, and the time it took them, without that in which they rested.
+#[derive(Debug, Default)]
+pub struct Worked {
+    wal: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl Worked {
+    fn add(&self, wal: u64, took: Duration) {
+        self.wal.fetch_add(wal, Ordering::Relaxed);
+        self.micros.fetch_add(micros(took), Ordering::Relaxed);
+    }
+
+    /// Bytes of WAL that were written in a second of one worker's time; None where nothing was done.
+    pub fn wal_per_second(&self) -> Option<u64> {
+        let seconds = self.micros.load(Ordering::Relaxed) as f64 / 1e6;
+        let rate = (self.wal.load(Ordering::Relaxed) as f64 / seconds) as u64;
+        (seconds > 0.0 && rate > 0).then_some(rate)
+    }
 }
 
 /// What a range should take, set from anywhere without waiting: whoever holds the planner may be waiting for
@@ -170,6 +193,7 @@ impl Copier {
         failpoint!("chunk committed");
         let took = started.elapsed();
         let wal = wal_after.bytes_since(wal_before);
+        self.worked.add(wal, took);
         self.planner.lock().await.pace.learn(rows as i64, took, wal);
         Ok(Copied { number: range.number, rows, took })
     }

@@ -79,6 +79,7 @@ pub(super) fn copier(
         writer: context.writer.clone(),
         door: context.door.clone(),
         tracker: Arc::clone(&context.tracker),
+        worked: Arc::clone(&context.worked),
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
         covered,

@@ -12,6 +12,7 @@
 //! The phase may be entered again after a crash at any instant: what is there already is found by
 //! looking at the shadow ([`present`]), never remembered.
 
+mod announce;
 mod build;
 mod duplicates;
 mod present;
@@ -32,8 +33,9 @@ use crate::shadow::{self, IndexPlan, TemporaryNames};
 use super::catch_up;
 use super::context::Context;
 use super::prepare::shadow_settings;
+use announce::Announcer;
 use size::Extent;
-pub(super) use size::wal_end;
+pub(super) use size::{build_seconds, wal_end};
 
 /// How indexes are built.
 #[derive(Debug, Clone)]
@@ -207,7 +209,11 @@ pub(super) async fn vacuum(
     session.set_role(&context.writer.owner).await?;
     // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.
     session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
+    let told = context.session("forecast").await?;
+    let announcer = Announcer::new(context, &told).await?;
     for relation in &context.flow.target.relations {
+        announcer.vacuum(&told, relation).await?;
+        let _unthrottled = context.unthrottled.begin();
         session.batch(&format!("VACUUM (ANALYZE) {relation}")).await?;
     }
     Ok(())
