@@ -32,7 +32,7 @@ const MEASURED: Duration = Duration::from_secs(2);
 /// second. No bound, unlike what is predicted for the slot below.
 pub(in crate::migration) fn build_seconds(read: u64, written: u64, rate: u64) -> Duration {
     let bytes = (read / READS_FASTER).saturating_add(written);
-    Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64)
+    Duration::try_from_secs_f64(bytes as f64 / rate.max(1) as f64).unwrap_or(Duration::MAX)
 }
 
 /// What is known of an index's size before it is built.
