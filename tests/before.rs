@@ -151,6 +151,21 @@ async fn many_duplicates_are_not_waited_for() {
     assert!(output.stderr.contains("the data violates"), "{output}");
 }
 
+/// And more than memory holds, which no full sync gets to see.
+#[tokio::test]
+async fn duplicates_that_memory_does_not_hold_are_told_too() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int PRIMARY KEY, v int); \
+         INSERT INTO t SELECT i, i % 300 FROM generate_series(1, 600) i",
+    )
+    .await;
+    let change = ["--alter", "ADD CONSTRAINT one UNIQUE (v)", "--max-keys-in-memory", "10"];
+    let change: Vec<&str> = change.iter().chain(&SLOW).copied().collect();
+    let output = shop.run("t", &change).await.expect_code(4);
+    assert!(output.stderr.contains("by the row with key id = "), "{output}");
+}
+
 #[tokio::test]
 async fn a_row_that_does_not_fit_is_named_though_others_clash() {
     let mut shop = shop().await;

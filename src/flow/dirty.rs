@@ -420,6 +420,13 @@ impl DirtySet {
         self.in_vain as u64
     }
 
+    /// Every key of memory, those that were tried in vain first; None while a TRUNCATE waits.
+    pub(super) fn in_memory_keys(&self) -> Option<Vec<Key>> {
+        let mut all: Vec<_> = self.entries.iter().collect();
+        all.sort_by_key(|(_, entry)| !entry.in_vain);
+        self.barrier.is_none().then(|| all.into_iter().map(|(key, _)| key.clone()).collect())
+    }
+
     /// Keys cleared so far.
     pub fn synced(&self) -> u64 {
         self.synced

@@ -19,6 +19,7 @@ pub mod differ;
 pub mod dirty;
 #[cfg(test)]
 mod dirty_tests;
+mod duplicate;
 pub mod keeper;
 pub mod key;
 mod landmarks;

@@ -41,7 +41,7 @@ pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = 
 
 /// How a set of keys is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Delete what is gone, write the rest where it differs.
     Upsert,
     /// Delete every row of the set, then insert: values that wander between rows do not clash.
@@ -63,10 +63,10 @@ enum Part {
 
 /// Writes key sets of one flow in one session.
 pub struct Syncer {
-    session: Session,
-    flow: Arc<Flow>,
-    writer: Writer,
-    statements: Statements,
+    pub(super) session: Session,
+    pub(super) flow: Arc<Flow>,
+    pub(super) writer: Writer,
+    pub(super) statements: Statements,
 }
 
 /// The flow's statements, prepared in one session.
@@ -103,7 +103,13 @@ impl Statements {
     }
 
     /// Syncs `keys` in the open transaction; every deletion goes before the first insertion.
-    async fn apply(&self, session: &Session, flow: &Flow, keys: &[&Key], way: Way) -> Result<()> {
+    pub(super) async fn apply(
+        &self,
+        session: &Session,
+        flow: &Flow,
+        keys: &[&Key],
+        way: Way,
+    ) -> Result<()> {
         let statements: &[&Statement] = match way {
             Way::Upsert => &[&self.delete_gone, &self.upsert],
             Way::Replace => &[&self.delete_all, &self.insert],
@@ -357,37 +363,6 @@ impl Syncer {
         .next("Correct the data or the change (USING, --map, a default), then start again")
     }
 
-    async fn duplicate(&self, keys: &[&Key], error: Error) -> Error {
-        let found = self.find_duplicate(keys).await;
-        self.session.rollback().await;
-        match found {
-            Ok(Some((key, error))) => {
-                let key = self.describe(key).await.map(|key| format!(" by the row with key {key}"));
-                duplicate(&key.unwrap_or_default(), &error)
-            }
-            _ => duplicate("", &error),
-        }
-    }
-
-    /// The first of these keys whose row clashes with one that is not among them, or with one before it; all
-    /// others hold what the captured relation does. Nothing of that is kept.
-    async fn find_duplicate<'k>(&self, keys: &[&'k Key]) -> Result<Option<(&'k Key, Error)>> {
-        let (session, flow) = (&self.session, &self.flow);
-        self.writer.begin(session, Isolation::RepeatableRead).await?;
-        self.writer.as_owner(session).await?;
-        session.batch("SET CONSTRAINTS ALL IMMEDIATE").await?;
-        self.statements.apply(session, flow, keys, Way::Clear).await?;
-        for key in keys {
-            session.batch("SAVEPOINT one").await?;
-            match self.statements.apply(session, flow, &[key], Way::Upsert).await {
-                Err(e) if classify(&e) == Class::Duplicate => return Ok(Some((key, e))),
-                done => done?,
-            }
-            session.batch("RELEASE SAVEPOINT one").await?;
-        }
-        Ok(None)
-    }
-
     /// Tries the keys one by one; the first that does not fit, as text.
     async fn culprit(&self, batch: &Batch) -> Option<String> {
         for key in batch.keys() {
@@ -412,7 +387,7 @@ impl Syncer {
 }
 
 /// A fence that a snapshot of ours waits for may take so long.
-const SNAPSHOT_FENCE_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const SNAPSHOT_FENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A fence that takes longer than this means that decoding is in trouble.
 pub const FENCE_LIMIT: Duration = Duration::from_secs(300);
@@ -431,16 +406,4 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
 /// Whether `ON CONFLICT DO NOTHING` was refused because of a deferrable constraint.
 pub(super) fn has_deferrable_arbiter(error: &Error) -> bool {
     error.sqlstate() == Some("55000")
-}
-
-/// The data violates a unique index of the new table.
-fn duplicate(culprit: &str, error: &Error) -> Error {
-    Error::new(
-        Kind::DataDiffers,
-        format!(
-            "the data violates a unique constraint of the new table{culprit}. {}",
-            error.what()
-        ),
-    )
-    .next("Remove the duplicates or leave the constraint out, then start again")
 }
