@@ -50,6 +50,18 @@ pub const ALL: &[&str] = &[
 pub const OF_RECOVERY: &[&str] =
     &["epoch raised", "marked unproven", "lost slot dropped", "slot made", "slot recorded"];
 
+/// Those that a run comes by where its indexes are there before the copy, and rows clash in them.
+#[cfg(feature = "failpoints")]
+pub const OF_INDEXES_BEFORE: &[&str] = &[
+    "shadow made",
+    "index built",
+    "index attached",
+    "indexes made",
+    "clash stored",
+    "clash committed",
+    "full sync committed",
+];
+
 /// Those that a run comes by where memory holds fewer keys than change.
 #[cfg(feature = "failpoints")]
 pub const OF_SPILLING: &[&str] = &["keys ready", "keys stored", "keys loaded"];

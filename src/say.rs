@@ -94,9 +94,29 @@ pub(crate) fn bytes(n: i64) -> String {
     format!("{value:.digits$} {}", units[unit])
 }
 
+/// `4 min 10 s`
+pub(crate) fn time(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1} s"),
+        10..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_for_people() {
+        for (n, text) in
+            [(0.04, "0.0 s"), (9.96, "10 s"), (61.2, "1 min 1 s"), (90_000.0, "25 h 0 min")]
+        {
+            assert_eq!(time(n), text);
+        }
+    }
 
     #[test]
     fn numbers_are_for_people() {

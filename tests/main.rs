@@ -2,6 +2,7 @@
 
 mod after_swap;
 mod bad_input;
+mod before;
 mod carried;
 mod cases;
 mod changes;

@@ -39,7 +39,7 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
         "we hold: slot pgwraith_",
         "no lock that anybody waits for on public.orders",
         "disk: the new table has 8.0 kB now, at the end about ",
-        "next: index (cannot pause, about ",
+        "next: index, for how long is unknown (cannot pause, about ",
         ", then verify, then swaps",
         "pause: pgwraith set public.orders pause=off    abort: pgwraith abort public.orders",
     ] {

@@ -33,6 +33,10 @@ pub struct Request {
     pub keep: Option<String>,
     /// Columns that come first, in this order.
     pub column_order: Vec<String>,
+    /// Indexes are made on the empty table, before the copy. Of the migration, not one of its limits: ranges
+    /// that were copied without them leave the long build that this is to avoid, and an index that is built
+    /// over ranges of different moments refuses values that are no duplicates.
+    pub indexes_before: bool,
 }
 
 impl Request {

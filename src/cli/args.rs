@@ -107,9 +107,20 @@ pub struct ChangeArgs {
     /// Agree that rows for which --where is not true are left behind in the old table
     #[arg(long)]
     pub yes: bool,
+    /// Build indexes after the copy, at full speed; or have them there before it, so that the copy, slower but
+    /// held back where standbys lag, fills them. Not to be changed later on [default: after]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub index_build: Option<IndexBuild>,
     /// Start although event triggers fire on the statements of the run
     #[arg(long)]
     pub allow_event_triggers: bool,
+}
+
+/// When indexes are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum IndexBuild {
+    After,
+    Before,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use crate::hooks::Hooks;
 use crate::migration::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor};
 use crate::pg::shell_word;
 use crate::say;
-use crate::say::bytes;
+use crate::say::{bytes, time};
 use crate::telemetry::{Show, Telemetry, thousands};
 
 /// So long rows are copied where nothing else is said.
@@ -215,29 +215,4 @@ fn lock(seen: &Seen) -> Vec<String> {
 /// Of an estimate.
 fn size(n: f64) -> String {
     bytes(n as i64)
-}
-
-/// `4 min 10 s`
-pub(super) fn time(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{whole} s"),
-        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
-        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::time;
-
-    #[test]
-    fn times_are_for_people() {
-        for (n, text) in
-            [(0.04, "0.0 s"), (9.96, "10 s"), (61.2, "1 min 1 s"), (90_000.0, "25 h 0 min")]
-        {
-            assert_eq!(time(n), text);
-        }
-    }
 }

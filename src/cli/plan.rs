@@ -175,6 +175,6 @@ fn indented(text: &str) -> String {
 pub(super) fn about(seconds: f64) -> String {
     match seconds {
         s if s < 1.0 => "less than a second".to_owned(),
-        s => format!("about {}", super::dry_run::time(s)),
+        s => format!("about {}", say::time(s)),
     }
 }

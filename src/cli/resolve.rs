@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use serde_json::{Map, Value};
 
-use super::args::{ChangeArgs, Connection, LimitArgs, SetLimits};
+use super::args::{ChangeArgs, Connection, IndexBuild, LimitArgs, SetLimits};
 use crate::change::Request;
 use crate::conninfo::{self, ConnInfo};
 use crate::cutover;
@@ -32,13 +32,15 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         maps: args.map.iter().map(|m| map(m)).collect::<Result<_>>()?,
         keep: args.keep.clone(),
         column_order: order.unwrap_or_default(),
+        indexes_before: false,
     };
     if request == Request::default() && !args.rebuild {
         return Err(Error::usage("no change was asked for").next(
             "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --column-order or --rebuild",
         ));
     }
-    Ok(request)
+    let indexes_before = args.index_build == Some(IndexBuild::Before);
+    Ok(Request { indexes_before, ..request })
 }
 
 /// What the operator takes upon himself.

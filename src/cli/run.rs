@@ -15,13 +15,16 @@ use crate::telemetry::{Listener, Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
     let prepared = async {
-        let request = resolve::request(&args.change)?;
+        let mut request = resolve::request(&args.change)?;
         let connector = resolve::connector(&args.connection)?;
         let before = match args.or_resume {
             true => migration::unfinished(&connector, &args.table).await?,
             false => None,
         };
         let consent = resolve::consent(&args.change);
+        if let (Some(before), None) = (&before, args.change.index_build) {
+            request.indexes_before = before.request.indexes_before;
+        }
         let (work, options) = match before {
             None if args.force_copy || args.change.rebuild => (Work::Copy(request), Value::Null),
             None => (Work::Begin(request), Value::Null),
@@ -136,9 +139,10 @@ fn another_change(table: &str, begun: &Request) -> Error {
         .then(|| format!(" --column-order {:?}", begun.column_order.join(", ")));
     let flags: String = alters.chain(maps).chain(keep).chain(order).collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
+    let index_build = if begun.indexes_before { " --index-build before" } else { "" };
     Error::new(
         Kind::Refused,
-        format!("{table} has an unfinished migration to another change:{flags}"),
+        format!("{table} has an unfinished migration to another change:{flags}{index_build}"),
     )
     .state("Nothing was touched")
     .next(format!("`pgwraith resume {word}` goes on with that, `pgwraith abort {word}` undoes it"))

@@ -112,12 +112,12 @@ fn next(s: &Status, table: &str) -> Option<String> {
     let mut steps: Vec<String> = order[at + 1..]
         .iter()
         .filter(|phase| **phase != "cutover" && **phase != "catch up")
-        .map(|phase| match (*phase, s.disk) {
-            ("index", Some(disk)) => {
-                format!("index (cannot pause, about {} of WAL)", say::bytes(disk.indexes))
-            }
-            ("index", None) => "index (cannot pause)".to_owned(),
-            (other, _) => other.to_owned(),
+        .map(|phase| match *phase {
+            "index" => index(s),
+            other => match s.verify_seconds {
+                Some(seconds) => format!("{other} about {}", say::time(seconds)),
+                None => other.to_owned(),
+            },
         })
         .collect();
     steps.push(match (s.postponed, &s.cutover_window) {
@@ -126,6 +126,18 @@ fn next(s: &Status, table: &str) -> Option<String> {
         _ => "swaps".to_owned(),
     });
     Some(format!("next: {}", steps.join(", then ")))
+}
+
+fn index(s: &Status) -> String {
+    let time = s.index_seconds.map(|seconds| format!(" about {}", say::time(seconds)));
+    let time = time.unwrap_or_else(|| ", for how long is unknown".to_owned());
+    match (s.indexes_before, s.disk) {
+        (true, _) => format!("VACUUM{time} (cannot pause; the indexes are there)"),
+        (_, Some(disk)) => {
+            format!("index{time} (cannot pause, about {} of WAL)", say::bytes(disk.indexes))
+        }
+        (_, None) => format!("index{time} (cannot pause)"),
+    }
 }
 
 fn needed(s: &Status, table: &str) -> String {

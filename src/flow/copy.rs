@@ -9,7 +9,9 @@ use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use super::blame::blame;
+use super::capture::Tracker;
 use super::chunk::{Kind, Planner, Range};
+use super::clash::{Way, store_absent};
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -34,14 +36,38 @@ pub struct Copier {
     pub flow: Arc<Flow>,
     pub writer: Writer,
     pub door: Door,
+    pub tracker: Arc<Tracker>,
     pub planner: Mutex<Planner>,
     pub valve: Valve,
     /// Every range was handed out, or all that are wanted: nobody waits for another.
     pub covered: CancellationToken,
     /// What a range should take from now on.
     pub aim: Aim,
+    /// What was done is added up here.
+    pub worked: Arc<Worked>,
     /// What the rows that do not fit are told to; without it the first of them ends the copy.
     pub misfits: Option<Misfits>,
+}
+
+/// What workers did, and the time it took them, without that in which they rested.
+#[derive(Debug, Default)]
+pub struct Worked {
+    wal: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl Worked {
+    fn add(&self, wal: u64, took: Duration) {
+        self.wal.fetch_add(wal, Ordering::Relaxed);
+        self.micros.fetch_add(micros(took), Ordering::Relaxed);
+    }
+
+    /// Bytes of WAL that were written in a second of one worker's time; None where nothing was done.
+    pub fn wal_per_second(&self) -> Option<u64> {
+        let seconds = self.micros.load(Ordering::Relaxed) as f64 / 1e6;
+        let rate = (self.wal.load(Ordering::Relaxed) as f64 / seconds) as u64;
+        (seconds > 0.0 && rate > 0).then_some(rate)
+    }
 }
 
 /// What a range should take, set from anywhere without waiting: whoever holds the planner may be waiting for
@@ -113,10 +139,11 @@ impl Copier {
     }
 
     async fn copy(&self, session: &Session, range: &Range) -> Result<Copied> {
-        let mut attempt = 0;
+        let (mut attempt, mut way) = (0, Way::All);
+        let mut clash = String::new();
         loop {
             attempt += 1;
-            let error = match self.try_copy(session, range).await {
+            let error = match self.try_copy(session, range, way).await {
                 Ok(copied) => return Ok(copied),
                 Err(error) => error,
             };
@@ -124,6 +151,11 @@ impl Copier {
                 return Err(error);
             }
             session.rollback().await;
+            if let Some(next) = way.after(&error) {
+                tracing::debug!("chunk {} clashes: {error}", range.number);
+                (way, clash) = (next, error.what().to_owned());
+                continue;
+            }
             match classify(&error) {
                 Class::Transient if attempt < ATTEMPTS => {
                     tracing::debug!("chunk {} is tried again: {error}", range.number);
@@ -131,28 +163,55 @@ impl Copier {
                 Class::RowsDoNotFit => {
                     return Err(self.rows_do_not_fit(session, range, error).await);
                 }
+                _ if error.kind() == ErrorKind::DataDiffers => {
+                    return Err(Error::new(error.kind(), format!("{}. {clash}", error.what()))
+                        .next("Correct the data or the change, then start again"));
+                }
                 _ => return Err(error.context(format!("copying chunk {}", range.number))),
             }
         }
     }
 
     /// One range in one transaction, its progress in the same transaction: committed both or none.
-    async fn try_copy(&self, session: &Session, range: &Range) -> Result<Copied> {
+    async fn try_copy(&self, session: &Session, range: &Range, way: Way) -> Result<Copied> {
         let started = Instant::now();
         let snapshot = self.writer.begin(session, Isolation::RepeatableRead).await?;
         let wal_before = self.claim(session, range).await?;
         self.writer.as_owner(session).await?;
-        let sql = self.flow.copy_range(range.bounds());
-        let rows = session.execute(&sql, &range.parameters()).await?;
+        let rows = match way.statement(&self.flow, range.bounds()) {
+            Some(sql) => session.execute(&sql, &range.parameters()).await?,
+            None => 0,
+        };
+        let absent = match way {
+            Way::All => 0,
+            _ => store_absent(session, &self.flow, &self.writer, range, rows).await?,
+        };
         self.writer.as_tool(session).await?;
         let wal_after = self.settle(session, range, rows, &snapshot).await?;
         failpoint!("chunk copied");
-        session.batch("COMMIT").await?;
+        self.commit(session, absent).await?;
         failpoint!("chunk committed");
         let took = started.elapsed();
         let wal = wal_after.bytes_since(wal_before);
+        self.worked.add(wal, took);
         self.planner.lock().await.pace.learn(rows as i64, took, wal);
         Ok(Copied { number: range.number, rows, took })
+    }
+
+    /// Commits a range, with so many keys of it stored as dirty. Where the answer is lost, so is the
+    /// stretch, and the next one counts what is stored.
+    async fn commit(&self, session: &Session, absent: u64) -> Result<()> {
+        if absent == 0 {
+            return session.batch("COMMIT").await;
+        }
+        failpoint!("clash stored");
+        self.tracker.dirty().will_be_stored(absent);
+        let committed = session.batch("COMMIT").await;
+        if committed.is_err() {
+            self.tracker.dirty().were_not_stored(absent);
+        }
+        failpoint!("clash committed");
+        committed
     }
 
     /// Locks the chunk's row and finds it not done (**Invariant 9**: no chunk is copied twice).

@@ -29,6 +29,8 @@ pub struct DirtySet {
     /// How many TRUNCATEs were decoded; a batch selected before one clears nothing after it.
     truncations: u64,
     recorded: Option<HashSet<Key>>,
+    /// How many entries were tried in vain.
+    in_vain: usize,
     synced: u64,
     /// Counts what made keys dirty.
     versions: u64,
@@ -36,6 +38,10 @@ pub struct DirtySet {
 
 /// Every snapshot sees it.
 const REPAIR: u64 = 0;
+
+/// The transaction of a key that is stored as dirty whatever changed it (FrozenTransactionId, which no
+/// snapshot fails to see). Not a repair's, which only memory knows.
+pub(super) const SEEN_BY_ALL: u64 = 2;
 
 #[derive(Debug)]
 struct Entry {
@@ -48,11 +54,20 @@ struct Entry {
     stored: Vec<StoredRow>,
     /// In a batch, or on its way to the database.
     in_flight: bool,
+    /// Its row clashed with another's, and nothing changed it since.
+    in_vain: bool,
 }
 
 impl Entry {
     fn new(xid: u64) -> Self {
-        Entry { xid, version: 0, undurable: None, stored: Vec::new(), in_flight: false }
+        Entry {
+            xid,
+            version: 0,
+            undurable: None,
+            stored: Vec::new(),
+            in_flight: false,
+            in_vain: false,
+        }
     }
 }
 
@@ -160,6 +175,7 @@ impl DirtySet {
             Entry::new(xid)
         });
         entry.version = self.versions;
+        self.in_vain -= usize::from(std::mem::take(&mut entry.in_vain));
         entry
     }
 
@@ -264,6 +280,9 @@ impl DirtySet {
             let Some(entry) = self.entries.get_mut(&item.key) else { continue };
             if unsynced.contains(&item.key) {
                 entry.in_flight = false;
+                let newly = entry.version == item.version && !entry.in_vain;
+                entry.in_vain |= newly;
+                self.in_vain += usize::from(newly);
                 self.clashing.push_back(item.key);
                 continue;
             }
@@ -295,6 +314,7 @@ impl DirtySet {
 
     fn remove(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
+        self.in_vain -= usize::from(entry.in_vain);
         if let Some(lsn) = entry.undurable
             && let Some(count) = self.undurable.get_mut(&lsn)
         {
@@ -349,6 +369,17 @@ impl DirtySet {
         }
     }
 
+    /// So many keys are about to be stored by somebody else than the keeper, none of them by way of
+    /// memory. Before they are committed: whoever replaces one of their rows has counted it by then.
+    pub(super) fn will_be_stored(&mut self, keys: u64) {
+        self.on_disk += keys;
+    }
+
+    /// They were not.
+    pub(super) fn were_not_stored(&mut self, keys: u64) {
+        self.on_disk = self.on_disk.saturating_sub(keys);
+    }
+
     /// A stored key comes back into memory.
     pub fn load(&mut self, key: Key, row: StoredRow) {
         self.on_disk = self.on_disk.saturating_sub(1);
@@ -356,8 +387,9 @@ impl DirtySet {
             recorded.insert(key.clone());
         }
         let entry = self.touch(key, row.xid);
-        // What memory took from the stream came after what was stored.
-        if entry.undurable.is_none() {
+        // What memory took from the stream came after what was stored; and a transaction that has to be
+        // seen counts, whichever of two rows comes first.
+        if entry.undurable.is_none() && row.xid != SEEN_BY_ALL {
             entry.xid = row.xid;
         }
         entry.stored.push(row);
@@ -381,6 +413,18 @@ impl DirtySet {
     /// Keys that are dirty, wherever they are kept.
     pub fn backlog(&self) -> u64 {
         self.entries.len() as u64 + self.on_disk
+    }
+
+    /// Keys of memory that wait for others to let go of a value, or, where the data has duplicates, for ever.
+    pub fn in_vain(&self) -> u64 {
+        self.in_vain as u64
+    }
+
+    /// Every key of memory, those that were tried in vain first; None while a TRUNCATE waits.
+    pub(super) fn in_memory_keys(&self) -> Option<Vec<Key>> {
+        let mut all: Vec<_> = self.entries.iter().collect();
+        all.sort_by_key(|(_, entry)| !entry.in_vain);
+        self.barrier.is_none().then(|| all.into_iter().map(|(key, _)| key.clone()).collect())
     }
 
     /// Keys cleared so far.

@@ -125,10 +125,7 @@ impl Keeper {
         let delete = "DELETE FROM pgwraith.dirty d USING pg_catalog.unnest($3::pg_catalog.bytea[]) AS u(key) \
                       WHERE d.migration_id = $1 AND d.flow = $2 AND d.kind = 'key' AND d.key = u.key";
         let replaced = self.session.execute(delete, &[migration, flow, &keys]).await?;
-        let insert = "INSERT INTO pgwraith.dirty (migration_id, flow, kind, key, xid) \
-             SELECT $1, $2, 'key', u.key, u.xid::pg_catalog.xid8 FROM ROWS FROM (\
-             pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)";
-        self.session.execute(insert, &[migration, flow, &keys, &xids]).await?;
+        store_keys(&self.session, &self.flow, &keys, &xids).await?;
         failpoint!("keys ready");
         self.session.batch("COMMIT").await?;
         Ok(replaced)
@@ -180,4 +177,18 @@ impl Keeper {
         self.session.execute(sql, &[&flow.migration, &flow.number, &position]).await?;
         self.session.batch("COMMIT").await
     }
+}
+
+/// Puts packed keys down as dirty in the open transaction, each by a transaction.
+pub(super) async fn store_keys(
+    session: &Session,
+    flow: &Flow,
+    keys: &[&[u8]],
+    xids: &[String],
+) -> Result<()> {
+    let sql = "INSERT INTO pgwraith.dirty (migration_id, flow, kind, key, xid) \
+               SELECT $1, $2, 'key', u.key, u.xid::pg_catalog.xid8 FROM ROWS FROM (\
+               pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)";
+    session.execute(sql, &[&flow.migration, &flow.number, &keys, &xids]).await?;
+    Ok(())
 }

@@ -12,12 +12,14 @@
 pub mod blame;
 pub mod capture;
 pub mod chunk;
+mod clash;
 pub mod compare;
 pub mod copy;
 pub mod differ;
 pub mod dirty;
 #[cfg(test)]
 mod dirty_tests;
+mod duplicate;
 pub mod keeper;
 pub mod key;
 mod landmarks;

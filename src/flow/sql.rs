@@ -26,6 +26,31 @@ impl Flow {
         )
     }
 
+    /// Copies those rows of a range that no unique index of the target speaks against.
+    pub fn copy_what_fits(&self, bounds: Bounds) -> String {
+        format!("{} ON CONFLICT DO NOTHING", self.copy_range(bounds))
+    }
+
+    /// The keys of a range whose rows the target should have and has not (binary, key order): the first so
+    /// many, by the parameter behind the bounds.
+    pub fn absent_in_range(&self, bounds: Bounds) -> String {
+        let absent = format!(
+            "NOT EXISTS (SELECT 1 FROM {} AS t WHERE {} = {})",
+            self.target.root,
+            row(self.target_key("t")),
+            row(self.numbered("m"))
+        );
+        let key = self.source_key("s");
+        let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
+        format!(
+            "SELECT {key} FROM ONLY {} AS s CROSS JOIN LATERAL (SELECT {}) AS m{} ORDER BY {key} LIMIT ${}",
+            self.captured.rows,
+            self.mapped_key(),
+            where_all([self.source_range(bounds, 0), Some(absent)]),
+            sides * self.key.len() + 1
+        )
+    }
+
     /// The number of rows in a range.
     pub fn count_range(&self, bounds: Bounds) -> String {
         let range = where_all([self.source_range(bounds, 0)]);

@@ -41,7 +41,7 @@ pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = 
 
 /// How a set of keys is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// Delete what is gone, write the rest where it differs.
     Upsert,
     /// Delete every row of the set, then insert: values that wander between rows do not clash.
@@ -55,18 +55,18 @@ enum Way {
 
 /// What became of a batch.
 enum Part {
-    /// Committed at this snapshot, but for these keys.
-    Synced(Snapshot, HashSet<Key>),
+    /// Committed this way at this snapshot, but for these keys.
+    Synced(Way, Snapshot, HashSet<Key>),
     /// A passing reason: a deadlock, say.
     Disturbed,
 }
 
 /// Writes key sets of one flow in one session.
 pub struct Syncer {
-    session: Session,
-    flow: Arc<Flow>,
-    writer: Writer,
-    statements: Statements,
+    pub(super) session: Session,
+    pub(super) flow: Arc<Flow>,
+    pub(super) writer: Writer,
+    pub(super) statements: Statements,
 }
 
 /// The flow's statements, prepared in one session.
@@ -103,7 +103,13 @@ impl Statements {
     }
 
     /// Syncs `keys` in the open transaction; every deletion goes before the first insertion.
-    async fn apply(&self, session: &Session, flow: &Flow, keys: &[&Key], way: Way) -> Result<()> {
+    pub(super) async fn apply(
+        &self,
+        session: &Session,
+        flow: &Flow,
+        keys: &[&Key],
+        way: Way,
+    ) -> Result<()> {
         let statements: &[&Statement] = match way {
             Way::Upsert => &[&self.delete_gone, &self.upsert],
             Way::Replace => &[&self.delete_all, &self.insert],
@@ -217,10 +223,11 @@ impl Syncer {
     /// Syncs one batch; keys that clash stay dirty. Returns how many keys were cleared.
     async fn sync(&self, tracker: &Tracker, batch: Batch) -> Result<usize> {
         match self.sync_batch(tracker, &batch).await? {
-            Part::Synced(snapshot, unsynced) => {
+            Part::Synced(way, snapshot, unsynced) => {
                 let cleared = tracker.dirty().finish_but(batch, &snapshot, &unsynced);
                 tracker.freed.notify_one();
-                tracker.expect_clash(!unsynced.is_empty());
+                // A batch that was cleared because of one row comes in only by an upsert.
+                tracker.expect_clash(!unsynced.is_empty() && way != Way::Clear);
                 if cleared == 0 && !unsynced.is_empty() {
                     // What they wait for may be stored, or in the stream behind a full memory.
                     tracker.clashed();
@@ -242,7 +249,7 @@ impl Syncer {
         let skipped = usize::from(tracker.expects_clash());
         for way in [Way::Upsert, Way::ReplaceWhatFits, Way::Clear].into_iter().skip(skipped) {
             let error = match self.try_sync(batch, way).await {
-                Ok((snapshot, unsynced)) => return Ok(Part::Synced(snapshot, unsynced)),
+                Ok((snapshot, unsynced)) => return Ok(Part::Synced(way, snapshot, unsynced)),
                 Err(e) if self.session.is_closed() => return Err(e),
                 Err(e) => e,
             };
@@ -321,10 +328,15 @@ impl Syncer {
         };
         let keys: Vec<&Key> = batch.keys().collect();
         self.writer.as_owner(&self.session).await?;
-        if let Err(e) = self.statements.apply_all(&self.session, &self.flow, &keys).await {
+        let applied = async {
+            self.statements.apply_all(&self.session, &self.flow, &keys).await?;
+            // A constraint that is looked at by COMMIT alone would say so too late to be understood.
+            self.session.batch("SET CONSTRAINTS ALL IMMEDIATE").await
+        };
+        if let Err(e) = applied.await {
             self.session.rollback().await;
             let error = match classify(&e) {
-                Class::Duplicate => self.duplicate(&batch, e).await,
+                Class::Duplicate => self.duplicate(&keys, e).await,
                 Class::RowsDoNotFit => self.rows_do_not_fit(&batch, e).await,
                 _ => e.context("applying all changes at one snapshot"),
             };
@@ -351,20 +363,12 @@ impl Syncer {
         .next("Correct the data or the change (USING, --map, a default), then start again")
     }
 
-    async fn duplicate(&self, batch: &Batch, error: Error) -> Error {
-        let culprit = match self.culprit(batch).await {
-            Some(key) => format!(" by the row with key {key}"),
-            None => String::new(),
-        };
-        duplicate(&culprit, &error)
-    }
-
-    /// Tries the keys one by one; the first that fails, as text.
+    /// Tries the keys one by one; the first that does not fit, as text.
     async fn culprit(&self, batch: &Batch) -> Option<String> {
         for key in batch.keys() {
             let tried = self.try_one(key).await;
             self.session.rollback().await;
-            if tried.is_err() {
+            if tried.is_err_and(|e| classify(&e) == Class::RowsDoNotFit) {
                 return self.describe(key).await.ok();
             }
         }
@@ -383,7 +387,7 @@ impl Syncer {
 }
 
 /// A fence that a snapshot of ours waits for may take so long.
-const SNAPSHOT_FENCE_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const SNAPSHOT_FENCE_LIMIT: Duration = Duration::from_secs(15);
 
 /// A fence that takes longer than this means that decoding is in trouble.
 pub const FENCE_LIMIT: Duration = Duration::from_secs(300);
@@ -400,18 +404,6 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
 }
 
 /// Whether `ON CONFLICT DO NOTHING` was refused because of a deferrable constraint.
-fn has_deferrable_arbiter(error: &Error) -> bool {
+pub(super) fn has_deferrable_arbiter(error: &Error) -> bool {
     error.sqlstate() == Some("55000")
-}
-
-/// The data violates a unique index of the new table.
-fn duplicate(culprit: &str, error: &Error) -> Error {
-    Error::new(
-        Kind::DataDiffers,
-        format!(
-            "the data violates a unique constraint of the new table{culprit}. {}",
-            error.what()
-        ),
-    )
-    .next("Remove the duplicates or leave the constraint out, then start again")
 }

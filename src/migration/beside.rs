@@ -10,6 +10,7 @@ use super::context::Context;
 use super::run::Settings;
 use super::stretch::Stretch;
 use super::supervisor::Background;
+use super::voice::Unthrottled;
 use super::watch::{self, Watch};
 use super::{governor, store};
 use crate::catalog::{Baseline, Fingerprint, Table};
@@ -104,6 +105,8 @@ impl Stretch<'_, '_> {
             valve: Valve::default(),
             sync_valve: Valve::default(),
             account: Account::default(),
+            worked: Arc::default(),
+            unthrottled: Unthrottled::default(),
             held,
             settings,
         })

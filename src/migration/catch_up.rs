@@ -15,6 +15,8 @@ use super::supervisor::{Background, Supervisor};
 
 /// With so few keys left, one transaction takes care of the rest.
 const FEW: u64 = 5_000;
+/// Keys clash, and for so long no fewer are left: the data may have duplicates.
+const STALLED: Duration = Duration::from_secs(10);
 /// After so long without getting there, say so.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,31 +44,58 @@ pub(super) async fn start(
     Ok(tasks)
 }
 
-/// Waits until what was committed up to now is in, and few keys are left to sync.
+/// Waits until what was committed up to now is in, and few keys are left to sync. Those that were tried in
+/// vain are not waited for: where the data has duplicates they stay, and a full sync says so. Where memory does
+/// not hold them all, no full sync comes to that: then they are looked for here.
 pub(super) async fn drain(context: &Context) -> Result<()> {
     context.fence.pass(FENCE_LIMIT).await?;
     let mut arrivals = context.tracker.arrivals();
     let started = Instant::now();
     let mut told = false;
+    let mut least = (u64::MAX, started);
     loop {
-        let (backlog, on_disk) = {
+        let (backlog, in_vain, on_disk) = {
             let dirty = context.tracker.dirty();
-            (dirty.backlog(), dirty.on_disk())
+            (dirty.backlog(), dirty.in_vain(), dirty.on_disk())
         };
-        if backlog <= FEW && on_disk == 0 {
+        if backlog - in_vain <= FEW && on_disk == 0 {
             return Ok(());
+        }
+        if backlog < least.0 {
+            least = (backlog, Instant::now());
+        } else if in_vain > 0 && least.1.elapsed() > STALLED {
+            look_for_duplicates(context).await?;
+            least = (backlog, Instant::now());
         }
         if !told && started.elapsed() > PATIENCE {
             told = true;
             context.meter.note(format!(
-                "{backlog} changed keys are still waiting: the application changes rows about as \
-                 fast as they can be applied; more --workers may help"
+                "{backlog} changed keys are still waiting{}: the application changes rows about as \
+                 fast as they can be applied; more --workers may help",
+                clashing(in_vain)
             ));
         }
         if started.elapsed() > PATIENCE * 240 {
-            return Err(Error::failed("the shadow does not catch up with the changes")
+            let what = "the shadow does not catch up with the changes";
+            return Err(Error::failed(format!("{what}: {backlog} keys wait{}", clashing(in_vain)))
                 .next("Start again with more --workers, or at a calmer time"));
         }
         let _ = timeout(Duration::from_millis(50), arrivals.changed()).await;
+    }
+}
+
+async fn look_for_duplicates(context: &Context) -> Result<()> {
+    let session = context.session("duplicates").await?;
+    let reader = context.session("stored keys").await?;
+    let syncer = Syncer::new(session, Arc::clone(&context.flow), context.writer.clone()).await?;
+    syncer.look_for_duplicates(&context.tracker, &context.door, &context.fence, &reader).await
+}
+
+fn clashing(keys: u64) -> String {
+    match keys {
+        0 => String::new(),
+        keys => format!(
+            ", {keys} of them for a value that another row has in a unique index (or the data has duplicates)"
+        ),
     }
 }

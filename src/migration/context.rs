@@ -9,6 +9,7 @@ use crate::cutover::{self, Before, Cutover};
 use crate::error::Result;
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
+use crate::flow::copy::Worked;
 use crate::flow::write::{Door, Writer};
 use crate::pg::{Connector, Session};
 use crate::telemetry::Meter;
@@ -17,6 +18,7 @@ use crate::throttle::valve::Valve;
 
 use super::begun::Known;
 use super::run::Settings;
+use super::voice::Unthrottled;
 
 /// What the phases of one run share.
 pub(super) struct Context {
@@ -33,6 +35,10 @@ pub(super) struct Context {
     pub(super) sync_valve: Valve,
     /// What held it back, and for how long.
     pub(super) account: Account,
+    /// What the copy's workers did while at work.
+    pub(super) worked: Arc<Worked>,
+    /// What is at work that nothing slows down.
+    pub(super) unthrottled: Unthrottled,
     /// What the cutover has to wait for, if anything; known once the governor has looked.
     pub(super) held: watch::Receiver<Option<String>>,
     /// The settings as they are by now.

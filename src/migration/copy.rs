@@ -78,6 +78,8 @@ pub(super) fn copier(
         flow: Arc::clone(&context.flow),
         writer: context.writer.clone(),
         door: context.door.clone(),
+        tracker: Arc::clone(&context.tracker),
+        worked: Arc::clone(&context.worked),
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
         covered,

@@ -18,11 +18,12 @@ use super::replicas::Asking;
 use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
 use super::supervisor::{Background, Supervisor};
-use super::voice::{Voice, told};
+use super::voice::{Unthrottled, Voice, told};
 use super::{probing, store};
 use crate::catalog::Table;
 use crate::error::{Error, Kind, Result};
 use crate::flow::capture::Tracker;
+use crate::flow::copy::Worked;
 use crate::pg::Session;
 use crate::telemetry::{Held, Meter, Pressure, Sample, Speed, Standby};
 use crate::throttle::account::Account;
@@ -55,6 +56,8 @@ struct Governor {
     valve: Valve,
     sync_valve: Valve,
     account: Account,
+    worked: Arc<Worked>,
+    unthrottled: Unthrottled,
     tracker: Arc<Tracker>,
     settings: watch::Sender<Settings>,
     held: watch::Sender<Option<String>>,
@@ -109,6 +112,8 @@ pub(super) async fn start(
         valve: context.valve.clone(),
         sync_valve: context.sync_valve.clone(),
         account: context.account.clone(),
+        worked: Arc::clone(&context.worked),
+        unthrottled: context.unthrottled.clone(),
         tracker: Arc::clone(&context.tracker),
         settings,
         held,
@@ -184,7 +189,7 @@ impl Governor {
                 if matches!(decision.reason, Reason::Stopped(_) | Reason::Blind(_)) {
                     self.throttled.tell(&text);
                 }
-                self.meter.note(text);
+                self.meter.note(self.unthrottled.qualify(text, &decision.reason));
             }
             if timeout(EVERY, end.cancelled()).await.is_ok() {
                 return Ok(());
@@ -205,7 +210,7 @@ impl Governor {
                 Reason::Stopped(_) => Held::Stopped,
                 Reason::Blind(_) => Held::Blind,
             },
-            reason: told(&decision.reason),
+            reason: self.told(&decision.reason),
             pressures: readings.iter().map(pressure).collect(),
             standbys: self.signals.behind().iter().map(standby).collect(),
             paused: settings.paused,
@@ -220,11 +225,20 @@ impl Governor {
             .iter()
             .map(|r| json!({"signal": r.signal, "share": r.pressure, "text": r.text}))
             .collect();
-        json!({
-            "workers": decision.workers, "duty": decision.duty, "reason": told(&decision.reason),
+        let mut facts = json!({
+            "workers": decision.workers, "duty": decision.duty, "reason": self.told(&decision.reason),
             "keys_waiting": waiting, "keys_synced": synced, "keys_in": keys_in, "keys_out": keys_out,
             "signals": signals,
-        })
+        });
+        // What another run found out stays where this one has copied nothing.
+        if let Some(rate) = self.worked.wal_per_second() {
+            facts["copy_wal_per_second"] = json!(rate);
+        }
+        facts
+    }
+
+    fn told(&self, reason: &Reason) -> String {
+        self.unthrottled.qualify(told(reason), reason)
     }
 
     /// What the cutover has to wait for.

@@ -1,7 +1,7 @@
 //! Where migrations stand, as the database tells it: asked from any host, without the run.
 
 use super::store::Stored;
-use super::{liveness, resume, store, teardown};
+use super::{index, liveness, resume, store, teardown};
 use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
 
@@ -32,6 +32,12 @@ pub struct Status {
     pub snapshot_seconds: Option<i64>,
     /// None where a table is locked.
     pub disk: Option<Disk>,
+    /// The copy fills the indexes: none is built afterwards.
+    pub indexes_before: bool,
+    /// What the builds of all indexes and VACUUM will take about; None where that is not known.
+    pub index_seconds: Option<f64>,
+    /// What verification will take about, at the pace of the last minute of the copy.
+    pub verify_seconds: Option<f64>,
     /// Who keeps our sessions waiting.
     pub blocked_by: Vec<String>,
     /// Locks of ours on the source that keep others waiting.
@@ -57,6 +63,21 @@ pub struct Disk {
     pub source: i64,
     /// Of the source's indexes.
     pub indexes: i64,
+    /// How many those are.
+    pub index_count: i64,
+}
+
+impl Disk {
+    /// What will be read and written behind the copy: by each index, and by VACUUM.
+    fn seconds(&self, rate: u64, indexes_before: bool) -> f64 {
+        let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+        let table = size(self.source - self.indexes);
+        let (reads, written) = match indexes_before {
+            true => (1, 0),
+            false => (size(self.index_count) + 1, size(self.indexes)),
+        };
+        index::build_seconds(table.saturating_mul(reads), written, rate).as_secs_f64()
+    }
 }
 
 /// What its slot holds.
@@ -87,6 +108,10 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
             status.run_by = run_by;
             status.blocked_by = blockers(&session, stored.id).await?;
             status.disk = disk(&session, stored).await;
+            status.indexes_before = stored.request.indexes_before;
+            let rate = store::copy_rate(&session, stored.id).await?;
+            status.index_seconds =
+                status.disk.zip(rate).map(|(d, rate)| d.seconds(rate, status.indexes_before));
             all.push(status);
         }
     }
@@ -128,7 +153,6 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         percent: done.percent(&phase),
         source: row.get("source"),
         shadow: row.get("shadow"),
-        phase,
         run_by: None,
         rows_copied: done.copied,
         rows_estimated: done.estimated,
@@ -149,9 +173,13 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         slot,
         snapshot_seconds: row.get("snapshot"),
         disk: None,
+        indexes_before: false,
+        index_seconds: None,
+        verify_seconds: done.verification(&phase, paces[0]),
         blocked_by: Vec::new(),
         last_event: row.get("last_event"),
         blocks: row.get("blocks"),
+        phase,
     }))
 }
 
@@ -159,7 +187,8 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
 async fn disk(session: &Session, stored: &Stored) -> Option<Disk> {
     let sql = "SELECT pg_catalog.pg_total_relation_size($1::pg_catalog.oid::pg_catalog.regclass), \
                pg_catalog.pg_total_relation_size($2::pg_catalog.oid::pg_catalog.regclass), \
-               pg_catalog.pg_indexes_size($2::pg_catalog.oid::pg_catalog.regclass)";
+               pg_catalog.pg_indexes_size($2::pg_catalog.oid::pg_catalog.regclass), \
+               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = $2)";
     let shadow = stored.shadow_oid?;
     session.batch("BEGIN READ ONLY; SET LOCAL lock_timeout = '50ms'").await.ok()?;
     let sizes = session.one(sql, &[&shadow, &stored.source_oid]).await;
@@ -167,7 +196,7 @@ async fn disk(session: &Session, stored: &Stored) -> Option<Disk> {
     let row = sizes.ok()?;
     // Null where it is gone.
     let size = |column| row.get::<_, Option<i64>>(column);
-    Some(Disk { shadow: size(0)?, source: size(1)?, indexes: size(2)? })
+    Some(Disk { shadow: size(0)?, source: size(1)?, indexes: size(2)?, index_count: size(3)? })
 }
 
 /// How far a migration is, in rows and by the key.
@@ -205,6 +234,12 @@ impl Done {
             "copy" => Some((self.estimated? - self.copied).max(0) as f64),
             _ => Some((self.all()? - self.verified).max(0) as f64),
         }
+    }
+
+    /// What it will take, as long as rows are copied: both tables are read at about the pace at which one is read and
+    /// the other written (measured: 3.9 s and 4.0 s).
+    fn verification(&self, phase: &str, pace: f64) -> Option<f64> {
+        (phase == "copy" && pace > 0.0).then(|| self.all().map(|rows| rows as f64 / pace)).flatten()
     }
 
     /// What was copied is known better than what the server once estimated.
@@ -270,6 +305,16 @@ mod tests {
         assert_eq!(done(400, 100, None, Some(1.0)).percent("verify"), Some(25.0));
         assert_eq!(done(400, 100, Some(200), None).percent("index"), None);
         assert_eq!(done(0, 0, None, None).percent("verify"), None);
+    }
+
+    #[test]
+    fn what_comes_behind_the_copy_is_told_only_where_it_is_known() {
+        assert_eq!(done(50, 0, Some(200), None).verification("copy", 10.0), Some(20.0));
+        assert_eq!(done(50, 0, Some(200), None).verification("copy", 0.0), None);
+        assert_eq!(done(50, 0, Some(200), None).verification("index", 10.0), None);
+        let disk = Disk { shadow: 0, source: 1_000, indexes: 200, index_count: 3 };
+        assert_eq!(disk.seconds(100, false), 10.0);
+        assert_eq!(disk.seconds(100, true), 2.0);
     }
 
     #[test]

@@ -143,9 +143,13 @@ impl Stretch<'_, '_> {
         here: Here,
     ) -> Result<Report> {
         let settings = || context.settings.borrow().clone();
+        let plans = index::plans(context, &known.source, &known.target)?;
         if here.at == Phase::Prepare {
             prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
             failpoint!("shadow made");
+            if known.request.indexes_before {
+                index::build_on_empty(context, &settings().index, &plans).await?;
+            }
         }
         if here.new_slot {
             prepare::wait_for_writers(control, known.source.oid, &context.meter).await?;
@@ -156,7 +160,6 @@ impl Stretch<'_, '_> {
         copy::copy(context).await?;
 
         self.enter(control, here, Phase::Index).await?;
-        let plans = index::plans(context, &known.source, &known.target)?;
         index::build_first(context, &settings().index, &plans).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings().copy.workers).await?;
         let recovered = match here.unproven {

@@ -1,5 +1,7 @@
 //! What the operator hears of the throttle.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::throttle::controller::{Decision, Reason};
@@ -19,6 +21,35 @@ pub(super) fn told(reason: &Reason) -> String {
         Reason::Blind(r) => {
             format!("it waits, since {} cannot be measured: {}", r.signal, r.text)
         }
+    }
+}
+
+/// Counts what is at work that nothing slows down or pauses.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unthrottled(Arc<AtomicUsize>);
+
+impl Unthrottled {
+    /// Such a thing begins; it ends when what is returned is dropped.
+    pub(super) fn begin(&self) -> impl Drop + use<> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ending(Arc::clone(&self.0))
+    }
+
+    /// What is told of the throttle meanwhile must not say that anybody waits.
+    pub(super) fn qualify(&self, told: String, reason: &Reason) -> String {
+        let rests = matches!(reason, Reason::Paused | Reason::Stopped(_) | Reason::Blind(_));
+        match self.0.load(Ordering::SeqCst) > 0 && rests {
+            true => format!("{told}; but what is being built goes on, and cannot be paused"),
+            false => told,
+        }
+    }
+}
+
+struct Ending(Arc<AtomicUsize>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -64,6 +95,17 @@ impl Voice {
 mod tests {
     use super::*;
     use crate::throttle::controller::Reading;
+
+    #[test]
+    fn what_is_being_built_is_not_said_to_wait() {
+        let unthrottled = Unthrottled::default();
+        let told = |reason| unthrottled.qualify(told(&reason), &reason);
+        let building = unthrottled.begin();
+        assert!(told(Reason::Paused).contains("goes on"));
+        assert_eq!(told(Reason::Free), "nothing holds it back");
+        drop(building);
+        assert_eq!(told(Reason::Paused), "paused by the operator");
+    }
 
     #[test]
     fn what_lasts_is_told_once_a_minute_and_that_it_is_over() {

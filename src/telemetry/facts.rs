@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::sample::{Sample, Slot, Speed, Timed, Waits};
+use super::sample::{Sample, Slot, Speed, Standby, Timed, Waits};
 use super::timing::Buckets;
 
 /// Whoever watches over the run says so more often; after this long without a word it is stuck.
@@ -93,7 +93,7 @@ impl Facts {
             Sample::Watched(waits) => self.waits = waits.map(|waits| (Instant::now(), waits)),
             Sample::Rests(why) => self.rests = why,
             Sample::Took(what, took) => self.buckets[what as usize].record(took),
-            Sample::Note(_) => {}
+            Sample::Ahead(_) | Sample::Note(_) => {}
         }
     }
 
@@ -134,6 +134,11 @@ impl Facts {
         let rows = all.checked_sub(done).filter(|rows| *rows > 0)?;
         let seconds = rows as f64 / self.rate.per_second;
         (seconds < 1e7).then(|| Duration::from_secs_f64(seconds))
+    }
+
+    /// The standby that is furthest behind.
+    pub(super) fn furthest_behind(&self) -> Option<&Standby> {
+        self.speed.as_ref()?.standbys.iter().max_by_key(|standby| standby.lag)
     }
 
     /// Why it is stuck, if it is. That it goes slowly, or was told to rest, is as it should be.

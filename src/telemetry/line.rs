@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Show;
 use super::facts::Facts;
+use super::sample::Ahead;
 use crate::say::{self, Format};
 
 /// How often a line is written where there is no terminal.
@@ -46,6 +47,20 @@ impl Line {
             (None, Format::Text) => say::line(text),
             (None, Format::Json) => say::event("info", "note", text, place(facts)),
         }
+    }
+
+    /// What comes next, and cannot be paused.
+    pub(super) fn ahead(&self, ahead: &Ahead, facts: &Facts) {
+        if self.format == Format::Text {
+            return self.note(&ahead.to_string(), facts);
+        }
+        let numbers = [
+            ("what", json!(ahead.what)),
+            ("seconds", json!(ahead.took.map(|took| took.as_secs_f64()))),
+            ("wal_bytes", json!(ahead.wal)),
+            ("wal_bytes_at_most", json!(ahead.more)),
+        ];
+        say::event("info", "announced", ahead, place(facts).into_iter().chain(numbers));
     }
 
     /// A phase began.
@@ -132,6 +147,13 @@ fn text(facts: &Facts) -> String {
         let (waiting, synced) = (thousands(waiting), thousands(synced));
         text.push_str(&format!("; changed keys: {waiting} waiting, {synced} applied"));
     }
+    // In the copy it is the throttle's business; here nothing is slowed down for it.
+    if phase == "index"
+        && let Some(last) = facts.furthest_behind()
+    {
+        let (name, lag) = (&last.name, last.lag.as_secs_f64());
+        text.push_str(&format!("; standby {name} is {lag:.1} s behind"));
+    }
     text
 }
 
@@ -151,7 +173,7 @@ pub(crate) fn thousands(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Sample;
+    use crate::telemetry::{Held, Sample, Speed, Standby};
 
     #[test]
     fn thousands_are_set_apart() {
@@ -176,5 +198,37 @@ mod tests {
         );
         facts.take(Sample::Phase("index"));
         assert_eq!(text(&facts), "orders: index, 0 s; changed keys: 3 waiting, 4 applied");
+        let standby = |name: &str, ms| Standby {
+            name: name.to_owned(),
+            lag: Duration::from_millis(ms),
+            bytes: 0,
+        };
+        facts.take(Sample::Speed(Box::new(Speed {
+            workers: 2,
+            duty: 1.0,
+            held: Held::Free,
+            reason: String::new(),
+            pressures: Vec::new(),
+            standbys: vec![standby("eu1", 20), standby("eu2", 4_140)],
+            paused: false,
+            postponed: false,
+        })));
+        assert!(text(&facts).ends_with(" applied; standby eu2 is 4.1 s behind"));
+    }
+
+    #[test]
+    fn what_comes_next_is_told_with_time_and_size() {
+        let took = Some(Duration::from_secs(7200));
+        let mut ahead = Ahead { what: "index a".into(), took, wal: 96 << 30, more: None };
+        assert_eq!(
+            ahead.to_string(),
+            "next: index a, about 2 h 0 min, about 96 GB of WAL; it cannot be paused"
+        );
+        (ahead.took, ahead.more) = (None, Some(1 << 40));
+        assert_eq!(
+            ahead.to_string(),
+            "next: index a, for a time that is not known, about 96 GB of WAL, or up to 1.0 TB where hint bits \
+             are logged; it cannot be paused"
+        );
     }
 }

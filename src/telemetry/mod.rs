@@ -18,7 +18,7 @@ use facts::Facts;
 pub use http::Listener;
 use line::Line;
 pub(crate) use line::thousands;
-pub use sample::{Held, Meter, Pressure, Sample, Slot, Speed, Standby, Timed, Waits};
+pub use sample::{Ahead, Held, Meter, Pressure, Sample, Slot, Speed, Standby, Timed, Waits};
 pub use timing::Times;
 use timing::Timings;
 
@@ -108,6 +108,7 @@ fn collect(samples: &Receiver<Sample>, mut facts: Facts, mut line: Line, board: 
         match samples.recv_timeout(REDRAW) {
             Ok(Sample::Phase(END)) | Err(RecvTimeoutError::Disconnected) => break,
             Ok(Sample::Note(text)) => line.note(&text, &facts),
+            Ok(Sample::Ahead(ahead)) => line.ahead(&ahead, &facts),
             Ok(sample) => {
                 if let Sample::Took(what, took) = sample {
                     timings.record(what, took);

@@ -1,8 +1,11 @@
 //! What is told of a run, one fact at a time.
 
+use std::fmt;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
+
+use crate::say::{bytes, time};
 
 /// One fact about the run.
 #[derive(Debug)]
@@ -31,8 +34,38 @@ pub enum Sample {
     Watched(Option<Waits>),
     /// Why it does not work now and goes on later; None where it goes on.
     Rests(Option<String>),
+    /// What comes next and cannot be paused.
+    Ahead(Ahead),
     /// Something to tell, once.
     Note(String),
+}
+
+/// What comes next and cannot be paused.
+#[derive(Debug, Clone)]
+pub struct Ahead {
+    pub what: String,
+    /// About how long it takes; None where nobody knows.
+    pub took: Option<Duration>,
+    /// About how many bytes of WAL it writes.
+    pub wal: u64,
+    /// And at most, where that is far from it.
+    pub more: Option<u64>,
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |n: u64| bytes(i64::try_from(n).unwrap_or(i64::MAX));
+        write!(f, "next: {}, ", self.what)?;
+        match self.took {
+            Some(took) => write!(f, "about {}, ", time(took.as_secs_f64()))?,
+            None => f.write_str("for a time that is not known, ")?,
+        }
+        write!(f, "about {} of WAL", size(self.wal))?;
+        if let Some(more) = self.more {
+            write!(f, ", or up to {} where hint bits are logged", size(more))?;
+        }
+        f.write_str("; it cannot be paused")
+    }
 }
 
 /// How fast the run may go.

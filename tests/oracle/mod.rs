@@ -50,6 +50,7 @@ struct Variant {
     /// every one of its changes would be stored by itself.
     keys: u32,
     specials: &'static [Special],
+    index_build: &'static str,
     seed: u64,
 }
 
@@ -93,7 +94,8 @@ impl Variant {
         let (workers, keys) = (self.workers.to_string(), self.keys.to_string());
         let fixed = ["run", "t", "--json", "--chunk-rows", "100", "--chunk-time", "1ms", "-d", dsn];
         let own = ["--alter", self.alter, "--workers", &workers, "--max-keys-in-memory", &keys];
-        Background::start(fixed.iter().chain(&own))
+        let when = ["--index-build", self.index_build];
+        Background::start(fixed.iter().chain(&own).chain(&when))
     }
 }
 
@@ -172,8 +174,15 @@ const TO_BIGINT: &str = "ALTER COLUMN id TYPE bigint";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_under_one_large_transaction() {
     let specials = &[Special { kind: Kind::Large, phases: &["copy"] }];
-    let variant =
-        Variant { shape: Shape::Int, workers: 1, alter: TO_BIGINT, keys: 1000, specials, seed: 1 };
+    let variant = Variant {
+        shape: Shape::Int,
+        workers: 1,
+        alter: TO_BIGINT,
+        keys: 1000,
+        specials,
+        index_build: "after",
+        seed: 1,
+    };
     variant.migrate().await;
 }
 
@@ -181,15 +190,30 @@ async fn nothing_is_lost_under_one_large_transaction() {
 async fn nothing_is_lost_of_a_table_with_a_composite_key() {
     let shape = Shape::Composite;
     let specials = &[Special { kind: Kind::Large, phases: &PHASES }];
-    let variant = Variant { shape, workers: 2, alter: TO_BIGINT, keys: 1000, specials, seed: 2 };
+    let variant = Variant {
+        shape,
+        workers: 2,
+        alter: TO_BIGINT,
+        keys: 1000,
+        specials,
+        index_build: "after",
+        seed: 2,
+    };
     variant.migrate().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_with_four_workers() {
     let alter = "ALTER COLUMN id TYPE bigint, ADD COLUMN added text NOT NULL DEFAULT 'x'";
-    let variant =
-        Variant { shape: Shape::Int, workers: 4, alter, keys: 100, specials: &[], seed: 3 };
+    let variant = Variant {
+        shape: Shape::Int,
+        workers: 4,
+        alter,
+        keys: 100,
+        specials: &[],
+        index_build: "after",
+        seed: 3,
+    };
     variant.migrate().await;
 }
 
@@ -200,6 +224,32 @@ async fn nothing_is_lost_when_the_table_is_truncated() {
         Special { kind: Kind::Truncate, phases: &["copy"] },
         Special { kind: Kind::Truncate, phases: &["index", "catch up", "verify"] },
     ];
-    let variant = Variant { shape, workers: 3, alter: TO_BIGINT, keys: 100, specials, seed: 4 };
+    let variant = Variant {
+        shape,
+        workers: 3,
+        alter: TO_BIGINT,
+        keys: 100,
+        specials,
+        index_build: "after",
+        seed: 4,
+    };
+    variant.migrate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_where_the_copy_fills_unique_indexes() {
+    let specials = &[Special { kind: Kind::Large, phases: &["copy"] }];
+    let (shape, index_build) = (Shape::Int, "before");
+    let variant =
+        Variant { shape, workers: 4, alter: TO_BIGINT, keys: 1000, specials, index_build, seed: 5 };
+    variant.migrate().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_of_a_truncated_table_whose_copy_fills_unique_indexes() {
+    let specials = &[Special { kind: Kind::Truncate, phases: &["copy"] }];
+    let (shape, index_build) = (Shape::Composite, "before");
+    let variant =
+        Variant { shape, workers: 3, alter: TO_BIGINT, keys: 100, specials, index_build, seed: 6 };
     variant.migrate().await;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::announce::Announcer;
 use super::duplicates::duplicates;
 use super::size::Forecast;
 use super::way::{Way, way};
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One index to build, and how.
 struct Build<'a> {
-    plan: &'a IndexPlan,
+    planned: &'a Planned,
     way: Way,
 }
 
@@ -37,7 +38,17 @@ pub(super) async fn all(
     plans: &[Planned],
 ) -> Result<Duration> {
     let missing = present::missing(context, plans).await?;
-    let builds = choose(context, settings, &missing.build).await?;
+    if missing.build.is_empty() {
+        let began = Instant::now();
+        attach_all(context, &missing.attach).await?;
+        return Ok(began.elapsed());
+    }
+    let session = context.session("forecast").await?;
+    let jobs = settings.jobs.min(missing.build.len());
+    let forecast = Forecast::make(context, &session, &missing.build, jobs).await?;
+    let builds = choose(context, settings, (&session, &forecast), &missing.build).await?;
+    let announcer = Announcer::new(context, &session).await?;
+    let ahead = Some((&announcer, &forecast));
     // In order where the order matters. Elsewhere the plain ones first, several at a time: they share
     // the lock on the shadow. CREATE INDEX CONCURRENTLY shares it with no other build, and whoever
     // queues for it has a snapshot that it waits for.
@@ -45,26 +56,34 @@ pub(super) async fn all(
     let jobs = settings.jobs.max(1);
     let (together, one_by_one): (Vec<_>, Vec<_>) =
         builds.into_iter().partition(|build| jobs > 1 && build.way == Way::Plain);
-    build_some(context, settings, jobs, &together).await?;
-    build_some(context, settings, 1, &one_by_one).await?;
+    build_some(context, settings, jobs, &together, ahead).await?;
+    build_some(context, settings, 1, &one_by_one, ahead).await?;
     attach_all(context, &missing.attach).await?;
     Ok(began.elapsed())
+}
+
+/// The same on an empty table, where there is nothing to choose.
+pub(super) async fn on_empty(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &[Planned],
+) -> Result<()> {
+    let missing = present::missing(context, plans).await?;
+    let builds: Vec<_> =
+        missing.build.iter().map(|planned| Build { planned, way: Way::Plain }).collect();
+    build_some(context, settings, 1, &builds, None).await?;
+    attach_all(context, &missing.attach).await
 }
 
 /// Chooses how each index is built, by what the slot may hold back.
 async fn choose<'a>(
     context: &Context,
     settings: &IndexSettings,
+    (session, forecast): (&Session, &Forecast),
     missing: &[&'a Planned],
 ) -> Result<Vec<Build<'a>>> {
-    if missing.is_empty() {
-        return Ok(Vec::new());
-    }
-    let session = context.session("forecast").await?;
-    let limits = SlotLimits::read(&session, settings.max_slot_wal).await?;
-    let jobs = settings.jobs.min(missing.len());
-    let forecast = Forecast::make(context, &session, missing, jobs).await?;
-    let choose = |planned: &&'a Planned| {
+    let limits = SlotLimits::read(session, settings.max_slot_wal).await?;
+    let choose = |&planned: &&'a Planned| {
         let plan = &planned.plan;
         let predicted = forecast.wal(&planned.extent);
         let way = match (way(predicted, limits), &plan.create_concurrently) {
@@ -82,7 +101,7 @@ async fn choose<'a>(
             (Way::Plain, _) => Way::Plain,
         };
         tracing::info!("index {}: {way:?}, {predicted} bytes of WAL predicted", plan.name);
-        Build { plan, way }
+        Build { planned, way }
     };
     Ok(missing.iter().map(choose).collect())
 }
@@ -92,12 +111,17 @@ async fn build_some(
     settings: &IndexSettings,
     jobs: usize,
     builds: &[Build<'_>],
+    ahead: Option<(&Announcer<'_>, &Forecast)>,
 ) -> Result<()> {
     let queue = Mutex::new(builds.iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let jobs = (0..jobs.min(builds.len())).map(|n| async move {
         let session = builder(context, settings, n).await?;
         while let Some(build) = next() {
+            if let Some((announcer, forecast)) = ahead {
+                announcer.index(&session, build.planned, forecast).await?;
+            }
+            let _unthrottled = context.unthrottled.begin();
             build_one(context, &session, build).await?;
             failpoint!("index built");
         }
@@ -108,7 +132,7 @@ async fn build_some(
 }
 
 async fn build_one(context: &Context, session: &Session, build: &Build<'_>) -> Result<()> {
-    let plan = build.plan;
+    let plan = &build.planned.plan;
     let tablespace = plan.index.tablespace.as_deref().unwrap_or("");
     session.set("default_tablespace", tablespace).await?;
     let built = match (build.way, &plan.create_concurrently) {

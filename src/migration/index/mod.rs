@@ -5,9 +5,14 @@
 //! Indexes that are not unique cannot clash and need no such point. Building them at once uses the
 //! time in which the stream still skips through the copy's own WAL (measured: a quarter of the phase).
 //!
+//! Where the indexes were to be there before the copy, they are built on the empty shadow (`build_on_empty`) and
+//! found there by this phase. What is left of it is that point: it alone tells duplicates of the data from
+//! values that wandered while rows were copied.
+//!
 //! The phase may be entered again after a crash at any instant: what is there already is found by
 //! looking at the shadow ([`present`]), never remembered.
 
+mod announce;
 mod build;
 mod duplicates;
 mod present;
@@ -19,6 +24,7 @@ use std::time::Duration;
 
 use crate::catalog::Table;
 use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::Alone;
 use crate::pg::Session;
@@ -27,8 +33,9 @@ use crate::shadow::{self, IndexPlan, TemporaryNames};
 use super::catch_up;
 use super::context::Context;
 use super::prepare::shadow_settings;
+use announce::Announcer;
 use size::Extent;
-pub(super) use size::wal_end;
+pub(super) use size::{build_seconds, wal_end};
 
 /// How indexes are built.
 #[derive(Debug, Clone)]
@@ -121,6 +128,21 @@ fn largest_first(all: &mut [Planned], source: &Table) {
     all.sort_by_key(|planned| std::cmp::Reverse(bytes(planned)));
 }
 
+/// Builds all of them on the empty shadow, where that takes no time and the slot waits for nothing: the copy
+/// fills them. Nobody else writes to the shadow yet, but a TRUNCATE may be followed.
+pub(super) async fn build_on_empty(
+    context: &Context,
+    settings: &IndexSettings,
+    plans: &Plans,
+) -> Result<()> {
+    let _alone = context.door.alone().await;
+    for plans in [&plans.first, &plans.unique] {
+        build::on_empty(context, settings, plans).await?;
+    }
+    failpoint!("indexes made");
+    Ok(())
+}
+
 /// Builds the key's index and those that are not unique. Nothing writes to the shadow yet, also where
 /// the phase is entered again and the key's index is there: what applies changes starts afterwards.
 /// Returns how long the builds took.
@@ -187,7 +209,11 @@ pub(super) async fn vacuum(
     session.set_role(&context.writer.owner).await?;
     // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.
     session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
+    let told = context.session("forecast").await?;
+    let announcer = Announcer::new(context, &told).await?;
     for relation in &context.flow.target.relations {
+        announcer.vacuum(&told, relation).await?;
+        let _unthrottled = context.unthrottled.begin();
         session.batch(&format!("VACUUM (ANALYZE) {relation}")).await?;
     }
     Ok(())

@@ -40,7 +40,7 @@ pub struct Forecast {
     pub index_bytes: f64,
     pub wal_bytes: f64,
     /// WAL that the slot holds back at most: during the build of the largest index, where that is not built
-    /// CONCURRENTLY. None where nothing was captured.
+    /// CONCURRENTLY. None where nothing was captured, or none is built: ranges alone hold it back then.
     pub slot_bytes: Option<f64>,
     pub slot_limit: u64,
     /// Whether changes are applied faster than they come; None where too few came to say.
@@ -82,7 +82,10 @@ impl Forecast {
             table_bytes: seen.table_bytes as f64 * times,
             index_bytes: index_bytes * times,
             wal_bytes: (seen.copy_wal + seen.index_wal) * times,
-            slot_bytes: seen.changes.map(|_| held_back(seen, times, builds.seconds)),
+            slot_bytes: seen
+                .changes
+                .filter(|_| !seen.indexes_before)
+                .map(|_| held_back(seen, times, builds.seconds)),
             slot_limit: seen.slot_limit,
             converges,
             phases,

@@ -19,6 +19,7 @@ use crate::flow::segment::Segment;
 use crate::migration::begun::{Known, Rehearsing};
 use crate::migration::context::Context;
 use crate::migration::hooked::{BeforeCutover, Caller};
+use crate::migration::index::Plans;
 use crate::migration::slot_limits::SlotLimits;
 use crate::migration::stretch::Stretch;
 use crate::migration::supervisor::Background;
@@ -58,6 +59,8 @@ pub struct Seen {
     pub verified: Option<(u64, f64)>,
     pub cutover: Option<Rehearsal>,
     pub cutover_seconds: f64,
+    /// The copy filled the indexes.
+    pub indexes_before: bool,
     /// Bytes of the new table without its indexes, and of each of those.
     pub table_bytes: i64,
     pub indexes: Vec<(String, i64)>,
@@ -144,12 +147,21 @@ impl Measuring<'_, '_, '_> {
         began: Instant,
     ) -> Result<Seen> {
         let (control, context) = (self.control, self.context);
-        let Known { source, target, .. } = self.known;
+        let Known { source, target, request, .. } = self.known;
         prepare::create_shadow(control, &context.flow, source, target).await?;
+        let plans = index::plans(context, source, target)?;
+        if request.indexes_before {
+            let settings = context.settings.borrow().index.clone();
+            index::build_on_empty(context, &settings, &plans).await?;
+        }
         if captures {
             prepare::wait_for_writers(control, source.oid, &context.meter).await?;
         }
-        let mut seen = Seen { prepare_seconds: began.elapsed().as_secs_f64(), ..Seen::default() };
+        let mut seen = Seen {
+            prepare_seconds: began.elapsed().as_secs_f64(),
+            indexes_before: request.indexes_before,
+            ..Seen::default()
+        };
         let asked = context.settings.borrow().index.max_slot_wal;
         seen.slot_limit = SlotLimits::read(control, asked).await?.bytes();
         seen.rows = table::rows(control, source).await?;
@@ -157,7 +169,7 @@ impl Measuring<'_, '_, '_> {
 
         let before = self.look_before(&mut seen).await?;
         let segments = self.copy(&mut seen, extent, &before).await?;
-        let (syncs, converges) = self.build(&mut seen, captures).await?;
+        let (syncs, converges) = self.build(&mut seen, &plans, captures).await?;
         if captures && converges {
             if context.flow.keeps_order() && !segments.is_empty() {
                 seen.verified = self.verify(segments, &mut seen.warnings).await?;
@@ -238,14 +250,18 @@ impl Measuring<'_, '_, '_> {
     }
 
     /// Indexes, and the changes that came meanwhile. Returns who applies them, until the end.
-    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<(Vec<Background>, bool)> {
+    async fn build(
+        &self,
+        seen: &mut Seen,
+        plans: &Plans,
+        captures: bool,
+    ) -> Result<(Vec<Background>, bool)> {
         self.enter("index");
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
-        let Known { source, target, .. } = self.known;
-        let plans = index::plans(context, source, target)?;
+        let Known { source, target, request, .. } = self.known;
         let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
-        seen.index_seconds = index::build_first(context, &settings, &plans).await?.as_secs_f64();
+        seen.index_seconds = index::build_first(context, &settings, plans).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
         let (mut syncs, mut converges) = (Vec::new(), true);
         if captures {
@@ -256,9 +272,11 @@ impl Measuring<'_, '_, '_> {
                        cutover were not rehearsed";
             seen.warnings.push(why.to_owned());
         } else if captures {
-            let unique = index::build_unique(context, &settings, target, &plans).await?;
+            let unique = index::build_unique(context, &settings, target, plans).await?;
             seen.index_seconds += unique.as_secs_f64();
-        } else if let Some(share) = plans.left_out(source) {
+        } else if !request.indexes_before
+            && let Some(share) = plans.left_out(source)
+        {
             // What was copied at different times may have one value twice.
             seen.index_seconds *= 1.0 + share;
             let why = "without capture only the key's index is built of the unique ones: the time for the others is \

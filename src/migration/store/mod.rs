@@ -13,7 +13,7 @@ pub(super) use epoch::{hold_epoch, host, raise_epoch, silence};
 pub(super) use flow::{
     Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
 };
-pub(super) use progress::keep_progress;
+pub(super) use progress::{copy_rate, keep_progress};
 pub(super) use record::{
     DRY_RUN, Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options,
     load, options, record_shadow, set_options, swapped, swapped_by_name, unfinished,

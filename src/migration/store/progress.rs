@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::pg::Session;
 
-/// In place of what was there, while the run is of this epoch.
+/// In place of what was there, while the run is of this epoch; what it does not know stays as it was.
 pub(in crate::migration) async fn keep_progress(
     session: &Session,
     migration: i64,
@@ -14,7 +14,18 @@ pub(in crate::migration) async fn keep_progress(
 ) -> Result<()> {
     let sql = "INSERT INTO pgwraith.progress (migration_id, facts) \
                SELECT m.id, $3 FROM pgwraith.migration m WHERE m.id = $1 AND m.epoch = $2 \
-               ON CONFLICT (migration_id) DO UPDATE SET facts = EXCLUDED.facts, at = pg_catalog.clock_timestamp()";
+               ON CONFLICT (migration_id) DO UPDATE SET facts = pgwraith.progress.facts || EXCLUDED.facts, at = pg_catalog.clock_timestamp()";
     session.execute(sql, &[&migration, &epoch, facts]).await?;
     Ok(())
+}
+
+/// Bytes of WAL that a worker of the copy wrote in a second, as whoever copied last has found out.
+pub(in crate::migration) async fn copy_rate(
+    session: &Session,
+    migration: i64,
+) -> Result<Option<u64>> {
+    let sql = "SELECT (p.facts->>'copy_wal_per_second')::pg_catalog.int8 FROM pgwraith.progress p \
+               WHERE p.migration_id = $1";
+    let row = session.maybe(sql, &[&migration]).await?;
+    Ok(row.and_then(|row| row.get::<_, Option<i64>>(0)).and_then(|rate| u64::try_from(rate).ok()))
 }
