@@ -52,7 +52,7 @@ pub(super) async fn drain(context: &Context) -> Result<()> {
     let mut arrivals = context.tracker.arrivals();
     let started = Instant::now();
     let mut told = false;
-    let mut least = (u64::MAX, started);
+    let (mut least, mut stalled) = ((u64::MAX, started), STALLED);
     loop {
         let (backlog, in_vain, on_disk) = {
             let dirty = context.tracker.dirty();
@@ -63,9 +63,10 @@ pub(super) async fn drain(context: &Context) -> Result<()> {
         }
         if backlog < least.0 {
             least = (backlog, Instant::now());
-        } else if in_vain > 0 && least.1.elapsed() > STALLED {
+        } else if in_vain > 0 && on_disk > 0 && least.1.elapsed() > stalled {
             look_for_duplicates(context).await?;
-            least = (backlog, Instant::now());
+            // It writes what it takes back, and the sync may only be resting for a standby.
+            (least, stalled) = ((backlog, Instant::now()), stalled * 2);
         }
         if !told && started.elapsed() > PATIENCE {
             told = true;
