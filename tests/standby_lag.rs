@@ -150,8 +150,6 @@ async fn a_slow_standby_is_used_and_not_overrun() {
     wait_for_phase(&shop.client, &mut run, "orders", "copy").await;
     wait_for(&shop.client, &mut run, "most of it is copied", &copied(ROWS * 4 / 5)).await;
     let chunk = chunk_worth(&shop).await;
-    let sql = "SELECT string_agg(format('%s:%s', round(extract(epoch FROM finished_at - (SELECT min(finished_at) FROM pgwraith.chunk WHERE done))::numeric, 2), rows), ' ' ORDER BY finished_at) FROM pgwraith.chunk WHERE kind = 'copy' AND done";
-    eprintln!("DEBUG chunks {}", shop.value::<String>(sql).await);
     let writes = traffic(&shop, ROWS, RATE / 4).await;
     run.wait_for_saying("the cutover waits: postponed").await;
     let waits = Instant::now();
