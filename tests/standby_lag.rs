@@ -161,7 +161,7 @@ async fn a_slow_standby_is_used_and_not_overrun() {
     assert!(limit.count() > 0);
 
     let copy = lags.in_phases(&["copy"]);
-    let (last, settled) = (copy.last().unwrap(), copy[0].at + Duration::from_secs(3));
+    let (last, settled) = (copy.last().unwrap(), copy[0].at + Duration::from_secs(5));
     let first = copy.iter().find(|s| s.at >= settled).unwrap();
     let took = last.at.duration_since(first.at).as_secs_f64();
     let got = (last.replayed - first.replayed) as f64 / took / RATE as f64;
