@@ -9,7 +9,7 @@
 //! forth: a signal that stopped the copy lets it go on at half of the speed at which it was stopped.
 //!
 //! Where there are standbys it begins slowly, and grows fast until the first of them feels it: at half of the
-//! full speed one that takes a twentieth of it would be seconds behind before anybody saw.
+//! full speed one that takes a fortieth of it was eight seconds behind before that ended.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -71,14 +71,14 @@ const OVER: f64 = -std::f64::consts::LN_2;
 const FALL: f64 = -3.0;
 const RISE: f64 = 0.7;
 /// Where it begins, as a share of the most, and how fast it grows then, where there are standbys.
-const BEGIN: f64 = 0.05;
+const BEGIN: f64 = 0.02;
 const GROW: f64 = 1.0;
 /// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
 /// it up before is gone.
 const QUIET: f64 = 0.1;
 const QUIET_FOR: f64 = 6.0;
 /// The least speed, as a share of the most: from nothing it could not rise.
-const LEAST: f64 = 0.02;
+const LEAST: f64 = 0.01;
 /// Over how long the approach is averaged, in seconds.
 const SMOOTHING: f64 = 0.35;
 /// Longer ago nothing was decided: then the clock stood still for us, not for the server.

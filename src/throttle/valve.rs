@@ -12,7 +12,7 @@ use super::controller::Decision;
 const LONGEST: Duration = Duration::from_secs(30);
 /// A range is shortened by no more than this where there is little time to work: one after a long pause
 /// should not be too much at once.
-const SHORTEST: f64 = 0.1;
+const SHORTEST: f64 = 0.02;
 
 /// Who ended a range is back for the next one within this.
 const BACK: Duration = Duration::from_secs(1);
