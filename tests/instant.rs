@@ -1,7 +1,7 @@
 //! A change that PostgreSQL makes in its catalogs alone is made in place, with the cutover's locks.
 
 use crate::harness::{ANY_WAY, Background, Output, Proxy, When, run};
-use crate::scene::{SOON, Shop, exec, shop, value, wait_for};
+use crate::scene::{SOON, Shop, exec, shop, wait_for};
 
 const COLUMN: [&str; 2] = ["--alter", "ADD COLUMN note text NOT NULL DEFAULT ''"];
 const ROWS: &str = "CREATE TABLE t (id int PRIMARY KEY, a int, CONSTRAINT a_there CHECK (a IS NOT NULL)); \
@@ -168,7 +168,7 @@ async fn whenever_it_is_killed_there_is_nothing_to_undo() {
         exec(&shop.client, "SET lock_timeout = '5s'; UPDATE t SET a = a").await;
     }
     run(arguments(&shop, &COLUMN)).await.expect_code(0);
-    assert_eq!(value::<i64>(&shop.client, "SELECT count(*) FROM t WHERE note = ''").await, 1000);
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM t WHERE note = ''").await, 1000);
 }
 
 /// The rights of README.md do: the owner may create nothing in the database, and what is added is his.
