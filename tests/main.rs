@@ -20,6 +20,7 @@ mod meaning;
 mod objects;
 mod observed;
 mod oracle;
+mod partitions;
 mod preflight;
 mod proxy;
 mod races;

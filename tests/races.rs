@@ -136,14 +136,14 @@ async fn a_full_sync_waits_for_its_fence() {
     let control = connector.session("control").await.unwrap();
     let oid = catalog::find(&control, "t").await.unwrap();
     let source = catalog::read(&control, oid).await.unwrap().unwrap();
-    let request = Request { alters: Vec::new(), maps: Vec::new(), keep: None };
+    let request = Request { alters: Vec::new(), maps: Vec::new(), keep: None, partition: None };
     let plan = change::rehearse(&control, &source, &request).await.unwrap();
     let root = QualifiedName::new("public", "t_v2");
     let flow = Flow {
         migration,
         number: 1,
         captured: Captured { oid, name: source.qualified(), rows: source.qualified() },
-        target: Target { root: root.clone(), relations: vec![root] },
+        target: Target { root: root.clone(), relations: vec![root], upserts: true },
         projection: plan.projection,
         key: plan.key,
         publication: String::new(),

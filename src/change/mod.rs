@@ -10,6 +10,7 @@ mod expression;
 mod follow;
 mod foreign_keys;
 mod key;
+pub mod partition;
 mod probe;
 mod rehearse;
 mod retarget;
@@ -29,6 +30,8 @@ pub struct Request {
     pub maps: Vec<(String, String)>,
     /// A condition over the source's row: rows for which it is not true are left behind.
     pub keep: Option<String>,
+    /// The table becomes a partitioned one.
+    pub partition: Option<partition::Asked>,
 }
 
 /// The table's future shape and how its rows come about.
@@ -44,6 +47,8 @@ pub struct Plan {
     pub carried: Vec<Carried>,
     /// SQL over the source's row under the alias `s`: only rows for which it is true are in the target.
     pub keep: Option<String>,
+    /// How the target is partitioned, where it is.
+    pub partitioning: Option<partition::Partitioning>,
 }
 
 /// How one column of the target is filled.

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::args::{ChangeArgs, Connection, LimitArgs, SetLimits};
 use crate::change::Request;
+use crate::change::partition::{Asked, By};
 use crate::conninfo::ConnInfo;
 use crate::cutover;
 use crate::error::{Error, Result};
@@ -23,16 +24,32 @@ pub(super) fn connector(connection: &Connection) -> Result<Connector> {
 
 /// The change asked for; there must be one.
 pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
-    if args.alter.is_empty() && args.map.is_empty() && !args.rebuild && args.keep.is_none() {
+    let partition = partition(args)?;
+    let nothing = args.alter.is_empty() && args.map.is_empty() && !args.rebuild;
+    if nothing && args.keep.is_none() && partition.is_none() {
         return Err(Error::usage("no change was asked for").next(
-            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\" or --rebuild",
+            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --partition-by \"RANGE \
+             (column)\" or --rebuild",
         ));
     }
     if let Some(empty) = args.alter.iter().find(|a| a.trim().is_empty()) {
         return Err(Error::usage(format!("--alter {empty:?} is empty")));
     }
     let maps = args.map.iter().map(|m| map(m)).collect::<Result<_>>()?;
-    Ok(Request { alters: args.alter.clone(), maps, keep: args.keep.clone() })
+    Ok(Request { alters: args.alter.clone(), maps, keep: args.keep.clone(), partition })
+}
+
+/// What the table is to be partitioned by, if that is consistent in itself.
+fn partition(args: &ChangeArgs) -> Result<Option<Asked>> {
+    let Some(by) = &args.partition_by else { return Ok(None) };
+    let asked = Asked {
+        by: by.clone(),
+        every: args.partition_every.clone(),
+        premake: args.partition_premake,
+        partitions: args.partitions,
+    };
+    By::of(&asked)?;
+    Ok(Some(asked))
 }
 
 /// What the operator takes upon himself.

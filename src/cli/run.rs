@@ -110,7 +110,14 @@ fn another_change(table: &str, begun: &Request) -> Error {
         begun.maps.iter().map(|(column, map)| format!(" --map {:?}", format!("{column} = {map}")));
     let word = shell_word(table);
     let keep = begun.keep.iter().map(|condition| format!(" --where {condition:?}"));
-    let flags: String = alters.chain(maps).chain(keep).collect();
+    let partition = begun.partition.iter().map(|asked| {
+        let every = asked.every.iter().map(|every| format!(" --partition-every {every:?}"));
+        let premake = asked.premake.iter().map(|n| format!(" --partition-premake {n}"));
+        let partitions = asked.partitions.iter().map(|n| format!(" --partitions {n}"));
+        let rest: String = every.chain(premake).chain(partitions).collect();
+        format!(" --partition-by {:?}{rest}", asked.by)
+    });
+    let flags: String = alters.chain(maps).chain(keep).chain(partition).collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     Error::new(
         Kind::Refused,

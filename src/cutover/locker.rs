@@ -185,9 +185,9 @@ async fn first_lock(
         "SET LOCAL lock_timeout = {patience}; \
          SET LOCAL client_connection_check_interval = 100; \
          SET LOCAL idle_in_transaction_session_timeout = {BETWEEN_ATTEMPTS}; \
-         LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE; \
+         LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE; \
          LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE",
-        // Autovacuum may be at work on the shadow too by now.
+        // Autovacuum may be at work on the shadow too by now, or on its partitions.
         cutover.names.shadow,
         cutover.names.source
     );
@@ -228,7 +228,17 @@ impl Rehearsed {
         let shadow = catalog::read(session, tables[1]).await?.ok_or_else(gone)?;
         let plan = rehearse(cutover, session, &source, most).await?;
         let (target, carried) = (&plan.target, &plan.carried[..]);
-        let swap = Swap { names, source: &source, target, shadow: &shadow, carried, taken: &taken };
+        let (leaves, version) = (cutover.flow.target.leaves(), session.version());
+        let swap = Swap {
+            names,
+            source: &source,
+            target,
+            shadow: &shadow,
+            carried,
+            leaves,
+            version,
+            taken: &taken,
+        };
         Ok(Rehearsed {
             locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),

@@ -38,7 +38,7 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
             name: QualifiedName::new("s", "t"),
             rows: QualifiedName::new("s", "t"),
         },
-        target: Target { root: root.clone(), relations: vec![root] },
+        target: Target { root: root.clone(), relations: vec![root], upserts: true },
         projection: vec![
             filled("id", "bigint", Some("s.\"id\"")),
             filled("total", "numeric", Some("(s.a * s.b)")),

@@ -144,7 +144,7 @@ impl Stretch<'_, '_> {
     ) -> Result<Report> {
         let settings = || context.settings.borrow().clone();
         if here.at == Phase::Prepare {
-            prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
+            prepare::create_shadow(control, &context.flow, known).await?;
             failpoint!("shadow made");
         }
         if here.new_slot {
@@ -156,16 +156,16 @@ impl Stretch<'_, '_> {
         copy::copy(context).await?;
 
         self.enter(control, here, Phase::Index).await?;
-        let plans = index::plans(context, &known.source, &known.target)?;
+        let plans = index::plans(context, known)?;
         index::build_first(context, &settings().index, &plans).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings().copy.workers).await?;
         let recovered = match here.unproven {
             true => Some(self.compare_anew(control, context).await?),
             false => None,
         };
-        index::build_unique(context, &settings().index, &known.target, &plans).await?;
+        index::build_unique(context, &settings().index, known, &plans).await?;
         if here.at <= Phase::Index {
-            index::vacuum(context, &settings().index, &known.target).await?;
+            index::vacuum(context, &settings().index, known).await?;
             failpoint!("vacuumed");
         }
 

@@ -102,6 +102,8 @@ fn the_swap_moves_names_in_an_order_that_hands_no_value_out_twice() {
         target: &target,
         shadow: &shadow,
         carried: &[],
+        leaves: &[],
+        version: 150_000,
         taken: &taken,
     };
     assert_eq!(

@@ -66,7 +66,7 @@ async fn choose<'a>(
     let forecast = Forecast::make(context, &session, missing, jobs).await?;
     let choose = |planned: &&'a Planned| {
         let plan = &planned.plan;
-        let predicted = forecast.wal(&planned.extent);
+        let predicted = forecast.of(planned);
         let way = match (way(predicted, limits), &plan.create_concurrently) {
             (Way::Concurrently, Some(_)) => Way::Concurrently,
             (Way::Concurrently, None) => {

@@ -144,8 +144,8 @@ impl Measuring<'_, '_, '_> {
         began: Instant,
     ) -> Result<Seen> {
         let (control, context) = (self.control, self.context);
-        let Known { source, target, .. } = self.known;
-        prepare::create_shadow(control, &context.flow, source, target).await?;
+        let Known { source, .. } = self.known;
+        prepare::create_shadow(control, &context.flow, self.known).await?;
         if captures {
             prepare::wait_for_writers(control, source.oid, &context.meter).await?;
         }
@@ -242,8 +242,8 @@ impl Measuring<'_, '_, '_> {
         self.enter("index");
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
-        let Known { source, target, .. } = self.known;
-        let plans = index::plans(context, source, target)?;
+        let Known { source, .. } = self.known;
+        let plans = index::plans(context, self.known)?;
         let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
         seen.index_seconds = index::build_first(context, &settings, &plans).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
@@ -256,7 +256,7 @@ impl Measuring<'_, '_, '_> {
                        cutover were not rehearsed";
             seen.warnings.push(why.to_owned());
         } else if captures {
-            let unique = index::build_unique(context, &settings, target, &plans).await?;
+            let unique = index::build_unique(context, &settings, self.known, &plans).await?;
             seen.index_seconds += unique.as_secs_f64();
         } else if let Some(share) = plans.left_out(source) {
             // What was copied at different times may have one value twice.
@@ -266,7 +266,7 @@ impl Measuring<'_, '_, '_> {
             seen.warnings.push(why.to_owned());
         }
         let vacuumed = Instant::now();
-        index::vacuum(context, &settings, target).await?;
+        index::vacuum(context, &settings, self.known).await?;
         seen.vacuum_seconds = vacuumed.elapsed().as_secs_f64();
         let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
         let anyway = seen.wal_per_second * began.elapsed().as_secs_f64();
