@@ -107,6 +107,28 @@ fn a_sync_deletes_by_the_mapped_key_and_writes_only_what_differs() {
 }
 
 #[test]
+fn without_a_unique_key_what_differs_is_deleted_and_what_is_missing_inserted() {
+    let delete = single().delete_stale();
+    assert!(
+        delete.contains("SELECT s.\"id\" AS s0, CAST(s.\"id\" AS bigint) AS k1 FROM k AS s"),
+        "{delete}"
+    );
+    assert!(delete.ends_with(
+        "WHERE t.\"id\" = g.k1 AND NOT EXISTS (SELECT 1 FROM ONLY \"s\".\"t\" AS s WHERE s.\"id\" = g.s0 \
+         AND ROW(CAST(s.\"id\" AS bigint), CAST((s.a * s.b) AS numeric))::record OPERATOR(pg_catalog.*=) \
+         ROW(t.\"id\", t.\"total\")::record)"
+    ), "{delete}");
+    let insert = composite().insert_missing();
+    assert!(
+        insert.ends_with(
+            "WHERE NOT EXISTS (SELECT 1 FROM \"s\".\"t_v2\" AS o WHERE (o.\"a\", o.\"b \"\"x\") = \
+         (CAST(s.\"a\" AS integer), CAST(s.\"b\" AS text)))"
+        ),
+        "{insert}"
+    );
+}
+
+#[test]
 fn a_checksum_hashes_twice_and_sends_what_equality_does_not_tell_apart() {
     let sql = single().checksums(Bounds { lower: true, upper: false }, true);
     // Summed as they are, linear hashes would not notice two rows that exchange a value.

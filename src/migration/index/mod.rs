@@ -115,11 +115,7 @@ pub(super) fn plans(context: &Context, known: &Known) -> Result<Plans> {
     // No two rows have the same key, so none clash in an index that has all of it.
     let clashes =
         |plan: &IndexPlan| plan.unique && !shadow::contains_key(target, &plan.index, &columns);
-    let clashes_in_key = clashes(&key);
     let (unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(clashes);
-    if clashes_in_key {
-        return Err(Error::failed("the new table has no index on its key"));
-    }
     first.push(key);
     if let Some(partitioning) = partitioning {
         let divide = |plans| whole::divide(context, partitioning, source, target, plans);
