@@ -23,6 +23,7 @@ mod model;
 mod objects;
 mod observed;
 mod oracle;
+mod partitions;
 mod plan;
 mod preflight;
 mod proxy;

@@ -143,7 +143,7 @@ async fn a_full_sync_waits_for_its_fence() {
         migration,
         number: 1,
         captured: Captured { oid, name: source.qualified(), rows: source.qualified() },
-        target: Target { root: root.clone(), relations: vec![root] },
+        target: Target { root: root.clone(), relations: vec![root], upserts: true },
         projection: plan.projection,
         key: plan.key,
         publication: String::new(),

@@ -208,8 +208,9 @@ const INDEXES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
   FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
   JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace
-  CROSS JOIN LATERAL (SELECT pg_catalog.format('CREATE %sINDEX %I ON %I.%I ',
-    CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, ic.relname, n.nspname, c.relname) AS head) h
+  CROSS JOIN LATERAL (SELECT pg_catalog.format('CREATE %sINDEX %I ON %s%I.%I ',
+    CASE WHEN i.indisunique THEN 'UNIQUE ' ELSE '' END, ic.relname, CASE WHEN ic.relkind = 'I' THEN 'ONLY ' ELSE '' END,
+    n.nspname, c.relname) AS head) h
   WHERE i.indrelid = $1) x";
 
 const CONSTRAINTS: &str =

@@ -16,29 +16,35 @@ pub(super) struct Clone {
 /// from here on.
 pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
     let Clone { name, .. } = bare(session, source).await?;
-    let owner = quote_ident(&source.owner);
-    let now = read(session, &name).await?;
-    let wanted = as_clone(source, &name);
+    let oid = dress(session, source, &name).await?;
+    let clone = Clone { oid, name };
+    same_privileges(session, source, &clone).await?;
+    same_meaning(session, source, &clone).await?;
+    Ok(clone)
+}
+
+/// Gives the clone called `name` everything of `table` that is neither its shape nor its rows; returns its oid.
+pub(super) async fn dress(session: &Session, table: &Table, name: &QualifiedName) -> Result<u32> {
+    let owner = quote_ident(&table.owner);
+    let now = read(session, name).await?;
+    let wanted = as_clone(table, name);
     let mut steps = shadow::settings(&now, &wanted);
     steps.extend(shadow::grant_steps(
         &format!("TABLE {name}"),
-        &source.owner,
+        &table.owner,
         &Privileges::on_table(&now),
         &Privileges::on_table(&wanted),
     ));
     // The owner may have taken a privilege from himself that it takes to put a trigger or a foreign key
     // on: at the swap, too, the table's own privileges come last.
     let owners = format!("GRANT ALL ON TABLE {name} TO {owner}");
-    steps.push(Step::by(&source.owner, owners));
+    steps.push(Step::by(&table.owner, owners));
     for step in &steps {
         set_role(session, step.role.as_deref()).await?;
-        session.batch(&step.sql).await.map_err(|e| cannot(e, step, &name))?;
+        session.batch(&step.sql).await.map_err(|e| cannot(e, step, name))?;
     }
-    set_role(session, Some(&source.owner)).await?;
-    let clone = Clone { oid: now.oid, name };
-    same_privileges(session, source, &clone).await?;
-    same_meaning(session, source, &clone).await?;
-    Ok(clone)
+    set_role(session, Some(&table.owner)).await?;
+    Ok(now.oid)
 }
 
 /// Its columns, constraints and indexes alone, and the session acts as the owner.

@@ -47,6 +47,21 @@ fn referenced_key(key: &ForeignKey, to: &QualifiedName, number: usize) -> String
     }
 }
 
+/// Puts those of `target` on its clone, which was made anew and lost them; what they refer to is there.
+pub(super) async fn put_again(
+    session: &Session,
+    target: &Table,
+    stand_ins: &mut StandIns<'_>,
+) -> Result<()> {
+    for key in &target.foreign_keys {
+        let from = stand_ins.of(&key.from).await?;
+        set_role(session, None).await?;
+        let (name, definition) = (quote_ident(&key.name), stand_ins.staged(&key.definition));
+        session.batch(&format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}")).await?;
+    }
+    set_role(session, Some(&target.owner)).await
+}
+
 /// The foreign keys that the altered clone has, about the tables that the stand-ins stand for.
 pub(super) fn unstaged(
     keys: Vec<ForeignKey>,

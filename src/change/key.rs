@@ -68,7 +68,9 @@ pub(super) fn mapping(
 
 /// Gives the target an index to write by where it has no unique one on exactly the key, since its primary key
 /// is another: without it an upsert would leave two rows. It can be unique, and so serve `ON CONFLICT`: each row
-/// of the source becomes one row, and no two have the same key. `clone` is the future table in the rehearsal.
+/// of the source becomes one row, and no two have the same key. (Of a partitioned table it cannot, unless rows are
+/// divided by the key alone; there any index that begins with the key's columns does.) `clone` is the future table in
+/// the rehearsal.
 pub(super) async fn index_it(
     session: &Session,
     clone: &Clone,
@@ -76,7 +78,12 @@ pub(super) async fn index_it(
     key: &[KeyColumn],
 ) -> Result<()> {
     let columns: Vec<&str> = key.iter().map(|k| k.target.as_str()).collect();
-    if shadow::key_index(target, &columns).is_some() {
+    let partitioned = target.kind == 'p';
+    let there = match partitioned {
+        true => shadow::lookup_index(target, &columns),
+        false => shadow::key_index(target, &columns),
+    };
+    if there.is_some() {
         return Ok(());
     }
     let name = free_name(&target.name, "_pgwraith_key", |name| {
@@ -84,7 +91,8 @@ pub(super) async fn index_it(
     });
     let quoted: Vec<String> = columns.iter().map(|column| quote_ident(column)).collect();
     let (index, table, columns) = (quote_ident(&name), &clone.name, quoted.join(", "));
-    session.batch(&format!("CREATE UNIQUE INDEX {index} ON {table} ({columns})")).await?;
+    let unique = if partitioned { "" } else { "UNIQUE " };
+    session.batch(&format!("CREATE {unique}INDEX {index} ON {table} ({columns})")).await?;
     let made = catalog::read(session, clone.oid).await?;
     let made = made.and_then(|t| t.indexes.into_iter().find(|index| index.name == name));
     let made = made.ok_or_else(|| Error::failed("the key's index on the clone vanished"))?;

@@ -11,6 +11,7 @@ mod follow;
 mod foreign_keys;
 mod key;
 mod order;
+pub mod partition;
 mod probe;
 mod rehearse;
 mod retarget;
@@ -37,6 +38,8 @@ pub struct Request {
     /// that were copied without them leave the long build that this is to avoid, and an index that is built
     /// over ranges of different moments refuses values that are no duplicates.
     pub indexes_before: bool,
+    /// The table becomes a partitioned one.
+    pub partition: Option<partition::Asked>,
 }
 
 impl Request {
@@ -48,6 +51,8 @@ impl Request {
             Some("--where leaves rows behind: PostgreSQL has no such ALTER TABLE")
         } else if !self.column_order.is_empty() {
             Some("columns take another order: PostgreSQL has no such ALTER TABLE")
+        } else if self.partition.is_some() {
+            Some("PostgreSQL has no ALTER TABLE that divides a table into partitions")
         } else if self.alters.is_empty() {
             Some("the rows are to be written anew")
         } else {
@@ -69,6 +74,8 @@ pub struct Plan {
     pub carried: Vec<Carried>,
     /// SQL over the source's row under the alias `s`: only rows for which it is true are in the target.
     pub keep: Option<String>,
+    /// How the target is partitioned, where it is.
+    pub partitioning: Option<partition::Partitioning>,
 }
 
 /// How one column of the target is filled.

@@ -8,7 +8,7 @@ use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request};
-use super::{follow, foreign_keys, key, order, probe};
+use super::{follow, foreign_keys, key, order, partition, probe};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
@@ -60,7 +60,7 @@ async fn rehearse_in_transaction(
     // In mid-run the shadow has defaults that name the source. They are said again once it has its name.
     let shadow = Names::of(&source.qualified()).shadow;
     carried.retain(|c| c.relation.as_ref().is_none_or(|r| r.qualified() != shadow));
-    let made = clone::make(session, source).await?;
+    let mut made = clone::make(session, source).await?;
     let Clone { name: clone, oid: clone_oid } = &made;
     let mut stand_ins = StandIns::new(session, &source.qualified(), clone);
     foreign_keys::put_on(session, source, &mut stand_ins).await?;
@@ -82,14 +82,24 @@ async fn rehearse_in_transaction(
         Some(typed) => Some(kept(session, source, &clone.schema, typed).await?),
         None => None,
     };
+    let mut partitioning = match &request.partition {
+        Some(asked) => {
+            let (table, stand_ins) = (&mut target, &mut stand_ins);
+            Some(partition::become_partitioned(session, &mut made, table, asked, stand_ins).await?)
+        }
+        None => None,
+    };
     let rows = Rows { source, keep: keep.as_deref() };
-    check_assignment(session, rows, clone, &projection, limit).await?;
+    check_assignment(session, rows, &made.name, &projection, limit).await?;
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key::mapping(source, &target, &projection, &reads)?;
     set_role(session, Some(&source.owner)).await?;
     key::index_it(session, &made, &mut target, &key).await?;
-    Ok(Plan { target, projection, key, carried, keep })
+    if let Some(partitioning) = &mut partitioning {
+        partitioning.take_helpers(&target);
+    }
+    Ok(Plan { target, projection, key, carried, keep, partitioning })
 }
 
 /// The condition on rows, as the server understands it. Whether a row is kept must not depend on other rows: a
@@ -420,13 +430,13 @@ async fn try_a_row(session: &Session, insert: &str, limit: u128) -> Result<()> {
 
 /// The rows that are copied.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
-    source: &'a Table,
-    keep: Option<&'a str>,
+pub(super) struct Rows<'a> {
+    pub(super) source: &'a Table,
+    pub(super) keep: Option<&'a str>,
 }
 
 /// Where the rows will be read. For the owner, forced row security could fail even the planning.
-async fn rows_of(
+pub(super) async fn rows_of(
     session: &Session,
     Rows { source, keep }: Rows<'_>,
     clone: &QualifiedName,

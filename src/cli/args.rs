@@ -104,6 +104,18 @@ pub struct ChangeArgs {
     /// Keep only the rows for which this is true: "created_at > '2020-01-01'"
     #[arg(long = "where", value_name = "CONDITION", allow_hyphen_values = true)]
     pub keep: Option<String>,
+    /// Make it a partitioned table: "RANGE (created_at)", "LIST (region)", "HASH (id)"
+    #[arg(long, value_name = "STRATEGY (COLUMN)")]
+    pub partition_by: Option<String>,
+    /// What one partition of a RANGE spans: "1 month", "1 day", or a number
+    #[arg(long, value_name = "SPAN", requires = "partition_by", allow_hyphen_values = true)]
+    pub partition_every: Option<String>,
+    /// Partitions of a RANGE beyond the last row, and beyond today [default: 4]
+    #[arg(long, value_name = "N", requires = "partition_by", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub partition_premake: Option<u32>,
+    /// Partitions of a HASH
+    #[arg(long, value_name = "N", requires = "partition_by", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub partitions: Option<u32>,
     /// Agree that rows for which --where is not true are left behind in the old table
     #[arg(long)]
     pub yes: bool,

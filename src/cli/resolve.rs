@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::args::{ChangeArgs, Connection, IndexBuild, LimitArgs, SetLimits};
 use crate::change::Request;
+use crate::change::partition::{Asked, By};
 use crate::conninfo::{self, ConnInfo};
 use crate::cutover;
 use crate::error::{Error, Result};
@@ -33,14 +34,28 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         keep: args.keep.clone(),
         column_order: order.unwrap_or_default(),
         indexes_before: false,
+        partition: partition(args)?,
     };
     if request == Request::default() && !args.rebuild {
         return Err(Error::usage("no change was asked for").next(
-            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --column-order or --rebuild",
+            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --partition-by \"RANGE (column)\", --column-order or --rebuild",
         ));
     }
     let indexes_before = args.index_build == Some(IndexBuild::Before);
     Ok(Request { indexes_before, ..request })
+}
+
+/// What the table is to be partitioned by, if that is consistent in itself.
+fn partition(args: &ChangeArgs) -> Result<Option<Asked>> {
+    let Some(by) = &args.partition_by else { return Ok(None) };
+    let asked = Asked {
+        by: by.clone(),
+        every: args.partition_every.clone(),
+        premake: args.partition_premake,
+        partitions: args.partitions,
+    };
+    By::of(&asked)?;
+    Ok(Some(asked))
 }
 
 /// What the operator takes upon himself.

@@ -64,7 +64,7 @@ enum Work {
 /// What came of it.
 enum Done {
     Altered(Altered),
-    Swapped(Report),
+    Swapped(Box<Report>),
 }
 
 type Prepared = (Connector, Work, LimitArgs, Consent);
@@ -118,15 +118,16 @@ async fn carry_out(
 }
 
 async fn carry(run: &Run<'_>, work: Work) -> Result<Done> {
+    let swapped = |report| Done::Swapped(Box::new(report));
     let request = match work {
-        Work::Resume(how) => return run.resume(how).await.map(Done::Swapped),
+        Work::Resume(how) => return run.resume(how).await.map(swapped),
         Work::Copy(request) => request,
         Work::Begin(request) => match run.alter_in_place(&request).await? {
             Some(altered) => return Ok(Done::Altered(altered)),
             None => request,
         },
     };
-    run.migrate(&request).await.map(Done::Swapped)
+    run.migrate(&request).await.map(swapped)
 }
 
 fn another_change(table: &str, begun: &Request) -> Error {
@@ -137,7 +138,14 @@ fn another_change(table: &str, begun: &Request) -> Error {
     let keep = begun.keep.iter().map(|condition| format!(" --where {condition:?}"));
     let order = (!begun.column_order.is_empty())
         .then(|| format!(" --column-order {:?}", begun.column_order.join(", ")));
-    let flags: String = alters.chain(maps).chain(keep).chain(order).collect();
+    let partition = begun.partition.iter().map(|asked| {
+        let every = asked.every.iter().map(|every| format!(" --partition-every {every:?}"));
+        let premake = asked.premake.iter().map(|n| format!(" --partition-premake {n}"));
+        let partitions = asked.partitions.iter().map(|n| format!(" --partitions {n}"));
+        let rest: String = every.chain(premake).chain(partitions).collect();
+        format!(" --partition-by {:?}{rest}", asked.by)
+    });
+    let flags: String = alters.chain(maps).chain(keep).chain(order).chain(partition).collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     let index_build = if begun.indexes_before { " --index-build before" } else { "" };
     Error::new(

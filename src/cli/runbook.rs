@@ -1,6 +1,6 @@
 //! The plan as Markdown, to hang on a ticket: what to do in which order, how to go back, what to look at.
 
-use super::args::ChangeArgs;
+use super::args::{ChangeArgs, IndexBuild};
 use super::plan::{about, next, plain, step_lock};
 use crate::change::trial::Way;
 use crate::migration::{CopyWay, Planned};
@@ -161,20 +161,28 @@ fn by_copy(out: &mut String, copy: &CopyWay, word: &str, flags: &str) {
 /// The change as it was typed.
 fn flags(change: &ChangeArgs) -> String {
     let quoted = |text: &String| format!("'{}'", text.replace('\'', "'\\''"));
-    let alters = change.alter.iter().map(|text| format!("--alter {}", quoted(text)));
-    let maps = change.map.iter().map(|text| format!("--map {}", quoted(text)));
-    let rebuild = change.rebuild.then(|| "--rebuild".to_owned());
-    let keep = change.keep.iter().map(|text| format!("--where {} --yes", quoted(text)));
-    let order = change.column_order.iter().map(|text| format!("--column-order {}", quoted(text)));
-    let events = change.allow_event_triggers.then(|| "--allow-event-triggers".to_owned());
-    alters
-        .chain(maps)
-        .chain(keep)
-        .chain(order)
-        .chain(rebuild)
-        .chain(events)
-        .collect::<Vec<_>>()
-        .join(" ")
+    let texts = [
+        ("--alter", change.alter.iter().collect::<Vec<_>>()),
+        ("--map", change.map.iter().collect()),
+        ("--where", change.keep.iter().collect()),
+        ("--column-order", change.column_order.iter().collect()),
+        ("--partition-by", change.partition_by.iter().collect()),
+        ("--partition-every", change.partition_every.iter().collect()),
+    ];
+    let numbers =
+        [("--partition-premake", change.partition_premake), ("--partitions", change.partitions)];
+    let switches = [
+        ("--yes", change.keep.is_some()),
+        ("--rebuild", change.rebuild),
+        ("--index-build before", change.index_build == Some(IndexBuild::Before)),
+        ("--allow-event-triggers", change.allow_event_triggers),
+    ];
+    let texts = texts.into_iter().flat_map(|(flag, values)| {
+        values.into_iter().map(move |value| format!("{flag} {}", quoted(value)))
+    });
+    let numbers = numbers.into_iter().filter_map(|(flag, n)| Some(format!("{flag} {}", n?)));
+    let switches = switches.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag.to_owned());
+    texts.chain(numbers).chain(switches).collect::<Vec<_>>().join(" ")
 }
 
 fn section(out: &mut String, title: &str, items: &[String]) {

@@ -136,7 +136,10 @@ impl InPlace<'_> {
         let deadlock_timeout = deadlock_timeout(&session).await?;
         session.batch("BEGIN").await?;
         let name = self.table.qualified();
-        if let Err(obstacle) = lock_out_ddl(observer, &session, deadlock_timeout, &[&name]).await? {
+        if let Err(obstacle) =
+            lock_out_ddl(observer, &session, deadlock_timeout, &[format!("TABLE ONLY {name}")])
+                .await?
+        {
             return Ok(Err(obstacle));
         }
         let trial = match self.still_instant(&session).await {

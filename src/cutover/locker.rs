@@ -17,8 +17,8 @@ use crate::flow::differ::KeyComparison;
 use crate::flow::sync::Statements;
 use crate::flow::write::Isolation;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{QualifiedName, Session, quote_ident};
-use crate::shadow::{self, Step, Swap};
+use crate::pg::{Session, quote_ident};
+use crate::shadow::{self, Names, Step, Swap};
 
 /// How long the first, harmless lock may take: autovacuum gives way after deadlock_timeout.
 const PATIENT_LOCK: Duration = Duration::from_secs(10);
@@ -185,8 +185,9 @@ async fn first_lock(
     session: &Session,
     deadlock_timeout: Duration,
 ) -> Result<Result<(), Obstacle>> {
-    // Autovacuum may be at work on the shadow too by now.
-    let tables = [&cutover.names.shadow, &cutover.names.source];
+    // Autovacuum may be at work on the shadow too by now, or on its partitions.
+    let Names { shadow, source, .. } = cutover.names;
+    let tables = [format!("TABLE {shadow}"), format!("TABLE ONLY {source}")];
     lock_out_ddl(observer, session, deadlock_timeout, &tables).await
 }
 
@@ -195,7 +196,7 @@ pub(super) async fn lock_out_ddl(
     observer: &Session,
     session: &Session,
     deadlock_timeout: Duration,
-    tables: &[&QualifiedName],
+    tables: &[String],
 ) -> Result<Result<(), Obstacle>> {
     let patience = PATIENT_LOCK.max(3 * deadlock_timeout).as_millis();
     let mut lock = format!(
@@ -204,7 +205,7 @@ pub(super) async fn lock_out_ddl(
          SET LOCAL idle_in_transaction_session_timeout = {BETWEEN_ATTEMPTS}"
     );
     for table in tables {
-        lock.push_str(&format!("; LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE"));
+        lock.push_str(&format!("; LOCK {table} IN SHARE UPDATE EXCLUSIVE MODE"));
     }
     match watch(observer, session.pid(), PATIENT_LOCK / 2, session.batch(&lock)).await {
         (Ok(()), _) => Ok(Ok(())),
@@ -243,7 +244,17 @@ impl Rehearsed {
         let shadow = catalog::read(session, tables[1]).await?.ok_or_else(gone)?;
         let plan = rehearse(cutover, session, &source, most).await?;
         let (target, carried) = (&plan.target, &plan.carried[..]);
-        let swap = Swap { names, source: &source, target, shadow: &shadow, carried, taken: &taken };
+        let (leaves, version) = (cutover.flow.target.leaves(), session.version());
+        let swap = Swap {
+            names,
+            source: &source,
+            target,
+            shadow: &shadow,
+            carried,
+            leaves,
+            version,
+            taken: &taken,
+        };
         Ok(Rehearsed {
             locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),

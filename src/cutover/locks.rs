@@ -39,7 +39,8 @@ pub(super) fn locks(
     before.retain(|p| seen.insert(p.oid));
     after.sort_by_key(|p| p.oid);
     after.retain(|p| seen.insert(p.oid));
-    let mut out = vec![table(shadow)];
+    // With its partitions, where it has some: triggers and foreign keys are put on them too.
+    let mut out = vec![format!("LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE")];
     out.extend(before.iter().map(|p| of(p)));
     out.push(table(&source.qualified()));
     out.extend(own(source));

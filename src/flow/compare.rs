@@ -21,15 +21,32 @@ struct Sides {
 
 impl Flow {
     /// `(rows, hash sum)` of the captured side and of the target, over a range and without a set of
-    /// keys. Parameters: the key set's arrays if `except`, then the bounds.
+    /// keys; and of each partition of the target, where it has some, as three arrays: names, rows, sums. Parameters: the key set's arrays if `except`, then the bounds.
     pub fn checksums(&self, bounds: Bounds, except: bool) -> String {
         let Sides { keys, captured, root } = self.sides(bounds, except);
+        let target_hash = self.hash(|p| format!("t.{}", quote_ident(&p.column)));
+        let target = match self.target.is_partitioned() {
+            false => format!(
+                "(SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({target_hash}), 0) AS h {root})"
+            ),
+            true => format!(
+                "(SELECT COALESCE(pg_catalog.sum(p.n), 0)::pg_catalog.int8 AS n, COALESCE(pg_catalog.sum(p.h), 0) AS h, \
+                 pg_catalog.array_agg(p.name) AS names, pg_catalog.array_agg(p.n) AS counts, \
+                 pg_catalog.array_agg(p.h::pg_catalog.text) AS sums FROM (SELECT (SELECT c.relname::pg_catalog.text \
+                   FROM pg_catalog.pg_class c WHERE c.oid = r.tableoid) AS name, r.n, r.h FROM (\
+                   SELECT t.tableoid, pg_catalog.count(*) AS n, pg_catalog.sum({target_hash}) AS h {root} \
+                   GROUP BY t.tableoid) AS r) AS p)"
+            ),
+        };
+        let parts = match self.target.is_partitioned() {
+            false => "",
+            true => ", b.names, b.counts, b.sums",
+        };
         format!(
-            "{keys}SELECT a.n, a.h::pg_catalog.text, b.n, b.h::pg_catalog.text FROM \
+            "{keys}SELECT a.n, a.h::pg_catalog.text, b.n, b.h::pg_catalog.text{parts} FROM \
              (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({source_hash}), 0) AS h {captured}) AS a, \
-             (SELECT pg_catalog.count(*) AS n, COALESCE(pg_catalog.sum({target_hash}), 0) AS h {root}) AS b",
+             {target} AS b",
             source_hash = self.hash(|p| self.cast(p)),
-            target_hash = self.hash(|p| format!("t.{}", quote_ident(&p.column))),
         )
     }
 
@@ -141,7 +158,7 @@ impl Flow {
     }
 
     /// The projected value as the target's type, as the assignment made it.
-    fn cast(&self, p: &Projected) -> String {
+    pub(super) fn cast(&self, p: &Projected) -> String {
         format!("CAST({} AS {})", p.expression.as_deref().unwrap_or("NULL"), p.type_sql)
     }
 

@@ -71,11 +71,26 @@ impl Captured {
     }
 }
 
-/// Where the rows go: a root to write to, and the relations that hold them (one, until partitions).
+/// Where the rows go: a root to write to, and the relations that hold them: itself, or its partitions.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub root: QualifiedName,
     pub relations: Vec<QualifiedName>,
+    /// Whether it has a unique index on exactly the key, by which a row can be written over. Where rows are
+    /// divided by another column there is none: a row with another value of it is in another partition.
+    pub upserts: bool,
+}
+
+impl Target {
+    /// Whether the rows are in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        self.relations.first() != Some(&self.root)
+    }
+
+    /// The partitions; none where there are none.
+    pub fn leaves(&self) -> &[QualifiedName] {
+        if self.is_partitioned() { &self.relations } else { &[] }
+    }
 }
 
 impl Flow {

@@ -155,6 +155,50 @@ impl Flow {
         )
     }
 
+    /// Removes the target's rows of the key set that are not, byte for byte, what the captured relation holds
+    /// for their key: of a row that moved to another partition, the one it was.
+    pub fn delete_stale(&self) -> String {
+        let width = self.key.len();
+        let named: Vec<_> =
+            (0..width).map(|i| format!("s.{} AS s{i}", quote_ident(&self.key[i].source))).collect();
+        let same: Vec<_> = (0..width)
+            .map(|i| format!("s.{} = g.s{i}", quote_ident(&self.key[i].source)))
+            .collect();
+        let wanted: Vec<_> = self.written().map(|p| self.cast(p)).collect();
+        format!(
+            "WITH k AS MATERIALIZED ({keys}), m AS MATERIALIZED (SELECT {named}, {mapped} FROM k AS s) \
+             DELETE FROM {root} AS t USING m AS g WHERE {target_key} = {key} AND NOT EXISTS (\
+             SELECT 1 FROM ONLY {captured} AS s WHERE {same} \
+             AND ROW({wanted})::record OPERATOR(pg_catalog.*=) ROW({is})::record)",
+            keys = self.keys(),
+            named = named.join(", "),
+            mapped = self.mapped_key(),
+            root = self.target.root,
+            target_key = row(self.target_key("t")),
+            key = row(self.numbered("g")),
+            captured = self.captured.rows,
+            same = same.join(" AND "),
+            wanted = wanted.join(", "),
+            is = self.columns("t."),
+        )
+    }
+
+    /// Inserts the rows of the key set whose keys the target does not have.
+    pub fn insert_missing(&self) -> String {
+        let mapped: Vec<_> = self
+            .key
+            .iter()
+            .map(|k| format!("CAST({} AS {})", k.expression, k.target_type_sql))
+            .collect();
+        format!(
+            "{insert} WHERE NOT EXISTS (SELECT 1 FROM {root} AS o WHERE {target_key} = {mapped})",
+            insert = self.insert_keys(),
+            root = self.target.root,
+            target_key = row(self.target_key("o")),
+            mapped = row(mapped),
+        )
+    }
+
     /// Removes every row of the key set from the target.
     pub fn delete_keys(&self) -> String {
         format!(

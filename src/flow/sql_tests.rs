@@ -38,7 +38,7 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
             name: QualifiedName::new("s", "t"),
             rows: QualifiedName::new("s", "t"),
         },
-        target: Target { root: root.clone(), relations: vec![root] },
+        target: Target { root: root.clone(), relations: vec![root], upserts: true },
         projection: vec![
             filled("id", "bigint", Some("s.\"id\"")),
             filled("total", "numeric", Some("(s.a * s.b)")),
@@ -104,6 +104,28 @@ fn a_sync_deletes_by_the_mapped_key_and_writes_only_what_differs() {
          ROW(EXCLUDED.\"id\", EXCLUDED.\"total\")::record"
     ));
     assert!(composite().delete_keys().ends_with("WHERE (t.\"a\", t.\"b \"\"x\") = (g.k1, g.k2)"));
+}
+
+#[test]
+fn without_a_unique_key_what_differs_is_deleted_and_what_is_missing_inserted() {
+    let delete = single().delete_stale();
+    assert!(
+        delete.contains("SELECT s.\"id\" AS s0, CAST(s.\"id\" AS bigint) AS k1 FROM k AS s"),
+        "{delete}"
+    );
+    assert!(delete.ends_with(
+        "WHERE t.\"id\" = g.k1 AND NOT EXISTS (SELECT 1 FROM ONLY \"s\".\"t\" AS s WHERE s.\"id\" = g.s0 \
+         AND ROW(CAST(s.\"id\" AS bigint), CAST((s.a * s.b) AS numeric))::record OPERATOR(pg_catalog.*=) \
+         ROW(t.\"id\", t.\"total\")::record)"
+    ), "{delete}");
+    let insert = composite().insert_missing();
+    assert!(
+        insert.ends_with(
+            "WHERE NOT EXISTS (SELECT 1 FROM \"s\".\"t_v2\" AS o WHERE (o.\"a\", o.\"b \"\"x\") = \
+         (CAST(s.\"a\" AS integer), CAST(s.\"b\" AS text)))"
+        ),
+        "{insert}"
+    );
 }
 
 #[test]

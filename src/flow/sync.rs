@@ -42,7 +42,8 @@ pub(super) const PLANS: &str = "SET enable_seqscan = off; SET enable_hashjoin = 
 /// How a set of keys is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Delete what is gone, write the rest where it differs.
+    /// Delete what is gone, write the rest where it differs; or, where the target cannot be written over by
+    /// the key, delete what is gone or differs, insert what is missing.
     Upsert,
     /// Delete every row of the set, then insert: values that wander between rows do not clash.
     Replace,
@@ -83,9 +84,16 @@ impl Statements {
     /// Prepares them, and sets the session up for their plans.
     pub async fn prepare(session: &Session, flow: &Flow) -> Result<Self> {
         session.batch(PLANS).await?;
+        // A row that moves between partitions is deleted and inserted. An upsert would look for it only where it
+        // belongs now, and leave the other. Both at the snapshot of one transaction, and the key in this batch
+        // alone (**Invariant 4**): in between nobody writes it, and no two rows of one key can come about.
+        let (delete, write) = match flow.target.upserts {
+            true => (flow.sync_delete(), flow.sync_upsert()),
+            false => (flow.delete_stale(), flow.insert_missing()),
+        };
         Ok(Statements {
-            delete_gone: session.prepare(&flow.sync_delete()).await?,
-            upsert: session.prepare(&flow.sync_upsert()).await?,
+            delete_gone: session.prepare(&delete).await?,
+            upsert: session.prepare(&write).await?,
             delete_all: session.prepare(&flow.delete_keys()).await?,
             insert: session.prepare(&flow.insert_keys()).await?,
             insert_what_fits: session.prepare(&flow.insert_what_fits()).await?,

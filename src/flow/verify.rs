@@ -8,7 +8,7 @@
 //! keys of P are compared by name in a later round, once they are not in its P; those that are hot
 //! to the end are compared under the cutover lock.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,33 @@ pub struct Findings {
     pub differing_ranges: u64,
     /// Rows that differed and were repaired.
     pub mismatches: u64,
+    /// What was compared in each partition, where the target has some.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub partitions: BTreeMap<String, Compared>,
+}
+
+/// What compared equal in one partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Compared {
+    pub rows: i64,
+    /// The sum of the rows' hashes.
+    #[serde(serialize_with = "as_text")]
+    pub checksum: i128,
+}
+
+/// Too large a number for JSON.
+fn as_text<S: serde::Serializer>(checksum: &i128, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.collect_str(checksum)
+}
+
+impl Findings {
+    fn add(&mut self, partitions: Vec<(String, Compared)>) {
+        for (name, one) in partitions {
+            let all = self.partitions.entry(name).or_default();
+            all.rows += one.rows;
+            all.checksum += one.checksum;
+        }
+    }
 }
 
 /// What verification tells as it goes.
@@ -260,7 +287,7 @@ impl Verifier {
                     },
                 };
                 let started = Instant::now();
-                let (rows, equal) = self.compare(session, &range, recorded).await?;
+                let (rows, equal, parts) = self.compare(session, &range, recorded).await?;
                 let took = started.elapsed();
                 self.planner.lock().await.pace.learn(rows, took, 0);
                 report(Seen::Compared { rows: rows as u64, equal, took });
@@ -268,6 +295,7 @@ impl Verifier {
                     let mut found = found.lock().await;
                     found.1.ranges += 1;
                     found.1.rows += rows as u64;
+                    found.1.add(parts);
                 } else {
                     let differences = self.find(session, &range, recorded).await?;
                     found.lock().await.0.push((range, differences, second));
@@ -282,6 +310,7 @@ impl Verifier {
         let (suspects, findings) = all_found.into_inner();
         progress.findings.ranges += findings.ranges;
         progress.findings.rows += findings.rows;
+        progress.findings.add(findings.partitions.into_iter().collect());
         Ok((differing, suspects))
     }
 
@@ -308,13 +337,14 @@ impl Verifier {
         Ok(planner.session().one(sql, &[&ours]).await?.get(0))
     }
 
-    /// Compares one range; returns the captured side's rows and whether both sides are equal.
+    /// Compares one range; returns the captured side's rows, whether both sides are equal, and what is in
+    /// which partition.
     async fn compare(
         &self,
         session: &Session,
         range: &Range,
         except: &HashSet<Key>,
-    ) -> Result<(i64, bool)> {
+    ) -> Result<(i64, bool, Vec<(String, Compared)>)> {
         let arrays = self.arrays(except);
         let sql = self.flow.checksums(range.bounds(), !except.is_empty());
         let row = session.one(&sql, &parameters(&arrays, range)).await?;
@@ -323,7 +353,8 @@ impl Verifier {
         if equal {
             self.record(range, rows, sum).await?;
         }
-        Ok((rows, equal))
+        let parts = if self.flow.target.is_partitioned() { parts(&row)? } else { Vec::new() };
+        Ok((rows, equal, parts))
     }
 
     async fn find(
@@ -406,6 +437,24 @@ impl Verifier {
 
 fn parameters<'a>(arrays: &'a [RawArray], range: &'a Range) -> Vec<&'a (dyn ToSql + Sync)> {
     arrays.iter().map(|a| a as &(dyn ToSql + Sync)).chain(range.parameters()).collect()
+}
+
+/// Of a row of `Flow::checksums`; null where no partition has a row of the range.
+fn parts(row: &tokio_postgres::Row) -> Result<Vec<(String, Compared)>> {
+    let names: Option<Vec<String>> = row.get(4);
+    let counts: Option<Vec<i64>> = row.get(5);
+    let sums: Option<Vec<String>> = row.get(6);
+    let all = names
+        .into_iter()
+        .flatten()
+        .zip(counts.into_iter().flatten())
+        .zip(sums.into_iter().flatten());
+    let one = |((name, rows), sum): ((String, i64), String)| {
+        let checksum = sum.parse();
+        let checksum = checksum.map_err(|e| Error::failed(format!("the checksum {sum}: {e}")))?;
+        Ok((name, Compared { rows, checksum }))
+    };
+    all.map(one).collect()
 }
 
 fn incurable(text: &str) -> Error {

@@ -39,6 +39,11 @@ pub(super) async fn run(
     let mut open: Option<Session> = None;
     let mut failed = None::<Error>;
     for ToDo { step, validates } in steps {
+        // A key of a partitioned table takes over what is proven of its partitions, and would read the others
+        // under a lock.
+        if failed.is_some() && step.sql.contains(" ADD CONSTRAINT ") {
+            continue;
+        }
         let done = async {
             let session = match open.take().filter(|session| !session.is_closed()) {
                 Some(session) => session,

@@ -7,6 +7,7 @@ use super::beside::Stream;
 use super::store::{self, Kept, Stored};
 use super::{Phase, prepare, slot, teardown};
 use crate::catalog::{self, Fingerprint, Table};
+use crate::change::partition::{self, Partitioning};
 use crate::change::{self, Plan, Request};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -20,6 +21,8 @@ use crate::wal::ReplicationStream;
 pub(super) struct Known {
     pub(super) source: Table,
     pub(super) target: Table,
+    /// How it is partitioned, where it is.
+    pub(super) partitioning: Option<Partitioning>,
     pub(super) request: Request,
     pub(super) names: Names,
 }
@@ -67,7 +70,9 @@ impl Making<'_> {
                 slot::check_cluster(control, stored).await?;
                 teardown::undo(control, stored, self.meter).await?;
                 let source = self.source().await?;
-                let plan = change::rehearse(control, &source, &stored.request).await?;
+                let mut plan = change::rehearse(control, &source, &stored.request).await?;
+                partition::lay_out(control, &source, &stored.names, &mut plan, &stored.request)
+                    .await?;
                 (source, plan)
             }
         };
@@ -113,13 +118,14 @@ impl Making<'_> {
     async fn describe(&self, source: Table, plan: Plan) -> Result<(Known, Flow)> {
         let (control, stored) = (self.control, self.stored);
         let (target, names) = (plan.target.clone(), stored.names.clone());
+        let partitioning = plan.partitioning.clone();
         let keep = plan.keep.clone();
         let flow = prepare::describe_flow(control, stored.id, &source, plan, &names).await?;
-        store::record_flow(control, &flow, &target).await?;
+        store::record_flow(control, &flow, &target, partitioning.as_ref()).await?;
         failpoint!("flow recorded");
         prepare::create_rows_view(self.connector, &flow, (&source, keep.as_deref()), self.epoch)
             .await?;
-        Ok((Known { source, target, request: stored.request.clone(), names }, flow))
+        Ok((Known { source, target, partitioning, request: stored.request.clone(), names }, flow))
     }
 
     /// What an earlier stretch or run began, if it still holds. A slot that is lost is made anew where
@@ -136,15 +142,16 @@ impl Making<'_> {
             Error::new(Kind::NotResumable, "the state does not say what the table was")
         })?;
         let source = self.source().await?;
-        let flow = self.kept_flow(&kept, &source).await?;
+        let mut flow = self.kept_flow(&kept, &source).await?;
         let now = catalog::fingerprint(control, source.oid, &flow.publication).await?;
         if !was.same_source(&now) {
             was.check(&now, &stored.names.source.to_string())?;
         }
-        let target = self.same_target(&source, &kept).await?;
+        let (target, partitioning) = self.same_target(&source, &kept).await?;
+        flow.target = prepare::target(&stored.names, &target, &kept.key, partitioning.as_ref());
         self.shadow_is_there().await?;
-        let known =
-            Known { source, target, request: stored.request.clone(), names: stored.names.clone() };
+        let (request, names) = (stored.request.clone(), stored.names.clone());
+        let known = Known { source, target, partitioning, request, names };
         let lost = slot::lost(self.connector, control, stored, &kept, &flow, (&was, &now)).await?;
         let (lost, at) = (lost, stored.phase().unwrap_or(Phase::Copy));
         let Some(why) = lost else {
@@ -208,7 +215,8 @@ impl Making<'_> {
             migration,
             number: 1,
             captured: prepare::captured(migration, source, self.stored.request.keep.is_some()),
-            target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
+            // Until it is known what the change makes of the source.
+            target: Target { root: names.shadow.clone(), relations: Vec::new(), upserts: false },
             projection: kept.projection.clone(),
             key: kept.key.clone(),
             publication: self.stored.publication.clone(),
@@ -218,7 +226,11 @@ impl Making<'_> {
     }
 
     /// What the change makes of the source must be what is being filled.
-    async fn same_target(&self, source: &Table, kept: &Kept) -> Result<Table> {
+    async fn same_target(
+        &self,
+        source: &Table,
+        kept: &Kept,
+    ) -> Result<(Table, Option<Partitioning>)> {
         let stored = self.stored;
         let plan = change::rehearse(self.control, source, &stored.request).await?;
         let shape = serde_json::to_value(plan.target.shape()).unwrap_or(Value::Null);
@@ -231,7 +243,9 @@ impl Making<'_> {
                 ),
             ));
         }
-        Ok(plan.target)
+        let partitions = kept.partitions.clone();
+        let partitioning = plan.partitioning.map(|p| Partitioning { partitions, ..p });
+        Ok((plan.target, partitioning))
     }
 
     async fn shadow_is_there(&self) -> Result<()> {

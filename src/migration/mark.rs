@@ -29,7 +29,7 @@ pub(super) struct Marked {
 /// All of them in this database, but those of the migrations in `known`.
 pub(super) async fn marked(session: &Session, known: &[i64]) -> Result<Vec<Marked>> {
     let sql = "SELECT c.oid, d.description FROM pg_catalog.pg_description d \
-               JOIN pg_catalog.pg_class c ON c.oid = d.objoid AND c.relkind = 'r' \
+               JOIN pg_catalog.pg_class c ON c.oid = d.objoid AND c.relkind IN ('r', 'p') \
                WHERE d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid = 0 \
                  AND pg_catalog.starts_with(d.description, $1) ORDER BY c.oid";
     let mut out = Vec::new();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::catalog::{self, Table};
-use crate::change::Plan;
+use crate::change::partition::Partitioning;
+use crate::change::{KeyColumn, Plan};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
@@ -15,6 +16,7 @@ use crate::shadow::{self, Names, Privileges, Step, TemporaryNames};
 use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
 
+use super::begun::Known;
 use super::{mark, store, teardown};
 
 /// How often to ask whether those we wait for have ended.
@@ -36,12 +38,28 @@ pub(super) async fn describe_flow(
         migration,
         number: 1,
         captured: captured(migration, source, plan.keep.is_some()),
-        target: Target { root: names.shadow.clone(), relations: vec![names.shadow.clone()] },
+        target: target(names, &plan.target, &plan.key, plan.partitioning.as_ref()),
         projection: plan.projection,
         key: plan.key,
         publication: format!("pgwraith_{migration}"),
         slot: slot_name(session, migration).await?,
     })
+}
+
+/// Where the rows go.
+pub(super) fn target(
+    names: &Names,
+    target: &Table,
+    key: &[KeyColumn],
+    partitioning: Option<&Partitioning>,
+) -> Target {
+    let root = names.shadow.clone();
+    let columns: Vec<&str> = key.iter().map(|k| k.target.as_str()).collect();
+    Target {
+        relations: partitioning.map_or_else(|| vec![root.clone()], |p| p.leaves(&root)),
+        upserts: shadow::key_index(target, &columns).is_some(),
+        root,
+    }
 }
 
 /// The relation that is captured, and where its rows are read.
@@ -267,20 +285,17 @@ pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Met
 
 /// The empty shadow, owned by the table's owner. Until the swap nobody else may use it: the table's
 /// privileges would show rows that its row security hides.
-pub(super) async fn create_shadow(
-    session: &Session,
-    flow: &Flow,
-    source: &Table,
-    target: &Table,
-) -> Result<()> {
+pub(super) async fn create_shadow(session: &Session, flow: &Flow, known: &Known) -> Result<()> {
     let shadow = &flow.target.root;
+    let Known { source, target, partitioning, .. } = known;
     session.batch("BEGIN").await?;
-    run(session, &[Step::by(&source.owner, shadow::create_table(target, shadow))]).await?;
-    // Vacuumed once, when the rows are in: until then autovacuum would only get in the way.
-    let mut resting = target.clone();
-    resting.options.retain(|option| !option.starts_with("autovacuum_enabled="));
-    resting.options.push("autovacuum_enabled=false".to_owned());
-    let made = shadow_settings(session, flow, &resting).await?;
+    let made = match partitioning {
+        None => {
+            run(session, &[Step::by(&source.owner, shadow::create_table(target, shadow))]).await?;
+            shadow_settings(session, flow, &resting(target)).await?
+        }
+        Some(partitioning) => create_partitioned(session, flow, target, partitioning).await?,
+    };
     // Default privileges may say otherwise.
     let mut steps = shadow::grant_steps(
         &format!("TABLE {shadow}"),
@@ -308,6 +323,65 @@ pub(super) async fn create_shadow(
         .get(0);
     store::record_shadow(session, flow.migration, made.oid, &settings).await?;
     session.batch("COMMIT").await
+}
+
+/// Vacuumed once, when the rows are in: until then autovacuum would only get in the way.
+fn resting(table: &Table) -> Table {
+    let mut resting = table.clone();
+    resting.options.retain(|option| !option.starts_with("autovacuum_enabled="));
+    resting.options.push("autovacuum_enabled=false".to_owned());
+    resting
+}
+
+/// Root and partitions. Nobody but the owner may use a partition, now or later: rows are reached through the
+/// root, whose row security theirs does not know.
+async fn create_partitioned(
+    session: &Session,
+    flow: &Flow,
+    target: &Table,
+    partitioning: &Partitioning,
+) -> Result<Table> {
+    let (root, owner) = (&flow.target.root, &target.owner);
+    let steps = create_sql(root, target, Some(partitioning));
+    run(session, &steps.into_iter().map(|sql| Step::by(owner, sql)).collect::<Vec<_>>()).await?;
+    // What is set for a column of the root is set for those of the partitions that are there.
+    let made = shadow_settings(session, flow, target).await?;
+    for wanted in partitions(flow, partitioning) {
+        let now = leaf_settings(session, &resting(&wanted)).await?;
+        let privileges = (Privileges::on_table(&now), Privileges::default());
+        let object = format!("TABLE {}", wanted.qualified());
+        run(session, &shadow::grant_steps(&object, owner, &privileges.0, &privileges.1)).await?;
+    }
+    Ok(made)
+}
+
+/// CREATE TABLE of the shadow, and of its partitions.
+pub(super) fn create_sql(
+    root: &QualifiedName,
+    target: &Table,
+    partitioning: Option<&Partitioning>,
+) -> Vec<String> {
+    let Some(partitioning) = partitioning else { return vec![shadow::create_table(target, root)] };
+    let mut sql = vec![shadow::create_root(target, root, &partitioning.by.sql())];
+    sql.extend(partitioning.partitions.iter().map(|partition| {
+        shadow::create_partition(root, &root.sibling(&partition.name), &partition.bound)
+    }));
+    sql
+}
+
+/// What each partition is to be.
+pub(super) fn partitions(flow: &Flow, partitioning: &Partitioning) -> Vec<Table> {
+    shadow::partitions(&partitioning.like, &flow.target.relations)
+}
+
+/// Gives a partition its settings; returns it as it was before.
+pub(super) async fn leaf_settings(session: &Session, wanted: &Table) -> Result<Table> {
+    let name = wanted.qualified();
+    let now = catalog::read_named(session, &name)
+        .await?
+        .ok_or_else(|| Error::failed(format!("the partition {name} is gone")))?;
+    run(session, &shadow::settings(&now, wanted)).await?;
+    Ok(now)
 }
 
 /// Gives the shadow the settings of `target`, and its mark; returns it as it was before.

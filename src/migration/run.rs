@@ -15,7 +15,7 @@ use super::supervisor::Supervisor;
 use super::takeover;
 use super::{Phase, rehearsal, resume};
 use crate::catalog::{self, Table};
-use crate::change::{self, Plan, Request};
+use crate::change::{self, Plan, Request, partition};
 use crate::cutover::{self, Swapped};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -174,12 +174,15 @@ impl Run<'_> {
             .ok_or_else(|| Error::usage(format!("{} is not there any more", self.table)))?;
         let names = Names::of(&source.qualified());
         self.preflight(&control, &source, &names).await?;
-        let plan = change::rehearse(&control, &source, request).await?;
+        let mut plan = change::rehearse(&control, &source, request).await?;
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         if let Some(keep) = &plan.keep {
             let (all, gone) = change::left_behind(&control, &source, keep).await?;
             self.agree_to_loss(all, gone, phase == DRY_RUN)?;
         }
+        partition::lay_out(&control, &source, &names, &mut plan, request).await?;
+        let workers = self.settings.copy.workers;
+        preflight::refuse_partitions(&control, &source, &plan, workers).await?;
         let caller = Caller::of(self);
         let agreed = caller.before_start().await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));

@@ -185,7 +185,9 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
 
 /// To know a size takes a lock: whoever asks how things stand must not wait in a queue, nor be in one.
 async fn disk(session: &Session, stored: &Stored) -> Option<Disk> {
-    let sql = "SELECT pg_catalog.pg_total_relation_size($1::pg_catalog.oid::pg_catalog.regclass), \
+    let sql = "SELECT (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(s.oid))::pg_catalog.int8 FROM (\
+                 SELECT $1::pg_catalog.oid AS oid \
+                 UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = $1) s), \
                pg_catalog.pg_total_relation_size($2::pg_catalog.oid::pg_catalog.regclass), \
                pg_catalog.pg_indexes_size($2::pg_catalog.oid::pg_catalog.regclass), \
                (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = $2)";

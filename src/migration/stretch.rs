@@ -143,9 +143,9 @@ impl Stretch<'_, '_> {
         here: Here,
     ) -> Result<Report> {
         let settings = || context.settings.borrow().clone();
-        let plans = index::plans(context, &known.source, &known.target)?;
+        let plans = index::plans(context, known)?;
         if here.at == Phase::Prepare {
-            prepare::create_shadow(control, &context.flow, &known.source, &known.target).await?;
+            prepare::create_shadow(control, &context.flow, known).await?;
             failpoint!("shadow made");
             if known.request.indexes_before {
                 index::build_on_empty(context, &settings().index, &plans).await?;
@@ -166,9 +166,9 @@ impl Stretch<'_, '_> {
             true => Some(self.compare_anew(control, context).await?),
             false => None,
         };
-        index::build_unique(context, &settings().index, &known.target, &plans).await?;
+        index::build_unique(context, &settings().index, known, &plans).await?;
         if here.at <= Phase::Index {
-            index::vacuum(context, &settings().index, &known.target).await?;
+            index::vacuum(context, &settings().index, known).await?;
             failpoint!("vacuumed");
         }
 

@@ -20,6 +20,7 @@ mod locks;
 mod logical_decoding;
 mod long_transactions;
 mod names;
+mod partitions;
 mod prepared_transactions;
 mod primary;
 mod privileges;
@@ -45,6 +46,7 @@ pub use event_triggers::EventTriggers;
 use finding::Report;
 pub use finding::{Finding, Severity, refuse};
 pub use names::refuse_taken;
+pub use partitions::refuse_partitions;
 
 /// What is to be migrated, and through what.
 pub struct Subject<'a> {

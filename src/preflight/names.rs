@@ -17,8 +17,8 @@ struct Wanted {
 }
 
 /// What has the name now.
-struct Holder {
-    what: String,
+pub(super) struct Holder {
+    pub(super) what: String,
     /// A table that an earlier run put aside.
     retired: bool,
     /// Not a mere type.
@@ -167,7 +167,7 @@ fn unusable(wanted: &Wanted) -> Finding {
 
 /// A table has a row type of its name, so types are in the way too; but not array types, which
 /// PostgreSQL renames by itself.
-async fn holders(
+pub(super) async fn holders(
     session: &Session,
     table: &Table,
     names: &[&str],

@@ -5,7 +5,7 @@ use crate::pg::{QualifiedName, quote_ident, quote_literal};
 
 /// What of the model goes into CREATE TABLE.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     /// A faithful copy, to try a change on.
     Clone,
     /// The table that rows are copied into.
@@ -38,7 +38,7 @@ pub fn clone_statements(table: &Table, name: &QualifiedName) -> Vec<String> {
 }
 
 /// Adds the CHECKs and NOT NULLs that are NOT VALID or NOT ENFORCED, as such.
-pub(super) fn not_valid_constraints(table: &Table, name: &QualifiedName) -> Vec<String> {
+pub fn not_valid_constraints(table: &Table, name: &QualifiedName) -> Vec<String> {
     let add = |c: &Constraint| {
         format!("ALTER TABLE {name} ADD CONSTRAINT {} {}", quote_ident(&c.name), c.definition)
     };
@@ -50,7 +50,7 @@ pub(super) fn added_later(constraint: &Constraint) -> bool {
     matches!(constraint.kind, 'c' | 'n') && !constraint.validated
 }
 
-fn render(table: &Table, name: &QualifiedName, purpose: Purpose) -> String {
+pub(super) fn render(table: &Table, name: &QualifiedName, purpose: Purpose) -> String {
     let mut parts: Vec<String> =
         table.columns.iter().map(|c| render_column(table, c, purpose)).collect();
     for check in table.constraints.iter().filter(|c| c.kind == 'c' && c.validated) {

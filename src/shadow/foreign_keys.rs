@@ -6,7 +6,7 @@
 use super::Step;
 use super::settings::comment;
 use crate::catalog::{ForeignKey, Table};
-use crate::pg::quote_ident;
+use crate::pg::{QualifiedName, quote_ident};
 
 /// Takes them off the old table. Needs the rights of both tables' owners.
 pub(super) fn unbind(source: &Table) -> Vec<Step> {
@@ -18,31 +18,60 @@ pub(super) fn unbind(source: &Table) -> Vec<Step> {
 }
 
 /// Puts them on the new one, which has the name by then.
-pub(super) fn bind(target: &Table) -> Vec<Step> {
+pub(super) fn bind(target: &Table, leaves: &[QualifiedName], version: i32) -> Vec<Step> {
     let mut out = Vec::new();
     for key in &target.foreign_keys {
-        let (from, name) = (key.from.qualified(), quote_ident(&key.name));
         let not_valid = if key.validated { " NOT VALID" } else { "" };
-        let definition = &key.definition;
-        out.push(Step::by_tool(format!(
-            "ALTER TABLE {from} ADD CONSTRAINT {name} {definition}{not_valid}"
-        )));
-        if key.comment.is_some() {
-            let sql = comment("CONSTRAINT", &format!("{name} ON {from}"), &key.comment);
-            out.push(Step::by_tool(sql));
+        if goes_by_leaf(key, target, leaves, version) {
+            out.extend(leaves.iter().map(|leaf| add(key, leaf, not_valid)));
+            continue;
         }
+        out.push(add(key, &key.from.qualified(), not_valid));
+        out.extend(commented(key));
     }
     out
+}
+
+/// Before 18 a foreign key of a partitioned table cannot be NOT VALID, but those of its partitions can. Once
+/// they are proven the table's takes them for its parts, without a look at a row.
+fn goes_by_leaf(key: &ForeignKey, target: &Table, leaves: &[QualifiedName], version: i32) -> bool {
+    !leaves.is_empty()
+        && version < 180_000
+        && key.validated
+        && key.from.qualified() == target.qualified()
+}
+
+fn add(key: &ForeignKey, from: &QualifiedName, not_valid: &str) -> Step {
+    let (name, definition) = (quote_ident(&key.name), &key.definition);
+    Step::by_tool(format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}{not_valid}"))
+}
+
+fn commented(key: &ForeignKey) -> Option<Step> {
+    key.comment.as_ref()?;
+    let on = format!("{} ON {}", quote_ident(&key.name), key.from.qualified());
+    Some(Step::by_tool(comment("CONSTRAINT", &on, &key.comment)))
 }
 
 /// What proves, after the swap, those that were proven before: as the referring table's owner, since
 /// comparing keys of two types may run functions of theirs; where row security would hide rows from him,
 /// with the tool's rights.
-pub(super) fn validations(target: &Table) -> impl Iterator<Item = Step> {
-    target.foreign_keys.iter().filter(|key| key.validated).map(|key| {
-        let (from, name) = (key.from.qualified(), quote_ident(&key.name));
-        let hidden = key.from.forces_row_security || key.to.forces_row_security;
-        let role = (!hidden).then(|| key.from.owner.clone());
-        Step { role, sql: format!("ALTER TABLE {from} VALIDATE CONSTRAINT {name}") }
-    })
+pub(super) fn validations(target: &Table, leaves: &[QualifiedName], version: i32) -> Vec<Step> {
+    let mut out = Vec::new();
+    for key in target.foreign_keys.iter().filter(|key| key.validated) {
+        if !goes_by_leaf(key, target, leaves, version) {
+            out.push(validate(key, &key.from.qualified()));
+            continue;
+        }
+        out.extend(leaves.iter().map(|leaf| validate(key, leaf)));
+        out.push(add(key, &key.from.qualified(), ""));
+        out.extend(commented(key));
+    }
+    out
+}
+
+fn validate(key: &ForeignKey, from: &QualifiedName) -> Step {
+    let name = quote_ident(&key.name);
+    let hidden = key.from.forces_row_security || key.to.forces_row_security;
+    let role = (!hidden).then(|| key.from.owner.clone());
+    Step { role, sql: format!("ALTER TABLE {from} VALIDATE CONSTRAINT {name}") }
 }

@@ -162,6 +162,33 @@ pub fn key_index<'a>(target: &'a Table, columns: &[&str]) -> Option<&'a Index> {
     target.indexes.iter().filter(usable).find(fits)
 }
 
+/// The index of `target` by which rows are found by these columns, in this order: the unique one on exactly
+/// them, or one that begins with them.
+pub fn lookup_index<'a>(target: &'a Table, columns: &[&str]) -> Option<&'a Index> {
+    let wanted: Option<Vec<i16>> =
+        columns.iter().map(|name| target.column_named(name).map(|c| c.attnum)).collect();
+    let wanted = wanted?;
+    // Ranges are looked up by it too, in the order of the key.
+    let begins = |index: &&Index| {
+        index.attnums.starts_with(&wanted)
+            && index.definition.starts_with("USING btree ")
+            && !index.definition.contains(" DESC")
+            && index.valid
+            && !index.partial
+            && index.plain_key
+    };
+    key_index(target, columns).or_else(|| target.indexes.iter().find(begins))
+}
+
+/// Whether rows with different keys never clash in it: it has all of the key's columns.
+pub fn contains_key(target: &Table, index: &Index, columns: &[&str]) -> bool {
+    !index.exclusion
+        && index.plain_key
+        && columns.iter().all(|name| {
+            target.column_named(name).is_some_and(|c| index.attnums.contains(&c.attnum))
+        })
+}
+
 /// Whether `table` already has the replica identity that [`replica_identity`] would give it.
 pub fn has_replica_identity(
     target: &Table,

@@ -4,6 +4,7 @@ mod create;
 mod foreign_keys;
 mod grants;
 mod index;
+mod partitions;
 mod rows;
 mod settings;
 mod step;
@@ -11,10 +12,15 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
-pub use create::{clone_statements, create_table};
+pub use create::{clone_statements, create_table, not_valid_constraints};
 pub use grants::{Privileges, grant_steps};
 pub use index::{
-    IndexPlan, Present, has_replica_identity, index_plans, key_index, replica_identity,
+    IndexPlan, Present, contains_key, has_replica_identity, index_plans, key_index, lookup_index,
+    replica_identity,
+};
+pub use partitions::{
+    as_root, attach_index, clone_root, create_partition, create_root, create_root_index,
+    create_whole_index, partitions,
 };
 pub use rows::{create_rows_view, needs_rows_view};
 pub use settings::{comment, settings};

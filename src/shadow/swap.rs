@@ -36,6 +36,10 @@ pub struct Swap<'a> {
     pub shadow: &'a Table,
     /// What follows the source.
     pub carried: &'a [Carried],
+    /// The partitions of the shadow, where it has some.
+    pub leaves: &'a [QualifiedName],
+    /// The server's.
+    pub version: i32,
     /// Names in use, of relations in the schema and of statistics anywhere.
     pub taken: &'a HashSet<String>,
 }
@@ -53,7 +57,7 @@ impl Swap<'_> {
         out.extend(self.retire(&mut pool));
         out.extend(self.promote());
         out.extend(self.own_defaults());
-        out.extend(foreign_keys::bind(self.target));
+        out.extend(foreign_keys::bind(self.target, self.leaves, self.version));
         out.extend(self.carried.iter().flat_map(|c| steps_of(c, &c.bind)));
         out.extend(self.privileges());
         out
@@ -63,7 +67,8 @@ impl Swap<'_> {
     /// it holds until his transaction ends, and he may be waiting for the table; to validate takes time.
     pub fn afterwards(&self) -> Vec<Step> {
         // Sequences last: they may have to wait for a long transaction.
-        foreign_keys::validations(self.target).chain(self.serial_sequences()).collect()
+        let validations = foreign_keys::validations(self.target, self.leaves, self.version);
+        validations.into_iter().chain(self.serial_sequences()).collect()
     }
 
     fn own(&self, sql: impl Into<String>) -> Step {

@@ -5,7 +5,10 @@ use std::collections::HashSet;
 use serde_json::json;
 
 use super::TemporaryNames;
-use super::{Names, Swap, clone_statements, create_table, index_plans, key_index, statements};
+use super::{
+    Names, Swap, clone_statements, contains_key, create_root_index, create_table, index_plans,
+    key_index, lookup_index, partitions, statements,
+};
 use crate::catalog::Table;
 use crate::pg::QualifiedName;
 
@@ -102,6 +105,8 @@ fn the_swap_moves_names_in_an_order_that_hands_no_value_out_twice() {
         target: &target,
         shadow: &shadow,
         carried: &[],
+        leaves: &[],
+        version: 150_000,
         taken: &taken,
     };
     assert_eq!(
@@ -140,6 +145,76 @@ fn cut_names_stay_apart() {
     let names: HashSet<_> = plans.iter().map(|p| p.temporary.as_str()).collect();
     assert_eq!(names.len(), 3);
     assert!(names.iter().all(|n| n.len() <= 63));
+}
+
+#[test]
+fn partitions_have_indexes_of_their_own_names() {
+    let mut table = orders("bigint");
+    let more = [(11, "by_size", &[3][..]), (12, "orders_pkey1", &[1, 3])];
+    for (oid, name, attnums) in more {
+        let more = index(oid, name, "USING btree (id)", attnums);
+        table.indexes.push(serde_json::from_value(more).unwrap());
+    }
+    let leaves = ["orders_p1", "orders_p1_pkey"].map(|name| QualifiedName::new("s", name));
+    let parts = partitions(&table, &leaves);
+    let names = |part: &Table| part.indexes.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&parts[0]), ["orders_p1_pkey1", "orders_p1_by_size", "orders_p1_pkey11"]);
+    assert_eq!(
+        names(&parts[1]),
+        ["orders_p1_pkey_pkey", "orders_p1_pkey_by_size", "orders_p1_pkey_pkey1"]
+    );
+    let key = parts[0].constraint_of(&parts[0].indexes[0]).unwrap();
+    assert_eq!(key.name, "orders_p1_pkey1");
+    // A name that is cut says no more which partition it is of.
+    let long =
+        ["x".repeat(62) + "1", "x".repeat(62) + "2"].map(|name| QualifiedName::new("s", name));
+    let all: HashSet<_> = partitions(&table, &long).iter().flat_map(names).collect();
+    assert!(all.len() == 6 && all.iter().all(|name| name.len() <= 63), "{all:?}");
+}
+
+#[test]
+fn the_root_gets_constraints_with_the_settings_of_their_indexes() {
+    let mut table = orders("bigint");
+    let root = QualifiedName::new("s", "orders_v2");
+    let sql = |table: &Table| create_root_index(table, &table.indexes[0], &root, "x");
+    assert_eq!(
+        sql(&table),
+        ["ALTER TABLE ONLY \"s\".\"orders_v2\" ADD CONSTRAINT \"x\" PRIMARY KEY (id)"]
+    );
+    table.indexes[0].options = vec!["fillfactor=70".to_owned()];
+    table.indexes[0].tablespace = Some("fast".to_owned());
+    table
+        .constraints
+        .iter_mut()
+        .filter(|c| c.kind == 'p')
+        .for_each(|c| c.definition.push_str(" DEFERRABLE"));
+    assert_eq!(
+        sql(&table),
+        [
+            "SET LOCAL default_tablespace = 'fast'",
+            "ALTER TABLE ONLY \"s\".\"orders_v2\" ADD CONSTRAINT \"x\" PRIMARY KEY (id) WITH (\"fillfactor\" = '70') DEFERRABLE",
+            "SET LOCAL default_tablespace = ''",
+        ]
+    );
+    table.constraints.clear();
+    assert_eq!(
+        sql(&table)[1],
+        "CREATE UNIQUE INDEX \"x\" ON ONLY \"s\".\"orders_v2\" USING btree (id)"
+    );
+}
+
+#[test]
+fn rows_are_found_by_an_index_that_begins_with_the_key() {
+    let mut table = orders("bigint");
+    let mut by = |definition: &str, attnums: &[i16]| {
+        table.indexes = vec![serde_json::from_value(index(11, "i", definition, attnums)).unwrap()];
+        (lookup_index(&table, &["id"]).is_some(), contains_key(&table, &table.indexes[0], &["id"]))
+    };
+    assert_eq!(by("USING btree (id)", &[1]), (true, true));
+    assert_eq!(by("USING btree (id, \"Größe\")", &[1, 3]), (true, true));
+    assert_eq!(by("USING btree (\"Größe\", id)", &[3, 1]), (false, true));
+    assert_eq!(by("USING btree (id DESC, \"Größe\")", &[1, 3]), (false, true));
+    assert_eq!(by("USING btree (\"Größe\")", &[3]), (false, false));
 }
 
 #[test]

@@ -10,7 +10,7 @@ SELECT 'publication' AS kind, p.pubname::pg_catalog.text AS name, u.rolname::pg_
   NULL::pg_catalog.text AS role,
   ARRAY[pg_catalog.format('ALTER PUBLICATION %I DROP TABLE ONLY %s', p.pubname, t.tname)] AS unbind,
   ARRAY[pg_catalog.format('ALTER PUBLICATION %I ADD TABLE ONLY %s', p.pubname, m.text)] AS bind,
-  ARRAY[pg_catalog.format('CREATE PUBLICATION pgwraith_trial FOR TABLE ONLY %s', m.text),
+  ARRAY[pg_catalog.format('CREATE PUBLICATION pgwraith_trial FOR TABLE ONLY %s WITH (publish_via_partition_root = %L)', m.text, p.pubviaroot::pg_catalog.text),
     'DROP PUBLICATION pgwraith_trial'] AS trial, {}
 FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid
   JOIN pg_catalog.pg_roles u ON u.oid = p.pubowner, t,

@@ -14,8 +14,6 @@ const PER_PAGE: u64 = 64;
 /// Tells of builds before they begin.
 pub(super) struct Announcer<'a> {
     context: &'a Context,
-    /// Bytes of the shadow's rows.
-    table: u64,
     /// Bytes of WAL that a worker of the copy wrote a second while at work.
     rate: Option<u64>,
 }
@@ -28,9 +26,7 @@ impl<'a> Announcer<'a> {
             // A run before this one copied.
             None => store::copy_rate(session, context.flow.migration).await?,
         };
-        let sql = "SELECT pg_catalog.pg_table_size($1::pg_catalog.text::pg_catalog.regclass)";
-        let table: i64 = session.one(sql, &[&context.flow.target.root.to_string()]).await?.get(0);
-        Ok(Announcer { context, table: u64::try_from(table).unwrap_or(0), rate })
+        Ok(Announcer { context, rate })
     }
 
     /// An index is built next.
@@ -40,22 +36,29 @@ impl<'a> Announcer<'a> {
         planned: &Planned,
         forecast: &Forecast,
     ) -> Result<()> {
-        let wal = forecast.about(&planned.extent);
-        let seconds = self.rate.map(|rate| build_seconds(self.table, wal, rate));
+        let (read, wal) = (forecast.read(planned), forecast.about(planned));
+        let seconds = self.rate.map(|rate| build_seconds(read, wal, rate));
         let what = format!("index {}", planned.plan.name);
         self.tell(session, Ahead { what, took: seconds, wal, more: None }).await
     }
 
     /// VACUUM is next. Pages are logged whole where the server logs hint bits: then as much as the table.
-    pub(super) async fn vacuum(&self, session: &Session, relation: &QualifiedName) -> Result<()> {
+    pub(super) async fn vacuum(
+        &self,
+        session: &Session,
+        statement: &str,
+        relation: &QualifiedName,
+    ) -> Result<()> {
         let sql = "SELECT pg_catalog.current_setting('data_checksums') = 'on' \
                    OR pg_catalog.current_setting('wal_log_hints') = 'on', \
-                   pg_catalog.current_setting('block_size')::pg_catalog.int8";
-        let row = session.one(sql, &[]).await?;
-        let pages = self.table / row.get::<_, i64>(1).max(1) as u64;
-        let most = row.get::<_, bool>(0).then_some(self.table);
-        let seconds = self.rate.map(|rate| build_seconds(self.table, 0, rate));
-        let what = format!("VACUUM (ANALYZE) of {relation}");
+                   pg_catalog.current_setting('block_size')::pg_catalog.int8, \
+                   pg_catalog.pg_table_size($1::pg_catalog.text::pg_catalog.regclass)";
+        let row = session.one(sql, &[&relation.to_string()]).await?;
+        let table = u64::try_from(row.get::<_, i64>(2)).unwrap_or(0);
+        let pages = table / row.get::<_, i64>(1).max(1) as u64;
+        let most = row.get::<_, bool>(0).then_some(table);
+        let seconds = self.rate.map(|rate| build_seconds(table, 0, rate));
+        let what = format!("{statement} of {relation}");
         let wal = pages * PER_PAGE;
         self.tell(session, Ahead { what, took: seconds, wal, more: most }).await
     }

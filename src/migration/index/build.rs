@@ -85,7 +85,7 @@ async fn choose<'a>(
     let limits = SlotLimits::read(session, settings.max_slot_wal).await?;
     let choose = |&planned: &&'a Planned| {
         let plan = &planned.plan;
-        let predicted = forecast.wal(&planned.extent);
+        let predicted = forecast.of(planned);
         let way = match (way(predicted, limits), &plan.create_concurrently) {
             (Way::Concurrently, Some(_)) => Way::Concurrently,
             (Way::Concurrently, None) => {

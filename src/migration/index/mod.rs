@@ -18,6 +18,7 @@ mod duplicates;
 mod present;
 mod size;
 mod way;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +28,17 @@ use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::sync::{Full, Syncer};
 use crate::flow::write::Alone;
-use crate::pg::Session;
+use crate::pg::{QualifiedName, Session};
 use crate::shadow::{self, IndexPlan, TemporaryNames};
 
+use super::begun::Known;
 use super::catch_up;
 use super::context::Context;
-use super::prepare::shadow_settings;
+use super::prepare::{self, shadow_settings};
 use announce::Announcer;
 use size::Extent;
 pub(super) use size::{build_seconds, wal_end};
+use whole::Whole;
 
 /// How indexes are built.
 #[derive(Debug, Clone)]
@@ -63,11 +66,19 @@ pub(super) struct Plans {
     first: Vec<Planned>,
     /// The other unique ones.
     unique: Vec<Planned>,
+    /// Of a partitioned table, the indexes that those are parts of.
+    first_wholes: Vec<Whole>,
+    unique_wholes: Vec<Whole>,
 }
 
 /// One index to build, and what is known of its size.
 struct Planned {
     plan: IndexPlan,
+    /// The index of the new table that it is, or is a part of.
+    of: String,
+    /// What it is built on: the shadow, or a partition.
+    on: QualifiedName,
+    /// Of the whole index.
     extent: Extent,
 }
 
@@ -76,8 +87,7 @@ impl Plans {
     /// where there are none.
     pub(super) fn left_out(&self, source: &Table) -> Option<f64> {
         let bytes = |all: &[Planned]| {
-            let of =
-                |planned: &Planned| source.indexes.iter().find(|i| i.name == planned.plan.name);
+            let of = |planned: &Planned| source.indexes.iter().find(|i| i.name == planned.of);
             all.iter().filter_map(of).map(|i| i.bytes as f64).sum::<f64>()
         };
         (!self.unique.is_empty()).then(|| bytes(&self.unique) / bytes(&self.first).max(1.0))
@@ -88,7 +98,7 @@ impl Plans {
         let columns = |planned: &Planned| {
             let mut columns = planned.plan.index.expressions.clone();
             columns.sort();
-            columns
+            (planned.on.clone(), columns)
         };
         let alike = |n: usize, planned: &Planned| {
             self.unique[..n].iter().any(|other| columns(other) == columns(planned))
@@ -98,24 +108,40 @@ impl Plans {
     }
 }
 
-pub(super) fn plans(context: &Context, source: &Table, target: &Table) -> Result<Plans> {
+pub(super) fn plans(context: &Context, known: &Known) -> Result<Plans> {
+    let Known { source, target, partitioning, .. } = known;
     let names = TemporaryNames::of(target);
     let rename = |name: &str| names.until_swap(name);
-    let mut all: Vec<Planned> = shadow::index_plans(target, &context.flow.target.root, rename)
-        .into_iter()
-        .map(|plan| Planned { extent: size::extent(&plan, source, target), plan })
-        .collect();
+    let root = &context.flow.target.root;
+    let mut all: Vec<IndexPlan> = shadow::index_plans(target, root, rename);
     let columns: Vec<_> = context.flow.key.iter().map(|k| k.target.as_str()).collect();
-    let key = shadow::key_index(target, &columns)
-        .and_then(|key| all.iter().position(|p| p.plan.name == key.name))
-        .ok_or_else(|| Error::failed("the new table has no unique index on its key"))?;
+    let key = shadow::lookup_index(target, &columns)
+        .and_then(|key| all.iter().position(|plan| plan.name == key.name))
+        .ok_or_else(|| Error::failed("the new table has no index on its key"))?;
     let key = all.remove(key);
-    let (unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.plan.unique);
+    // No two rows have the same key, so none clash in an index that has all of it.
+    let clashes =
+        |plan: &IndexPlan| plan.unique && !shadow::contains_key(target, &plan.index, &columns);
+    let (unique, mut first): (Vec<_>, Vec<_>) = all.into_iter().partition(clashes);
     first.push(key);
+    if let Some(partitioning) = partitioning {
+        let divide = |plans| whole::divide(context, partitioning, source, target, plans);
+        let (first, first_wholes) = divide(first);
+        let (unique, unique_wholes) = divide(unique);
+        return Ok(Plans { first, unique, first_wholes, unique_wholes });
+    }
+    let planned = |plan: IndexPlan| Planned {
+        of: plan.name.clone(),
+        on: root.clone(),
+        extent: size::extent(&plan, source, target),
+        plan,
+    };
+    let mut first: Vec<Planned> = first.into_iter().map(planned).collect();
+    let unique = unique.into_iter().map(planned).collect();
     // Of several unique indexes on the same columns a foreign key takes the oldest: they keep their
     // order. A crash leaves the first of them.
     largest_first(&mut first, source);
-    Ok(Plans { first, unique })
+    Ok(Plans { first, unique, first_wholes: Vec::new(), unique_wholes: Vec::new() })
 }
 
 /// Several jobs end at about the same time when no large index is left for the end. An index that the
@@ -136,8 +162,11 @@ pub(super) async fn build_on_empty(
     plans: &Plans,
 ) -> Result<()> {
     let _alone = context.door.alone().await;
-    for plans in [&plans.first, &plans.unique] {
+    for (plans, wholes) in
+        [(&plans.first, &plans.first_wholes), (&plans.unique, &plans.unique_wholes)]
+    {
         build::on_empty(context, settings, plans).await?;
+        whole::join(context, wholes).await?;
     }
     failpoint!("indexes made");
     Ok(())
@@ -154,7 +183,9 @@ pub(super) async fn build_first(
     let _alone = context.door.alone().await;
     // An invalid unique index may refuse rows, and helps no statement.
     present::missing(context, &plans.unique).await?;
-    build::all(context, settings, &plans.first).await
+    let built = build::all(context, settings, &plans.first).await?;
+    whole::join(context, &plans.first_wholes).await?;
+    Ok(built)
 }
 
 /// Builds the other unique indexes while the shadow rests and equals the source. Returns how long the builds
@@ -162,13 +193,22 @@ pub(super) async fn build_first(
 pub(super) async fn build_unique(
     context: &Context,
     settings: &IndexSettings,
-    target: &Table,
+    known: &Known,
     plans: &Plans,
 ) -> Result<Duration> {
     let _alone = rest_at_equality(context).await?;
     let one_by_one = IndexSettings { jobs: plans.unique_jobs(settings.jobs), ..settings.clone() };
     let built = build::all(context, &one_by_one, &plans.unique).await?;
-    set_replica_identity(context, target).await?;
+    whole::join(context, &plans.unique_wholes).await?;
+    let names = TemporaryNames::of(&known.target);
+    let until_swap = |name: &str| names.until_swap(name);
+    let root = &context.flow.target.root;
+    set_replica_identity(context, &known.target, root, until_swap).await?;
+    // What is written to a partition is logged as its own identity says.
+    let partitions = known.partitioning.iter().flat_map(|p| prepare::partitions(&context.flow, p));
+    for leaf in partitions.filter(|leaf| leaf.replica_identity != 'd') {
+        set_replica_identity(context, &leaf, &leaf.qualified(), str::to_owned).await?;
+    }
     Ok(built)
 }
 
@@ -185,13 +225,17 @@ async fn rest_at_equality(context: &Context) -> Result<Alone> {
     }
 }
 
-async fn set_replica_identity(context: &Context, target: &Table) -> Result<()> {
-    let (root, names) = (&context.flow.target.root, TemporaryNames::of(target));
-    let rename = |name: &str| names.until_swap(name);
-    let Some(sql) = shadow::replica_identity(target, root, rename) else { return Ok(()) };
+/// That of `target`, for the relation that is to be it.
+async fn set_replica_identity(
+    context: &Context,
+    target: &Table,
+    relation: &QualifiedName,
+    rename: impl Fn(&str) -> String + Copy,
+) -> Result<()> {
+    let Some(sql) = shadow::replica_identity(target, relation, rename) else { return Ok(()) };
     let session = context.session("replica identity").await?;
-    let shadow = present::shadow(context, &session).await?;
-    if shadow::has_replica_identity(target, &shadow, rename) {
+    let now = present::now(&session, relation).await?;
+    if shadow::has_replica_identity(target, &now, rename) {
         return Ok(());
     }
     build::as_owner(context, &session, &sql).await
@@ -202,21 +246,32 @@ async fn set_replica_identity(context: &Context, target: &Table) -> Result<()> {
 pub(super) async fn vacuum(
     context: &Context,
     settings: &IndexSettings,
-    target: &Table,
+    known: &Known,
 ) -> Result<()> {
-    shadow_settings(&context.session("settings").await?, &context.flow, target).await?;
+    let control = context.session("settings").await?;
+    shadow_settings(&control, &context.flow, &known.target).await?;
+    for leaf in known.partitioning.iter().flat_map(|p| prepare::partitions(&context.flow, p)) {
+        prepare::leaf_settings(&control, &leaf).await?;
+    }
     let session = builder(context, settings, 0).await?;
     session.set_role(&context.writer.owner).await?;
     // Some delay, so that a huge table's VACUUM leaves disks to others; on a small one unnoticeable.
     session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
     let told = context.session("forecast").await?;
     let announcer = Announcer::new(context, &told).await?;
-    for relation in &context.flow.target.relations {
-        announcer.vacuum(&told, relation).await?;
+    let target = &context.flow.target;
+    // Of a partitioned table's statistics, those of all partitions together are asked for once, behind them.
+    let what = if target.is_partitioned() { "VACUUM" } else { "VACUUM (ANALYZE)" };
+    for relation in &target.relations {
+        announcer.vacuum(&told, what, relation).await?;
         let _unthrottled = context.unthrottled.begin();
-        session.batch(&format!("VACUUM (ANALYZE) {relation}")).await?;
+        session.batch(&format!("{what} {relation}")).await?;
     }
-    Ok(())
+    match target.is_partitioned() {
+        // Of all partitions together and of each.
+        true => session.batch(&format!("ANALYZE {}", target.root)).await,
+        false => Ok(()),
+    }
 }
 
 /// A session that builds; it does so as the table's owner, each time anew.

@@ -1,13 +1,15 @@
 //! What the shadow already has of the planned indexes: the phase may be entered again after a crash
 //! at any instant, and the catalog alone says how far it came.
 
+use std::collections::HashMap;
+
 use super::Planned;
 use crate::catalog::{self, Table};
 use crate::error::{Error, Result};
 use crate::flow::write::Isolation;
 use crate::migration::context::Context;
 use crate::migration::teardown;
-use crate::pg::Session;
+use crate::pg::{QualifiedName, Session};
 use crate::shadow::Present;
 
 /// What is still to be done for some planned indexes.
@@ -32,10 +34,16 @@ pub(super) async fn missing<'a>(context: &Context, plans: &'a [Planned]) -> Resu
     // In a transaction of Invariant 9: a run that another has taken over ends and drops nothing.
     context.writer.begin(&session, Isolation::ReadCommitted).await?;
     teardown::end_builders(&session, context.flow.migration).await?;
-    let shadow = shadow(context, &session).await?;
+    let mut tables: HashMap<&QualifiedName, Table> = HashMap::new();
+    for planned in plans {
+        if !tables.contains_key(&planned.on) {
+            tables.insert(&planned.on, now(&session, &planned.on).await?);
+        }
+    }
     context.writer.as_owner(&session).await?;
     for planned in plans {
-        let present = planned.plan.present(&shadow);
+        let Some(table) = tables.get(&planned.on) else { continue };
+        let present = planned.plan.present(table);
         if let Present::Unfit(drop) = &present {
             tracing::info!("index {} is left from before and does not fit", planned.plan.temporary);
             session.batch(drop).await?;
@@ -51,10 +59,9 @@ pub(super) async fn missing<'a>(context: &Context, plans: &'a [Planned]) -> Resu
     Ok(missing)
 }
 
-/// The shadow as it is now.
-pub(super) async fn shadow(context: &Context, session: &Session) -> Result<Table> {
-    let root = &context.flow.target.root;
-    catalog::read_named(session, root)
+/// The shadow, or a partition of it, as it is now.
+pub(super) async fn now(session: &Session, name: &QualifiedName) -> Result<Table> {
+    catalog::read_named(session, name)
         .await?
-        .ok_or_else(|| Error::failed(format!("the shadow {root} is gone")))
+        .ok_or_else(|| Error::failed(format!("the shadow {name} is gone")))
 }

@@ -5,6 +5,7 @@
 //! application writes in that time is held back too: its rate is measured where the build takes long
 //! enough for it to matter.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -13,7 +14,7 @@ use super::Planned;
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::migration::context::Context;
-use crate::pg::{Lsn, Session};
+use crate::pg::{Lsn, QualifiedName, Session};
 use crate::shadow::IndexPlan;
 
 /// An index grows at least so fast, in bytes a second (measured on two busy cores: 9 MB/s).
@@ -74,6 +75,8 @@ pub(super) fn extent(plan: &IndexPlan, source: &Table, target: &Table) -> Extent
 pub(super) struct Forecast {
     /// Bytes of the shadow's rows, values out of line included.
     table: u64,
+    /// The share of them that each of its partitions has, where it has some.
+    shares: HashMap<QualifiedName, f64>,
     /// The shadow's columns with their widths; -1 is any.
     widths: Vec<(String, i16)>,
     /// Bytes of WAL that the server writes in a second, without ours.
@@ -90,36 +93,62 @@ impl Forecast {
         builds: &[&Planned],
         jobs: usize,
     ) -> Result<Self> {
-        let sql = "SELECT pg_catalog.pg_table_size(c.oid), a.attname::pg_catalog.text, a.attlen \
+        let target = &context.flow.target;
+        let sizes = sizes(session, &target.relations).await?;
+        let table: u64 = sizes.iter().map(|(_, bytes)| bytes).sum();
+        let share =
+            |(name, bytes): (QualifiedName, u64)| (name, bytes as f64 / table.max(1) as f64);
+        let sql = "SELECT a.attname::pg_catalog.text, a.attlen \
                    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
                    WHERE c.oid = $1::pg_catalog.text::pg_catalog.regclass AND a.attnum > 0 \
                    AND NOT a.attisdropped";
-        let rows = session.query(sql, &[&context.flow.target.root.to_string()]).await?;
-        let table = rows.first().map_or(0, |row| row.get::<_, i64>(0));
+        let rows = session.query(sql, &[&target.root.to_string()]).await?;
         let mut forecast = Forecast {
-            table: u64::try_from(table).unwrap_or(0),
-            widths: rows.iter().map(|row| (row.get(1), row.get(2))).collect(),
+            table,
+            shares: sizes.into_iter().map(share).collect(),
+            widths: rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
             rate: 0,
             jobs: jobs.max(1) as u64,
         };
-        if builds.iter().any(|planned| forecast.seconds(&planned.extent) >= LONG_BUILD) {
+        let long = |planned: &&Planned| {
+            forecast.part(&planned.on, forecast.seconds(&planned.extent)) >= LONG_BUILD
+        };
+        if builds.iter().any(long) {
             forecast.rate = wal_rate(session).await?;
         }
         Ok(forecast)
     }
 
     /// Bytes of WAL that the server writes from the beginning of a build to its end.
-    pub(super) fn wal(&self, extent: &Extent) -> u64 {
+    pub(super) fn of(&self, planned: &Planned) -> u64 {
+        self.part(&planned.on, self.wal(&planned.extent))
+    }
+
+    fn wal(&self, extent: &Extent) -> u64 {
         let builds = self.bytes(extent).saturating_mul(self.jobs);
         builds.saturating_add(self.rate.saturating_mul(self.seconds(extent)))
     }
 
     /// About what one build writes itself, without any precaution.
-    pub(super) fn about(&self, extent: &Extent) -> u64 {
+    pub(super) fn about(&self, planned: &Planned) -> u64 {
+        self.part(&planned.on, self.writes(&planned.extent))
+    }
+
+    fn writes(&self, extent: &Extent) -> u64 {
         match extent {
             Extent::Known(bytes) => *bytes,
             _ => self.bytes(extent),
         }
+    }
+
+    /// What one build reads.
+    pub(super) fn read(&self, planned: &Planned) -> u64 {
+        self.part(&planned.on, self.table)
+    }
+
+    /// What of the whole falls to a relation.
+    fn part(&self, on: &QualifiedName, whole: u64) -> u64 {
+        (whole as f64 * self.shares.get(on).copied().unwrap_or(1.0)) as u64
     }
 
     /// What one build takes; several at a time take longer.
@@ -157,6 +186,18 @@ impl Forecast {
     }
 }
 
+async fn sizes(
+    session: &Session,
+    relations: &[QualifiedName],
+) -> Result<Vec<(QualifiedName, u64)>> {
+    let names: Vec<String> = relations.iter().map(QualifiedName::to_string).collect();
+    let sql = "SELECT pg_catalog.pg_table_size(pg_catalog.to_regclass(n.name)) \
+               FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY AS n (name, i) ORDER BY n.i";
+    let rows = session.query(sql, &[&names]).await?;
+    let bytes = |row: &tokio_postgres::Row| row.get::<_, Option<i64>>(0).unwrap_or(0).max(0) as u64;
+    Ok(relations.iter().cloned().zip(rows.iter().map(bytes)).collect())
+}
+
 /// Bytes of WAL that the server writes in a second. Of ours almost nothing is among them: nobody copies
 /// or syncs while this is asked.
 async fn wal_rate(session: &Session) -> Result<u64> {
@@ -180,7 +221,7 @@ mod tests {
 
     fn forecast(rate: u64, jobs: u64) -> Forecast {
         let widths = vec![("id".into(), 8), ("n".into(), 4), ("name".into(), -1)];
-        Forecast { table: 640 * MB, widths, rate, jobs }
+        Forecast { table: 640 * MB, shares: HashMap::new(), widths, rate, jobs }
     }
 
     fn entries(columns: &[&str]) -> Extent {
@@ -201,8 +242,8 @@ mod tests {
     #[test]
     fn a_build_is_as_fast_as_the_copy_was() {
         assert_eq!(build_seconds(640 * MB, 40 * MB, 10 * MB).as_secs(), 20);
-        assert_eq!(forecast(0, 1).about(&Extent::Known(100 * MB)), 100 * MB);
-        assert_eq!(forecast(0, 1).about(&Extent::Table(1)), 800 * MB);
+        assert_eq!(forecast(0, 1).writes(&Extent::Known(100 * MB)), 100 * MB);
+        assert_eq!(forecast(0, 1).writes(&Extent::Table(1)), 800 * MB);
         assert!(build_seconds(u64::MAX, u64::MAX, 0).as_secs() > 0);
     }
 

@@ -11,7 +11,7 @@ use super::prepare;
 use super::rehearsal::table;
 use crate::catalog::{self, Table};
 use crate::change::trial::{self, Trial, Way};
-use crate::change::{self, Request};
+use crate::change::{self, Request, partition};
 use crate::cutover;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{Connector, Session};
@@ -183,7 +183,8 @@ impl Planning<'_> {
 
     async fn copy(&self, size: &Size, notes: &mut Vec<String>) -> Result<(CopyWay, change::Plan)> {
         let (session, source, names) = (self.session, self.source, self.names);
-        let plan = change::rehearse(session, source, self.request).await?;
+        let mut plan = change::rehearse(session, source, self.request).await?;
+        partition::lay_out(session, source, names, &mut plan, self.request).await?;
         preflight::refuse_taken(session, source, names, &plan.target).await?;
         let flow =
             prepare::describe_flow(session, NO_MIGRATION, source, plan.clone(), names).await?;

@@ -8,7 +8,7 @@ use crate::flow::Flow;
 use crate::flow::sql::Bounds;
 use crate::migration::prepare;
 use crate::pg::Session;
-use crate::shadow::{self, Names, Step, Swap, TemporaryNames};
+use crate::shadow::{self, IndexPlan, Names, Step, Swap, TemporaryNames};
 use crate::wal::create_slot_sql;
 
 /// What a run would execute. The names that it exchanges at the end are those that PostgreSQL gives: so the
@@ -23,11 +23,15 @@ pub(super) async fn statements(
     let target = &plan.target;
     let temporary = TemporaryNames::of(target);
     let indexes = shadow::index_plans(target, &names.shadow, |name| temporary.until_swap(name));
-    let create = shadow::create_table(target, &names.shadow);
-    let index: Vec<String> = indexes
-        .iter()
-        .flat_map(|index| [Some(index.create.clone()), index.attach.clone()].into_iter().flatten())
-        .collect();
+    let partitioning = plan.partitioning.as_ref();
+    let create = prepare::create_sql(&names.shadow, target, partitioning);
+    let of_index = |index: IndexPlan| match partitioning {
+        None => [Some(index.create), index.attach].into_iter().flatten().collect(),
+        Some(_) => {
+            shadow::create_whole_index(target, &index.index, &names.shadow, &index.temporary)
+        }
+    };
+    let index: Vec<String> = indexes.into_iter().flat_map(of_index).collect();
     let swap = swap(session, source, plan, flow, names, &create, &index).await?;
     let view = flow.captured.view();
     let view = view.map(|view| shadow::create_rows_view(view, source, plan.keep.as_deref()));
@@ -42,8 +46,8 @@ pub(super) async fn statements(
                 .chain([
                     prepare::publication_sql(flow, source),
                     create_slot_sql(&flow.slot, session.version()),
-                    create,
                 ])
+                .chain(create)
                 .collect(),
         ),
         phase(
@@ -53,7 +57,8 @@ pub(super) async fn statements(
         ),
         phase(
             "index",
-            "on the new table; CONCURRENTLY where the slot would hold back too much meanwhile; then VACUUM and ANALYZE",
+            "on the new table; CONCURRENTLY where the slot would hold back too much meanwhile; then VACUUM and ANALYZE; those of a \
+             partitioned table partition by partition, which comes to the same",
             index,
         ),
         phase(
@@ -78,20 +83,19 @@ async fn swap(
     plan: &Plan,
     flow: &Flow,
     names: &Names,
-    create: &str,
+    create: &[String],
     index: &[String],
 ) -> Result<(Vec<String>, Vec<String>)> {
     session
         .batch("BEGIN; SET LOCAL lock_timeout = 250; SET LOCAL statement_timeout = 5000")
         .await?;
     let made = async {
-        let steps: Vec<Step> = std::iter::once(create)
-            .chain(index.iter().map(String::as_str))
-            .map(|sql| Step::by(&source.owner, sql))
-            .collect();
-        session.batch(&shadow::statements(&steps[..1]).join(";\n")).await?;
+        let by_owner = |sql: &String| Step::by(&source.owner, sql);
+        let create: Vec<Step> = create.iter().map(by_owner).collect();
+        let index: Vec<Step> = index.iter().map(by_owner).collect();
+        session.batch(&shadow::statements(&create).join(";\n")).await?;
         prepare::shadow_settings(session, flow, &plan.target).await?;
-        session.batch(&shadow::statements(&steps[1..]).join(";\n")).await?;
+        session.batch(&shadow::statements(&index).join(";\n")).await?;
         let shadow = catalog::read_named(session, &names.shadow).await?;
         let sql = "SELECT ARRAY(SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
             WHERE c.relnamespace = (SELECT s.relnamespace FROM pg_catalog.pg_class s WHERE s.oid = $1) \
@@ -104,6 +108,9 @@ async fn swap(
     let (shadow, taken) = made?;
     let taken = taken.into_iter().collect();
     let (target, carried) = (&plan.target, &plan.carried[..]);
-    let swap = Swap { names, source, target, shadow: &shadow, carried, taken: &taken };
+    let leaves = flow.target.leaves();
+    let version = session.version();
+    let swap =
+        Swap { names, source, target, shadow: &shadow, carried, leaves, version, taken: &taken };
     Ok((shadow::statements(&swap.steps()), shadow::statements(&swap.afterwards())))
 }

@@ -147,9 +147,9 @@ impl Measuring<'_, '_, '_> {
         began: Instant,
     ) -> Result<Seen> {
         let (control, context) = (self.control, self.context);
-        let Known { source, target, request, .. } = self.known;
-        prepare::create_shadow(control, &context.flow, source, target).await?;
-        let plans = index::plans(context, source, target)?;
+        let Known { source, request, .. } = self.known;
+        prepare::create_shadow(control, &context.flow, self.known).await?;
+        let plans = index::plans(context, self.known)?;
         if request.indexes_before {
             let settings = context.settings.borrow().index.clone();
             index::build_on_empty(context, &settings, &plans).await?;
@@ -259,7 +259,7 @@ impl Measuring<'_, '_, '_> {
         self.enter("index");
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
-        let Known { source, target, request, .. } = self.known;
+        let Known { source, request, .. } = self.known;
         let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
         seen.index_seconds = index::build_first(context, &settings, plans).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
@@ -272,7 +272,7 @@ impl Measuring<'_, '_, '_> {
                        cutover were not rehearsed";
             seen.warnings.push(why.to_owned());
         } else if captures {
-            let unique = index::build_unique(context, &settings, target, plans).await?;
+            let unique = index::build_unique(context, &settings, self.known, plans).await?;
             seen.index_seconds += unique.as_secs_f64();
         } else if !request.indexes_before
             && let Some(share) = plans.left_out(source)
@@ -284,7 +284,7 @@ impl Measuring<'_, '_, '_> {
             seen.warnings.push(why.to_owned());
         }
         let vacuumed = Instant::now();
-        index::vacuum(context, &settings, target).await?;
+        index::vacuum(context, &settings, self.known).await?;
         seen.vacuum_seconds = vacuumed.elapsed().as_secs_f64();
         let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
         let anyway = seen.wal_per_second * began.elapsed().as_secs_f64();

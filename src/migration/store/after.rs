@@ -44,6 +44,13 @@ pub(in crate::migration) async fn left_to_do(
                SELECT 1 FROM {relations} JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
                WHERE NOT a.attisdropped
                AND pg_catalog.right(e.detail, pg_catalog.length({owned})) = {owned}))
+           WHEN pg_catalog.strpos(e.detail, ' ADD CONSTRAINT ') > 0 THEN EXISTS (
+             SELECT 1 FROM {relations} WHERE pg_catalog.starts_with(e.detail,
+               'ALTER TABLE ' || {schema} || '.' || {relation} || ' ADD CONSTRAINT '))
+             AND NOT EXISTS (
+             SELECT 1 FROM pg_catalog.pg_constraint k JOIN {relations} ON c.oid = k.conrelid
+             WHERE pg_catalog.starts_with(e.detail,
+               'ALTER TABLE ' || {schema} || '.' || {relation} || ' ADD CONSTRAINT ' || {constraint} || ' '))
            ELSE true END
          ORDER BY e.id"
     );

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::catalog::{Fingerprint, Table};
+use crate::change::partition::{Partition, Partitioning};
 use crate::change::{KeyColumn, Projected};
 use crate::error::{Error, Result};
 use crate::flow::Flow;
@@ -15,6 +16,8 @@ pub(in crate::migration) struct Kept {
     pub key: Vec<KeyColumn>,
     /// The shape of the table that was being filled ([`Table::shape`]).
     pub shape: Value,
+    /// The partitions of that table, where it has some.
+    pub partitions: Vec<Partition>,
     /// The source's when the capture began; None before.
     pub fingerprint: Option<Fingerprint>,
     /// What the stream of an older slot would have told is not known: the rows are to be compared
@@ -29,17 +32,19 @@ pub(in crate::migration) async fn record_flow(
     session: &Session,
     flow: &Flow,
     target: &Table,
+    partitioning: Option<&Partitioning>,
 ) -> Result<()> {
     let columns: Vec<&str> = flow.key.iter().map(|k| k.source.as_str()).collect();
     let root = flow.target.root.to_string();
     let (projection, key) = (json(&flow.projection)?, json(&flow.key)?);
     let shape = json(&target.shape())?;
+    let partitions = partitioning.map(|p| json(&p.partitions)).transpose()?;
     session
         .execute(
             "INSERT INTO pgwraith.flow (migration_id, flow, source_oid, target, publication, slot, \
-             key_columns, projection, key, shape) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+             key_columns, projection, key, shape, partitions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
              ON CONFLICT (migration_id, flow) DO UPDATE SET source_oid = $3, target = $4, publication = $5, \
-             slot = $6, key_columns = $7, projection = $8, key = $9, shape = $10, fingerprint = NULL, \
+             slot = $6, key_columns = $7, projection = $8, key = $9, shape = $10, partitions = $11, fingerprint = NULL, \
              unproven = false, stored_lsn = NULL",
             &[
                 &flow.migration,
@@ -52,6 +57,7 @@ pub(in crate::migration) async fn record_flow(
                 &projection,
                 &key,
                 &shape,
+                &partitions,
             ],
         )
         .await?;
@@ -65,7 +71,7 @@ fn json(value: &impl serde::Serialize) -> Result<Value> {
 
 /// What is kept of flow 1 of a migration; None where an older program began it.
 pub(in crate::migration) async fn kept(session: &Session, migration: i64) -> Result<Option<Kept>> {
-    let sql = "SELECT f.projection, f.key, f.shape, f.fingerprint, f.unproven, f.stored_lsn \
+    let sql = "SELECT f.projection, f.key, f.shape, f.fingerprint, f.unproven, f.stored_lsn, f.partitions \
                FROM pgwraith.flow f WHERE f.migration_id = $1 AND f.flow = 1";
     let Some(row) = session.maybe(sql, &[&migration]).await? else { return Ok(None) };
     let (Some(projection), Some(key), Some(shape)) =
@@ -78,6 +84,10 @@ pub(in crate::migration) async fn kept(session: &Session, migration: i64) -> Res
         projection: serde_json::from_value(projection).map_err(unreadable)?,
         key: serde_json::from_value(key).map_err(unreadable)?,
         shape,
+        partitions: match row.get::<_, Option<Value>>(6) {
+            Some(partitions) => serde_json::from_value(partitions).map_err(unreadable)?,
+            None => Vec::new(),
+        },
         fingerprint: row.get::<_, Option<Value>>(3).map(Fingerprint::of_json),
         unproven: row.get(4),
         stored: row.get(5),

@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 5] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING];
+const VERSIONS: [&str; 6] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -252,4 +252,9 @@ END $body$;
 // an older version began the copy.
 const COUNTING: &str = "
 ALTER TABLE pgwraith.flow ADD COLUMN ranges int8;
+";
+
+// The partitions of the new table, which are derived from the rows once; NULL where it has none.
+const PARTITIONS: &str = "
+ALTER TABLE pgwraith.flow ADD COLUMN partitions jsonb;
 ";

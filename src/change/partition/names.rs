@@ -1,0 +1,84 @@
+//! What partitions are called: as pg_partman calls those of a time and of a number, so that it can take them
+//! over (`orders_p20240101`, `orders_p20240101_130000`, `orders_p100000`, `orders_default`).
+
+use std::collections::HashSet;
+
+use super::Partition;
+use crate::pg::name::free_name;
+use crate::shadow::Names;
+
+/// Of a value's text, in a name.
+const VALUE_BYTES: usize = 30;
+
+/// Gives out the names of one table's partitions, no two alike.
+pub(super) struct Naming<'a> {
+    table: &'a str,
+    used: HashSet<String>,
+}
+
+impl<'a> Naming<'a> {
+    pub(super) fn of(names: &'a Names) -> Self {
+        let used = [&names.source, &names.shadow, &names.retired].map(|name| name.name.clone());
+        Naming { table: &names.source.name, used: used.into() }
+    }
+
+    /// A partition whose name ends in `suffix`.
+    pub(super) fn partition(&mut self, suffix: &str, bound: impl Into<String>) -> Partition {
+        let name = free_name(self.table, suffix, |name| self.used.contains(name));
+        self.used.insert(name.clone());
+        Partition { name, bound: bound.into() }
+    }
+
+    /// That of the rows for which there is no other.
+    pub(super) fn default(&mut self) -> Partition {
+        self.partition("_default", "DEFAULT")
+    }
+}
+
+/// What the name of the partition of a value ends in.
+pub(super) fn suffix_of_value(value: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() { c } else { '_' };
+    let is_number = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    let mut out = String::from(if is_number { "_p" } else { "_" });
+    for c in value.to_lowercase().chars().map(plain) {
+        if out.len() + c.len_utf8() > VALUE_BYTES {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::QualifiedName;
+
+    #[test]
+    fn values_become_names_and_no_two_are_alike() {
+        let names = Names::of(&QualifiedName::new("s", "t"));
+        let mut naming = Naming::of(&names);
+        let mut name = |suffix: &str| naming.partition(suffix, "").name;
+        assert_eq!(name("_default"), "t_default");
+        for (value, wanted) in [
+            ("new", "t_new"),
+            ("New", "t_new1"),
+            ("in transit!", "t_in_transit_"),
+            ("17", "t_p17"),
+            ("", "t_"),
+            ("v2", "t_v21"),
+            ("old", "t_old1"),
+            ("Default", "t_default1"),
+        ] {
+            assert_eq!(name(&suffix_of_value(value)), wanted, "{value}");
+        }
+        assert!(suffix_of_value(&"ü".repeat(100)).len() <= VALUE_BYTES);
+    }
+
+    #[test]
+    fn a_long_name_keeps_what_tells_partitions_apart() {
+        let names = Names::of(&QualifiedName::new("s", "t".repeat(63)));
+        let name = Naming::of(&names).partition("_p20240101_130000", "").name;
+        assert!(name.len() == 63 && name.ends_with("t_p20240101_130000"), "{name}");
+    }
+}
