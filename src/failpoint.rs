@@ -58,6 +58,10 @@ pub const OF_SPILLING: &[&str] = &["keys ready", "keys stored", "keys loaded"];
 #[cfg(feature = "failpoints")]
 pub const OF_TRUNCATE: &[&str] = &["truncate stored", "truncate ready", "truncate followed"];
 
+/// Those that a run comes by besides, where its table becomes a partitioned one.
+#[cfg(feature = "failpoints")]
+pub const OF_PARTITIONS: &[&str] = &["index joined"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =
