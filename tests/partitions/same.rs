@@ -32,6 +32,11 @@ fn without_oids(line: &str) -> String {
     let (location, _) = without_numbers(line, ":location ");
     let (parent, parts) = without_numbers(&location, "\"conparentid\": \"");
     match parts {
+        // Since 18: to give a partition its part of a primary key makes its NOT NULL, which it has by the table's,
+        // its own as well.
+        0 if parent.contains("\"contype\": \"n\"") => {
+            parent.replace("\"conislocal\": true", "\"conislocal\": false")
+        }
         0 => parent,
         _ => parent.replace("\"connoinherit\": true", "\"connoinherit\": false"),
     }
