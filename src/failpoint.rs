@@ -74,6 +74,10 @@ pub const OF_TRUNCATE: &[&str] = &["truncate stored", "truncate ready", "truncat
 #[cfg(feature = "failpoints")]
 pub const IN_PLACE: &[&str] = &["alter ready", "alter locked", "altered"];
 
+/// Those that a run comes by besides, where its table becomes a partitioned one.
+#[cfg(feature = "failpoints")]
+pub const OF_PARTITIONS: &[&str] = &["index joined"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =

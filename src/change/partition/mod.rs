@@ -6,6 +6,7 @@
 mod bounds;
 mod by;
 mod names;
+mod ranges;
 mod trial;
 
 use bounds::derive;
