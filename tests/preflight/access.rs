@@ -158,3 +158,26 @@ async fn without_options(mut client: TcpStream, server: u16) -> std::io::Result<
     upstream.write_all(&kept).await?;
     tokio::io::copy_bidirectional(&mut client, &mut upstream).await.map(drop)
 }
+
+/// With no session more than it says that it opens, it never has to wait for one. The table is large enough to be
+/// probed, which takes one.
+#[tokio::test]
+async fn a_run_opens_no_more_sessions_than_it_says() {
+    let shop = crate::scene::shop().await;
+    shop.exec(
+        "CREATE TABLE big (id int PRIMARY KEY, filler text); ALTER TABLE big ALTER filler SET STORAGE plain; \
+         INSERT INTO big SELECT i, repeat('f', 2000) FROM generate_series(1, 40000) i; \
+         CREATE ROLE app; GRANT USAGE, CREATE ON SCHEMA public TO app; ALTER TABLE big OWNER TO app; \
+         CREATE ROLE dba LOGIN REPLICATION; GRANT app, pg_read_all_stats TO dba; \
+         GRANT CREATE ON DATABASE shop TO dba",
+    )
+    .await;
+    for (limit, workers) in [(17, "2"), (15, "1")] {
+        shop.exec(&format!("ALTER ROLE dba CONNECTION LIMIT {limit}")).await;
+        let mut all = shop.arguments("big", &["--rebuild", "--workers", workers]);
+        all[3] = shop.dsn.replacen("postgres@", "dba@", 1);
+        let output = crate::harness::run(&all).await.expect_code(0);
+        assert!(!output.stderr.contains("too many connections"), "{output}");
+        shop.exec("DROP TABLE big_old").await;
+    }
+}
