@@ -232,6 +232,7 @@ async fn what_would_be_left_behind_is_told_and_agreed_to() {
         ("status", "type boolean"),
         ("random() < 0.5", "volatile"),
         ("created_at > now()", "another moment"),
+        ("age(created_at) > interval '1 year'", "another moment"),
         ("id IN (SELECT 1)", "reads other rows"),
         ("nothing = 1", "does not exist"),
         ("true; DROP TABLE ours.t", "not valid"),
@@ -258,4 +259,65 @@ async fn what_violates_the_new_key_is_told() {
     harness::run(["abort", TABLE, "-d", &shop.dsn]).await.expect_code(0);
     let ours = "SELECT count(*) FROM pg_class WHERE relname LIKE '%pgwraith_key%'";
     assert_eq!(shop.value::<i64>(ours).await, 0);
+}
+
+/// As by a plain ALTER TABLE: a domain's default is that of a column that has none.
+#[tokio::test]
+async fn a_new_column_of_a_domain_has_its_default() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE DOMAIN seven AS int DEFAULT 7; CREATE DOMAIN as_seven AS seven; \
+         CREATE DOMAIN bare AS int; CREATE DOMAIN other AS seven DEFAULT 8 CHECK (VALUE > 0)",
+    )
+    .await;
+    let rows = "CREATE SCHEMA {s}; CREATE TABLE {s}.t (id int PRIMARY KEY); \
+                INSERT INTO {s}.t SELECT generate_series(1, 100)";
+    twins::twins(&shop, rows).await;
+    let clauses = [
+        "ADD COLUMN a as_seven, ADD COLUMN b bare",
+        "ADD COLUMN c other, ADD COLUMN d seven DEFAULT 9",
+    ];
+    twins::alter_alike(&shop, &clauses).await;
+}
+
+/// Of a partitioned table the clone is made anew, and numbers its columns without gaps and in the new order.
+#[tokio::test]
+async fn partitions_go_together_with_columns_that_go_or_move() {
+    let shop = shop().await;
+    let change: [&[&str]; 2] =
+        [&["--alter", "DROP COLUMN gone"], &["--column-order", "created_at, v"]];
+    for (n, more) in change.into_iter().enumerate() {
+        let table = format!("t{n}");
+        shop.exec(&format!(
+            "CREATE TABLE {table} (gone text, id int PRIMARY KEY, created_at timestamptz NOT NULL, v text); \
+             INSERT INTO {table} SELECT 'x', i, timestamptz '2026-01-01' + i * interval '1 hour', 'v' || i \
+             FROM generate_series(1, 2000) i"
+        ))
+        .await;
+        let key = format!("DROP CONSTRAINT {table}_pkey, ADD PRIMARY KEY (created_at, id)");
+        let fixed = [
+            "--partition-by",
+            "RANGE (created_at)",
+            "--partition-every",
+            "1 month",
+            "--alter",
+            &key,
+        ];
+        let all: Vec<&str> = fixed.iter().chain(more).copied().collect();
+        shop.run(&table, &all).await.expect_code(0);
+        let differ = format!(
+            "SELECT count(*) FROM (SELECT id, created_at, v FROM {table} EXCEPT ALL \
+             SELECT id, created_at, v FROM {table}_old) d"
+        );
+        assert_eq!(shop.value::<i64>(&differ).await, 0);
+        assert_eq!(shop.value::<i64>(&format!("SELECT count(*) FROM {table}")).await, 2000);
+    }
+    // The first range may begin below what the type has.
+    shop.exec(
+        "CREATE TABLE small (id int2 PRIMARY KEY); INSERT INTO small VALUES (-32768), (0), (32767)",
+    )
+    .await;
+    let ranges = ["--partition-by", "RANGE (id)", "--partition-every", "10000"];
+    shop.run("small", &ranges).await.expect_code(0);
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM small").await, 3);
 }

@@ -21,6 +21,11 @@ pub(super) fn clauses(text: &str) -> Vec<&str> {
     all.filter_map(|clause| text.get(clause.first()?.start..clause.last()?.end())).collect()
 }
 
+/// Whether what hangs on something that goes would go with it.
+pub(super) fn cascade(clauses: &str) -> bool {
+    tokens(clauses).iter().any(|token| token.is("cascade"))
+}
+
 /// What the clauses enable or disable that a clone has none of: triggers or rules.
 pub(super) fn fires(clauses: &str) -> Option<&'static str> {
     let fires = |clause: &[Token<'_>]| {
@@ -207,6 +212,16 @@ mod tests {
 
     fn found(clauses: &str) -> Vec<(String, String)> {
         using_expressions(clauses).into_iter().map(|u| (u.column, u.expression)).collect()
+    }
+
+    #[test]
+    fn cascade_is_a_word_and_no_name() {
+        assert!(cascade("DROP CONSTRAINT a Cascade"));
+        for other in
+            ["DROP COLUMN \"cascade\"", "ALTER a SET DEFAULT 'cascade'", "DROP COLUMN cascades"]
+        {
+            assert!(!cascade(other), "{other}");
+        }
     }
 
     #[test]

@@ -107,6 +107,8 @@ pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability
                  'txid_current', 'pg_backend_pid', 'current_setting', 'inet_client_addr', 'inet_client_port', \
                  'pg_postmaster_start_time', 'current_query', 'txid_current_snapshot', 'pg_current_snapshot') \
                  AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace THEN 2 \
+               WHEN p.proname = 'age' AND p.pronargs = 1 \
+                 AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace THEN 2 \
                WHEN p.provolatile = 's' THEN 1 ELSE 0 END), 0) \
              FROM (SELECT m[1]::pg_catalog.oid AS f FROM pg_catalog.regexp_matches($1, \
                  ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') m \

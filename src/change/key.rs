@@ -96,7 +96,10 @@ pub(super) async fn index_it(
     let made = catalog::read(session, clone.oid).await?;
     let made = made.and_then(|t| t.indexes.into_iter().find(|index| index.name == name));
     let made = made.ok_or_else(|| Error::failed("the key's index on the clone vanished"))?;
-    target.indexes.push(Index { until_swap: true, ..made });
+    // A clone that was made anew numbers its columns otherwise than the target does.
+    let number = |k: &KeyColumn| target.column_named(&k.target).map(|column| column.attnum);
+    let attnums = key.iter().filter_map(number).collect();
+    target.indexes.push(Index { until_swap: true, attnums, ..made });
     Ok(())
 }
 

@@ -53,6 +53,8 @@ impl Request {
             Some("columns take another order: PostgreSQL has no such ALTER TABLE")
         } else if self.partition.is_some() {
             Some("PostgreSQL has no ALTER TABLE that divides a table into partitions")
+        } else if self.alters.iter().any(|clauses| clauses::cascade(clauses)) {
+            Some("CASCADE would take along whatever hangs on the table, without a word")
         } else if self.alters.is_empty() {
             Some("the rows are to be written anew")
         } else {

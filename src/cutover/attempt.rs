@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use tokio::time::sleep;
+
 use super::deadline::Deadline;
 use super::locker::{Locker, late, watch};
-use super::look::Obstacle;
+use super::look::{self, Obstacle};
 use super::take::{self, NotTaken};
 use super::{Cutover, Steps, outcome};
 use crate::error::{Error, Kind, Result};
@@ -213,7 +215,17 @@ impl<'a> Attempt<'a> {
             left.as_millis()
         ));
         let wait = self.cutover.limits.lock_timeout / 3;
-        let (renamed, who) = watch(self.observer, session.pid(), wait, session.batch(&sql)).await;
+        // Before PostgreSQL 17 the server's limit is for each statement of the batch, and there may be many (two
+        // keys of each of hundreds of partitions): so the whole of it is ended from outside.
+        let work = watch(self.observer, session.pid(), wait, session.batch(&sql));
+        tokio::pin!(work);
+        let (renamed, who) = tokio::select! {
+            done = &mut work => done,
+            () = sleep(left) => {
+                look::cancel(self.observer, session.pid()).await.map_err(Stop::of)?;
+                work.await
+            }
+        };
         renamed.map_err(|e| Stop::waiting(e, who))?;
         if !self.locker.still_holds(self.observer).await.map_err(Stop::of)? {
             let what = "privileges were changed just now, or something that hangs on the table, or what that mentions was renamed";

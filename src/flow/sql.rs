@@ -199,6 +199,11 @@ impl Flow {
         )
     }
 
+    /// The same of those that no unique index of the target speaks against.
+    pub fn insert_missing_that_fit(&self) -> String {
+        format!("{} ON CONFLICT DO NOTHING", self.insert_missing())
+    }
+
     /// Removes every row of the key set from the target.
     pub fn delete_keys(&self) -> String {
         format!(

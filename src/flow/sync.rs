@@ -91,12 +91,17 @@ impl Statements {
             true => (flow.sync_delete(), flow.sync_upsert()),
             false => (flow.delete_stale(), flow.insert_missing()),
         };
+        // One key in two forms (1.0 and 1.00) may be in two slices: no unique index says so there.
+        let (insert, what_fits) = match flow.target.upserts {
+            true => (flow.insert_keys(), flow.insert_what_fits()),
+            false => (flow.insert_missing(), flow.insert_missing_that_fit()),
+        };
         Ok(Statements {
             delete_gone: session.prepare(&delete).await?,
             upsert: session.prepare(&write).await?,
             delete_all: session.prepare(&flow.delete_keys()).await?,
-            insert: session.prepare(&flow.insert_keys()).await?,
-            insert_what_fits: session.prepare(&flow.insert_what_fits()).await?,
+            insert: session.prepare(&insert).await?,
+            insert_what_fits: session.prepare(&what_fits).await?,
             missing: session.prepare(&flow.missing_keys()).await?,
         })
     }

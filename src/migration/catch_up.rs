@@ -53,6 +53,7 @@ pub(super) async fn drain(context: &Context) -> Result<()> {
     let started = Instant::now();
     let mut told = false;
     let (mut least, mut stalled) = ((u64::MAX, started), STALLED);
+    let mut progress = (u64::MAX, started);
     loop {
         let (backlog, in_vain, on_disk) = {
             let dirty = context.tracker.dirty();
@@ -76,10 +77,17 @@ pub(super) async fn drain(context: &Context) -> Result<()> {
                 clashing(in_vain)
             ));
         }
-        if started.elapsed() > PATIENCE * 240 {
+        // What rests for a standby does not come nearer, and is to rest.
+        if backlog < progress.0 || !context.sync_valve.lets(0) {
+            progress = (backlog.min(progress.0), Instant::now());
+        }
+        if progress.1.elapsed() > PATIENCE * 240 {
             let what = "the shadow does not catch up with the changes";
-            return Err(Error::failed(format!("{what}: {backlog} keys wait{}", clashing(in_vain)))
-                .next("Start again with more --workers, or at a calmer time"));
+            return Err(Error::failed(format!(
+                "{what}: {backlog} keys wait{}, and for two hours there have been no fewer",
+                clashing(in_vain)
+            ))
+            .next("Go on with more --workers, or at a calmer time"));
         }
         let _ = timeout(Duration::from_millis(50), arrivals.changed()).await;
     }

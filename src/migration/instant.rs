@@ -16,6 +16,7 @@ use crate::cutover::{Altered, InPlace, Sent};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hook;
 use crate::pg::Session;
+use crate::pg::sqlstate::{Class, classify};
 use crate::preflight::{self, Severity, Subject};
 use crate::shadow::Names;
 use crate::telemetry::Sample;
@@ -107,8 +108,16 @@ impl Run<'_> {
         };
         match looked.await {
             Ok(found) => Ok(found),
+            // To copy a huge table because somebody was in the way for a moment is not what anybody wants.
+            Err(e) if classify(&e).passes() || classify(&e) == Class::Late => Err(e
+                .context("finding out whether PostgreSQL changes its catalogs alone")
+                .state("Nothing was touched")
+                .next("Start again; --force-copy copies the table whatever the change is")),
             Err(e) => {
-                tracing::debug!("whether the change is instant cannot be found out: {e}");
+                self.meter.note(format!(
+                    "whether PostgreSQL would change its catalogs alone is not known ({}): the table is copied",
+                    e.what()
+                ));
                 Ok(None)
             }
         }

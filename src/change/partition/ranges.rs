@@ -65,7 +65,7 @@ fn refuse_too_many(by: &Divided<'_>, every: &str, row: &tokio_postgres::Row) -> 
     .next("Let a partition span more; or mend the few rows that are far from all others, if there are such"))
 }
 
-/// Multiples of a number. The last partition of a type that ends there is open above.
+/// Multiples of a number. The last partition of a type that ends there is open above, the first one below.
 async fn numbers(
     session: &Session,
     by: &Divided<'_>,
@@ -87,11 +87,11 @@ async fn numbers(
         Err(e) if e.db().is_none() => return Err(e),
         _ => return Err(bad()),
     }
-    let most = match by.column.type_name.as_str() {
-        "int2" => "32767",
-        "int4" => "2147483647",
-        "int8" => "9223372036854775807",
-        _ => "'Infinity'",
+    let (least, most) = match by.column.type_name.as_str() {
+        "int2" => ("-32768", "32767"),
+        "int4" => ("-2147483648", "2147483647"),
+        "int8" => ("-9223372036854775808", "9223372036854775807"),
+        _ => ("'-Infinity'", "'Infinity'"),
     };
     // A numeric may be NaN or infinite; those rows have no range.
     let ends = match integer {
@@ -108,7 +108,8 @@ async fn numbers(
     let (low, high): (Option<String>, Option<String>) = (row.get(0), row.get(1));
     let (low, high) = (low.unwrap_or_else(|| "0".into()), high.unwrap_or_else(|| "0".into()));
     let series = format!(
-        "SELECT x.edge::pg_catalog.text, x.edge > {most}::pg_catalog.numeric FROM (SELECT pg_catalog.trim_scale(g) AS edge \
+        "SELECT x.edge::pg_catalog.text, x.edge > {most}::pg_catalog.numeric, \
+         x.edge < ({least})::pg_catalog.numeric FROM (SELECT pg_catalog.trim_scale(g) AS edge \
          FROM (SELECT $1::pg_catalog.text::pg_catalog.numeric AS every) AS p, LATERAL pg_catalog.generate_series(\
            pg_catalog.floor($2::pg_catalog.text::pg_catalog.numeric / p.every) * p.every, \
            (pg_catalog.floor($3::pg_catalog.text::pg_catalog.numeric / p.every) + {ahead} + 1) * p.every, p.every) AS g) AS x ORDER BY x.edge"
@@ -117,8 +118,12 @@ async fn numbers(
     let mut edges = Vec::new();
     for row in session.query(&series, &parameters).await? {
         let name: String = row.get(0);
-        let beyond: bool = row.get(1);
-        let literal = if beyond { "MAXVALUE".to_owned() } else { quote_literal(&name) };
+        let (beyond, below): (bool, bool) = (row.get(1), row.get(2));
+        let literal = match (beyond, below) {
+            (true, _) => "MAXVALUE".to_owned(),
+            (_, true) => "MINVALUE".to_owned(),
+            _ => quote_literal(&name),
+        };
         edges.push(Edge { name, literal });
         if beyond {
             break;

@@ -68,7 +68,7 @@ impl Standby {
             let position = match (row.get(2), row.get::<_, Option<&str>>(3)) {
                 (Some(replayed), _) => Ok(replayed),
                 (None, Some(role)) => Err(hidden(role)),
-                (None, None) => Err("it does not tell how far it is".to_owned()),
+                (None, None) => Err("it does not tell how far it is (a backup, or a receiver of the log, never does: --ignore-standby)".to_owned()),
             };
             all.push(Standby { name, position, asked: false });
         }
