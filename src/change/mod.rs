@@ -43,6 +43,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// Whether it asks that what hangs on something that goes be dropped too.
+    pub(crate) fn cascades(&self) -> bool {
+        self.alters.iter().any(|clauses| clauses::cascade(clauses))
+    }
+
     /// Why no ALTER TABLE makes it; None where one does.
     pub fn needs_copy(&self) -> Option<&'static str> {
         if !self.maps.is_empty() {
@@ -53,8 +58,6 @@ impl Request {
             Some("columns take another order: PostgreSQL has no such ALTER TABLE")
         } else if self.partition.is_some() {
             Some("PostgreSQL has no ALTER TABLE that divides a table into partitions")
-        } else if self.alters.iter().any(|clauses| clauses::cascade(clauses)) {
-            Some("CASCADE would take along whatever hangs on the table, without a word")
         } else if self.alters.is_empty() {
             Some("the rows are to be written anew")
         } else {

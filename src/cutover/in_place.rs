@@ -187,7 +187,7 @@ impl InPlace<'_> {
             now.ok_or_else(|| changed(format!("{name} is another table now than just before")))?;
         let carried = catalog::carried(session, now.oid).await?;
         let mut trial = trial::observe_within(session, &now, self.request).await?;
-        trial.keep_what_hangs_on_it(&carried);
+        trial.keep_what_hangs_on_it(&carried, self.request);
         session.batch(&set_role(Some(&now.owner))).await?;
         match trial.verdict.way {
             Way::Instant => Ok(trial),

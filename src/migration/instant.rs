@@ -145,7 +145,7 @@ impl Run<'_> {
         }
         let mut trial = trial::observe(control, table, request).await?;
         let carried = catalog::carried(control, table.oid).await?;
-        trial.keep_what_hangs_on_it(&carried);
+        trial.keep_what_hangs_on_it(&carried, request);
         Ok(Some(trial))
     }
 }

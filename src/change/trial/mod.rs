@@ -18,6 +18,7 @@ pub use observe::{observe, observe_within};
 pub use observed::{Gain, Observed, Other};
 pub use verdict::{Verdict, Way};
 
+use super::Request;
 use crate::catalog::Carried;
 
 /// What was found out of a change as typed.
@@ -34,7 +35,7 @@ impl Trial {
     /// What hangs on the table hangs on no clone. Whatever uses a column that goes would go with it (CASCADE),
     /// without a word; with a view, a policy, a trigger over a column PostgreSQL refuses to alter its type. Then
     /// it is not for a way in place; the copy carries the thing, or names it.
-    pub fn keep_what_hangs_on_it(&mut self, carried: &[Carried]) {
+    pub fn keep_what_hangs_on_it(&mut self, carried: &[Carried], request: &Request) {
         let seen = &self.observed;
         let uses =
             |thing: &&Carried, columns: &[i16]| thing.uses.iter().any(|n| columns.contains(n));
@@ -51,6 +52,11 @@ impl Trial {
             })
             .or_else(|| {
                 seen.moved.then(|| "it would have another name, schema or owner".to_owned())
+            })
+            // Foreign keys of other tables, and views that need a constraint.
+            .or_else(|| {
+                let why = "CASCADE would take along whatever hangs on what goes, without a word";
+                request.cascades().then(|| why.to_owned())
             });
         if let Some(why) = why {
             self.verdict = Verdict { way: Way::ShadowCopy, why };
