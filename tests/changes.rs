@@ -5,7 +5,7 @@ use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
 
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, shop, value, wait_for};
+use crate::scene::{SOON, Shop, die_in_the_copy, shop, value};
 use crate::twins;
 
 /// The traffic writes here too.
@@ -58,7 +58,7 @@ impl Case {
         let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
         let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
 
-        self.dies_in_the_copy(&shop).await;
+        die_in_the_copy(&shop, self.arguments(&shop, "run")).await;
         let mut run = Background::start(self.arguments(&shop, "resume"));
         run.wait_for_saying("postponed until `pgwraith cutover`").await;
         let report = traffic.stop().await.unwrap();
@@ -75,21 +75,6 @@ impl Case {
             assert!(oracle.is_ok(), "{what}: {oracle:?}");
         }
         assert_eq!(shop.held_back().await, [""; 0], "{what}");
-    }
-
-    async fn dies_in_the_copy(&self, shop: &Shop) {
-        let mut run = Background::start(self.arguments(shop, "run"));
-        let made = "SELECT to_regclass('pgwraith.chunk') IS NOT NULL";
-        wait_for(&shop.client, &mut run, "it begins", made).await;
-        let some = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
-        wait_for(&shop.client, &mut run, "some ranges are copied", some).await;
-        let all = "SELECT to_regclass('ours.t_v2') IS NOT NULL AND phase = 'copy' FROM pgwraith.migration";
-        assert!(shop.value::<bool>(all).await, "it is over before it could die");
-        run.signal(libc::SIGKILL);
-        assert_eq!(run.finish(SOON).await.signal, Some(libc::SIGKILL));
-        // The server notices a moment later that its sessions are gone.
-        let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
-        harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
     }
 
     /// Nobody writes any more, and the names are not swapped yet.

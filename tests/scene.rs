@@ -141,6 +141,23 @@ pub async fn wait_for(client: &Client, run: &mut Background, what: &str, conditi
     }
 }
 
+/// A run with these arguments that is killed once it has copied some ranges, and before it has copied all.
+pub async fn die_in_the_copy(shop: &Shop, arguments: Vec<String>) {
+    let mut run = Background::start(arguments);
+    let made = "SELECT to_regclass('pgwraith.chunk') IS NOT NULL";
+    wait_for(&shop.client, &mut run, "it begins", made).await;
+    let some = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+    wait_for(&shop.client, &mut run, "some ranges are copied", some).await;
+    let copying = "SELECT phase = 'copy' AND to_regclass(format('%I.%I', source_schema, shadow_name)) IS NOT NULL
+                   FROM pgwraith.migration";
+    assert!(shop.value::<bool>(copying).await, "it is over before it could die");
+    run.signal(libc::SIGKILL);
+    assert_eq!(run.finish(SOON).await.signal, Some(libc::SIGKILL));
+    // The server notices a moment later that its sessions are gone.
+    let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+    harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
+}
+
 impl Held {
     /// A run with these arguments that is held where it enters `phase`.
     pub async fn start(shop: &Shop, phase: &str, arguments: Vec<String>) -> Held {

@@ -15,24 +15,27 @@ pub(super) struct Clone {
 /// Makes it, like the source in everything the model knows; the session acts as the table's owner
 /// from here on.
 pub(super) async fn make(session: &Session, source: &Table) -> Result<Clone> {
-    let Clone { name, .. } = bare(session, source).await?;
-    let oid = dress(session, source, &name).await?;
-    let clone = Clone { oid, name };
+    let (clone, now) = bare(session, source).await?;
+    dress(session, source, &clone.name, &now).await?;
     same_privileges(session, source, &clone).await?;
     same_meaning(session, source, &clone).await?;
     Ok(clone)
 }
 
-/// Gives the clone called `name` everything of `table` that is neither its shape nor its rows; returns its oid.
-pub(super) async fn dress(session: &Session, table: &Table, name: &QualifiedName) -> Result<u32> {
+/// Gives the clone called `name`, which is `now` so, everything of `table` that is neither its shape nor its rows.
+pub(super) async fn dress(
+    session: &Session,
+    table: &Table,
+    name: &QualifiedName,
+    now: &Table,
+) -> Result<()> {
     let owner = quote_ident(&table.owner);
-    let now = read(session, name).await?;
     let wanted = as_clone(table, name);
-    let mut steps = shadow::settings(&now, &wanted);
+    let mut steps = shadow::settings(now, &wanted);
     steps.extend(shadow::grant_steps(
         &format!("TABLE {name}"),
         &table.owner,
-        &Privileges::on_table(&now),
+        &Privileges::on_table(now),
         &Privileges::on_table(&wanted),
     ));
     // The owner may have taken a privilege from himself that it takes to put a trigger or a foreign key
@@ -43,12 +46,11 @@ pub(super) async fn dress(session: &Session, table: &Table, name: &QualifiedName
         set_role(session, step.role.as_deref()).await?;
         session.batch(&step.sql).await.map_err(|e| cannot(e, step, name))?;
     }
-    set_role(session, Some(&table.owner)).await?;
-    Ok(now.oid)
+    set_role(session, Some(&table.owner)).await
 }
 
-/// Its columns, constraints and indexes alone, and the session acts as the owner.
-pub(super) async fn bare(session: &Session, source: &Table) -> Result<Clone> {
+/// Its columns, constraints and indexes alone, and what was read of that; the session acts as the owner.
+pub(super) async fn bare(session: &Session, source: &Table) -> Result<(Clone, Table)> {
     let owner = quote_ident(&source.owner);
     let name = QualifiedName::new(format!("pgwraith_rehearsal_{}", session.pid()), &source.name);
     let schema = quote_ident(&name.schema);
@@ -61,8 +63,8 @@ pub(super) async fn bare(session: &Session, source: &Table) -> Result<Clone> {
         let step = Step::by(&source.owner, sql);
         session.batch(&step.sql).await.map_err(|e| cannot(e, &step, &name))?;
     }
-    let oid = read(session, &name).await?.oid;
-    Ok(Clone { oid, name })
+    let now = read(session, &name).await?;
+    Ok((Clone { oid: now.oid, name }, now))
 }
 
 impl Clone {

@@ -28,14 +28,19 @@ pub(super) async fn put_on(
             session.batch(&referenced_key(key, &to, number)).await?;
         }
         let name = quote_ident(&key.name);
-        let definition = stand_ins.staged(&key.definition);
-        session.batch(&format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}")).await?;
+        session.batch(&add(key, &from, stand_ins)).await?;
         if key.comment.is_some() {
             let on = format!("{name} ON {from}");
             session.batch(&shadow::comment("CONSTRAINT", &on, &key.comment)).await?;
         }
     }
     set_role(session, Some(&source.owner)).await
+}
+
+/// The key, on the clone or stand-in `from`.
+fn add(key: &ForeignKey, from: &QualifiedName, stand_ins: &StandIns<'_>) -> String {
+    let (name, definition) = (quote_ident(&key.name), stand_ins.staged(&key.definition));
+    format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}")
 }
 
 /// The key that is referred to, on the stand-in `to`.
@@ -56,8 +61,7 @@ pub(super) async fn put_again(
     for key in &target.foreign_keys {
         let from = stand_ins.of(&key.from).await?;
         set_role(session, None).await?;
-        let (name, definition) = (quote_ident(&key.name), stand_ins.staged(&key.definition));
-        session.batch(&format!("ALTER TABLE {from} ADD CONSTRAINT {name} {definition}")).await?;
+        session.batch(&add(key, &from, stand_ins)).await?;
     }
     set_role(session, Some(&target.owner)).await
 }

@@ -21,6 +21,7 @@ pub mod trial;
 pub use rehearse::{left_behind, rehearse, rehearse_within};
 
 use crate::catalog::{Carried, Table};
+use crate::error::Error;
 
 /// The change as the operator typed it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,6 +65,14 @@ impl Request {
             None
         }
     }
+}
+
+/// A flag names a column that the future table has not.
+fn no_such_column(flag: &str, column: &str, target: &Table) -> Error {
+    Error::usage(format!(
+        "{flag} names column {column:?}, which the table will not have; it will have {}",
+        target.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+    ))
 }
 
 /// The table's future shape and how its rows come about.

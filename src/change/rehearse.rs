@@ -7,7 +7,7 @@ use super::clauses::{fires, using_expressions};
 use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
-use super::{Plan, Projected, Request};
+use super::{Plan, Projected, Request, no_such_column};
 use super::{follow, foreign_keys, key, order, partition, probe};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
@@ -264,10 +264,7 @@ fn typed_expressions(
     }
     for (column, expr) in &request.maps {
         let Some(known) = target.column_named(column) else {
-            return Err(Error::usage(format!(
-                "--map names column {column:?}, which the table will not have; it will have {}",
-                target.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
-            )));
+            return Err(no_such_column("--map", column, target));
         };
         if !known.generated.is_empty() {
             return Err(Error::usage(format!("--map names the generated column {column:?}")));
@@ -342,34 +339,30 @@ impl Fill<'_> {
         if !column.identity.is_empty() {
             return Ok(None);
         }
-        let of_domain = match &column.default {
-            None => self.default_of_domain(column).await?,
-            Some(_) => None,
-        };
-        if let Some((default, tree)) = of_domain {
-            return self.by_default(column, &default, &tree).await;
-        }
-        let Some(default) = &column.default else {
+        let Some((default, tree)) = self.default_of(column).await? else {
             if column.not_null {
                 return refuse("is NOT NULL and has no default, so existing rows would violate it");
             }
             let sql = format!("NULL::{}", column.type_sql);
             return Ok(Some(Expression { sql, columns: Vec::new() }));
         };
-        let row = self
-            .session
-            .one(
-                "SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d \
-                 WHERE d.adrelid = $1 AND d.adnum = $2",
-                &[&self.clone_oid, &column.attnum],
-            )
-            .await?;
-        self.by_default(column, default, row.get(0)).await
+        let sql = match expression::stability(self.session, &tree).await? {
+            Stability::Immutable => format!("({default})"),
+            Stability::Stable | Stability::Moment => self.freeze(column, &default).await?,
+            Stability::Volatile | Stability::Subquery => return Ok(None),
+        };
+        Ok(Some(Expression { sql, columns: Vec::new() }))
     }
 
-    /// What a domain gives where the column has no default of its own: its own, or that of the domain it is over;
-    /// as text and as the server keeps it.
-    async fn default_of_domain(&self, column: &Column) -> Result<Option<(String, String)>> {
+    /// Its default, as text and as the server keeps it; where it has none of its own that of its domain, or of the
+    /// domain which that is over.
+    async fn default_of(&self, column: &Column) -> Result<Option<(String, String)>> {
+        if let Some(default) = &column.default {
+            let sql = "SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d \
+                       WHERE d.adrelid = $1 AND d.adnum = $2";
+            let row = self.session.one(sql, &[&self.clone_oid, &column.attnum]).await?;
+            return Ok(Some((default.clone(), row.get(0))));
+        }
         let sql = "WITH RECURSIVE d AS (SELECT t.*, 0 AS depth FROM pg_catalog.pg_type t WHERE t.oid = $1 \
                    UNION ALL SELECT b.*, d.depth + 1 FROM d JOIN pg_catalog.pg_type b ON b.oid = d.typbasetype \
                    WHERE d.typtype = 'd') \
@@ -377,21 +370,6 @@ impl Fill<'_> {
                    WHERE d.typtype = 'd' AND d.typdefaultbin IS NOT NULL ORDER BY d.depth LIMIT 1";
         let row = self.session.maybe(sql, &[&column.type_oid]).await?;
         Ok(row.map(|row| (row.get(0), row.get(1))))
-    }
-
-    /// The value that a default gives to all rows; None where it gives each its own.
-    async fn by_default(
-        &self,
-        column: &Column,
-        default: &str,
-        tree: &str,
-    ) -> Result<Option<Expression>> {
-        let sql = match expression::stability(self.session, tree).await? {
-            Stability::Immutable => format!("({default})"),
-            Stability::Stable | Stability::Moment => self.freeze(column, default).await?,
-            Stability::Volatile | Stability::Subquery => return Ok(None),
-        };
-        Ok(Some(Expression { sql, columns: Vec::new() }))
     }
 
     /// As a plain ALTER does: a default like `now()` is evaluated once, for all existing rows.

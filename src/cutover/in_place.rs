@@ -185,9 +185,7 @@ impl InPlace<'_> {
         let now = now.filter(|now| now.qualified() == name && now.owner == self.table.owner);
         let now =
             now.ok_or_else(|| changed(format!("{name} is another table now than just before")))?;
-        let carried = catalog::carried(session, now.oid).await?;
-        let mut trial = trial::observe_within(session, &now, self.request).await?;
-        trial.keep_what_hangs_on_it(&carried, self.request);
+        let trial = trial::observe_within(session, &now, self.request).await?;
         session.batch(&set_role(Some(&now.owner))).await?;
         match trial.verdict.way {
             Way::Instant => Ok(trial),

@@ -21,7 +21,8 @@ struct Sides {
 
 impl Flow {
     /// `(rows, hash sum)` of the captured side and of the target, over a range and without a set of
-    /// keys; and of each partition of the target, where it has some, as three arrays: names, rows, sums. Parameters: the key set's arrays if `except`, then the bounds.
+    /// keys; and of each partition of the target, where it has some, as three arrays: names, rows, sums.
+    /// Parameters: the key set's arrays if `except`, then the bounds.
     pub fn checksums(&self, bounds: Bounds, except: bool) -> String {
         let Sides { keys, captured, root } = self.sides(bounds, except);
         let target_hash = self.hash(|p| format!("t.{}", quote_ident(&p.column)));

@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::hooks::Hook;
 use crate::pg::Session;
 use crate::pg::sqlstate::{Class, classify};
-use crate::preflight::{self, Severity, Subject};
+use crate::preflight::{self, Severity};
 use crate::shadow::Names;
 use crate::telemetry::Sample;
 
@@ -130,22 +130,10 @@ impl Run<'_> {
         request: &Request,
     ) -> Result<Option<Trial>> {
         let names = Names::of(&table.qualified());
-        let event_triggers = self.settings.consent.event_triggers;
-        let subject = Subject {
-            connector: self.connector,
-            session: control,
-            table,
-            names: &names,
-            event_triggers,
-            replicas: &self.settings.throttle.replicas,
-        };
-        let findings = preflight::before_a_trial(&subject).await?;
+        let findings = preflight::before_a_trial(&self.subject(control, table, &names)).await?;
         if findings.iter().any(|found| found.severity == Severity::Refuse) {
             return Ok(None);
         }
-        let mut trial = trial::observe(control, table, request).await?;
-        let carried = catalog::carried(control, table.oid).await?;
-        trial.keep_what_hangs_on_it(&carried, request);
-        Ok(Some(trial))
+        trial::observe(control, table, request).await.map(Some)
     }
 }

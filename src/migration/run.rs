@@ -270,16 +270,25 @@ impl Run<'_> {
         waited
     }
 
-    async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
-        let subject = Subject {
+    /// What is looked at before anything is touched.
+    pub(super) fn subject<'a>(
+        &'a self,
+        session: &'a Session,
+        table: &'a Table,
+        names: &'a Names,
+    ) -> Subject<'a> {
+        Subject {
             connector: self.connector,
-            session: control,
-            table: source,
+            session,
+            table,
             names,
             event_triggers: self.settings.consent.event_triggers,
             replicas: &self.settings.throttle.replicas,
-        };
-        let findings = preflight::run(&subject).await?;
+        }
+    }
+
+    async fn preflight(&self, control: &Session, source: &Table, names: &Names) -> Result<()> {
+        let findings = preflight::run(&self.subject(control, source, names)).await?;
         for finding in findings.iter().filter(|f| f.severity != preflight::Severity::Refuse) {
             self.meter.note(format!("{}: {}. {}", finding.check, finding.what, finding.mend));
         }

@@ -7,7 +7,7 @@ use super::mover::Mover;
 use super::same::{same_partitions, same_rows};
 use super::{TABLE, make};
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, shop, wait_for};
+use crate::scene::{SOON, Shop, die_in_the_copy, shop};
 
 /// One way to partition.
 struct Case {
@@ -38,7 +38,7 @@ impl Case {
         let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
         let mover = Mover::start(&shop).await;
 
-        self.dies_in_the_copy(&shop).await;
+        die_in_the_copy(&shop, self.arguments(&shop, "run")).await;
         let mut run = Background::start(self.arguments(&shop, "resume"));
         run.wait_for_saying("postponed until `pgwraith cutover`").await;
         let moved = mover.stop().await;
@@ -62,20 +62,6 @@ impl Case {
         let helpers = "SELECT count(*) FROM pg_class WHERE relname LIKE '%pgwraith_key%'";
         assert_eq!(shop.value::<i64>(helpers).await, 0, "{what}");
         shop
-    }
-
-    async fn dies_in_the_copy(&self, shop: &Shop) {
-        let mut run = Background::start(self.arguments(shop, "run"));
-        let made = "SELECT to_regclass('pgwraith.chunk') IS NOT NULL";
-        wait_for(&shop.client, &mut run, "it begins", made).await;
-        let some = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
-        wait_for(&shop.client, &mut run, "some ranges are copied", some).await;
-        let copying = "SELECT phase = 'copy' FROM pgwraith.migration";
-        assert!(shop.value::<bool>(copying).await, "it is over before it could die");
-        run.signal(libc::SIGKILL);
-        assert_eq!(run.finish(SOON).await.signal, Some(libc::SIGKILL));
-        let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
-        harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
     }
 
     /// Nobody writes any more, and the names are not swapped yet. The bounds are those that the run derived.

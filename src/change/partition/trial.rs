@@ -5,6 +5,7 @@ use super::{Asked, By, Partitioning, Strategy};
 use crate::catalog::{Index, Table};
 use crate::change::clone::{self, Clone, about_the_change, set_role};
 use crate::change::foreign_keys;
+use crate::change::no_such_column;
 use crate::change::stand_in::StandIns;
 use crate::error::{Error, Kind, Result};
 use crate::pg::name::free_name;
@@ -42,7 +43,9 @@ pub(in crate::change) async fn become_partitioned(
     for sql in statements(target, made, &by) {
         session.batch(&sql).await.map_err(told)?;
     }
-    made.oid = clone::dress(session, target, &made.name).await?;
+    let now = clone::read(session, &made.name).await?;
+    made.oid = now.oid;
+    clone::dress(session, target, &made.name, &now).await?;
     foreign_keys::put_again(session, target, stand_ins).await.map_err(|e| match about_the_change(&e) {
         true => Error::new(
             Kind::Refused,
@@ -80,11 +83,7 @@ fn statements(target: &Table, made: &Clone, by: &By) -> Vec<String> {
 
 fn refuse_unknown_columns(by: &By, target: &Table) -> Result<()> {
     let unknown = by.columns.iter().find(|column| target.column_named(column).is_none());
-    let Some(unknown) = unknown else { return Ok(()) };
-    Err(Error::usage(format!(
-        "--partition-by names column {unknown:?}, which the table will not have; it will have {}",
-        target.columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
-    )))
+    unknown.map_or(Ok(()), |unknown| Err(no_such_column("--partition-by", unknown, target)))
 }
 
 /// Each partition has its own part of a unique index, so that only rows of one partition can clash: all of them

@@ -35,7 +35,7 @@ impl Trial {
     /// What hangs on the table hangs on no clone. Whatever uses a column that goes would go with it (CASCADE),
     /// without a word; with a view, a policy, a trigger over a column PostgreSQL refuses to alter its type. Then
     /// it is not for a way in place; the copy carries the thing, or names it.
-    pub fn keep_what_hangs_on_it(&mut self, carried: &[Carried], request: &Request) {
+    fn keep_what_hangs_on_it(&mut self, carried: &[Carried], request: &Request) {
         let seen = &self.observed;
         let uses =
             |thing: &&Carried, columns: &[i16]| thing.uses.iter().any(|n| columns.contains(n));

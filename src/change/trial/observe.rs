@@ -30,7 +30,7 @@ pub async fn observe(session: &Session, source: &Table, request: &Request) -> Re
     session.batch("BEGIN").await?;
     let trial = Observer { session, source }.all(&request.alters).await;
     session.rollback().await;
-    trial
+    keep_what_hangs_on_it(session, source, request, trial?).await
 }
 
 /// The same in the open transaction of a session that keeps DDL off the table.
@@ -39,7 +39,20 @@ pub async fn observe_within(session: &Session, source: &Table, request: &Request
     let trial = Observer { session, source }.all(&request.alters).await;
     let back = "ROLLBACK TO SAVEPOINT whole_trial; RELEASE SAVEPOINT whole_trial";
     let undone = session.batch(back).await;
-    trial.and_then(|trial| undone.map(|()| trial))
+    let trial = trial.and_then(|trial| undone.map(|()| trial))?;
+    keep_what_hangs_on_it(session, source, request, trial).await
+}
+
+/// A clone has nothing hanging on it: what the table has counts too.
+async fn keep_what_hangs_on_it(
+    session: &Session,
+    source: &Table,
+    request: &Request,
+    mut trial: Trial,
+) -> Result<Trial> {
+    let carried = catalog::carried(session, source.oid).await?;
+    trial.keep_what_hangs_on_it(&carried, request);
+    Ok(trial)
 }
 
 struct Observer<'a> {
@@ -74,7 +87,7 @@ impl Observer<'_> {
                 TRIAL_TIMEOUT.as_millis()
             ))
             .await?;
-        let made = clone::bare(session, source).await?;
+        let (made, _) = clone::bare(session, source).await?;
         if source.persistence == 'u' {
             session.batch(&format!("ALTER TABLE {} SET UNLOGGED", made.name)).await?;
         }

@@ -156,11 +156,7 @@ impl Planning<'_> {
             )));
         }
         match trial::observe(self.session, self.source, self.request).await {
-            Ok(mut trial) => {
-                let carried = catalog::carried(self.session, self.source.oid).await?;
-                trial.keep_what_hangs_on_it(&carried, self.request);
-                Ok(Ok(trial))
-            }
+            Ok(trial) => Ok(Ok(trial)),
             Err(e) if e.kind() == Kind::Refused => Ok(Err(e.what().to_owned())),
             Err(e) => Err(e),
         }
