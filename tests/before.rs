@@ -7,7 +7,7 @@ use crate::definition::assert_same;
 use crate::harness::{self, Background, Failpoint, Output, leftovers};
 use crate::scene::{SOON, Shop, exec, shop};
 
-/// Ten ranges of 100 rows, one after another.
+/// Ten ranges of 100 rows, one after another: each takes its time in `table`, so that none grows.
 const SLOW: [&str; 8] =
     ["--index-build", "before", "--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
 /// Ranges in which the copy stops, while the lock of their number is taken.
@@ -42,6 +42,7 @@ async fn table(shop: &Shop, kind: &str) {
     harness::make_state(&shop.dsn, &shop.client).await;
     shop.exec(
         "CREATE FUNCTION public.stop_at_chunk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           PERFORM pg_catalog.pg_sleep(0.002); \
            PERFORM pg_catalog.pg_advisory_xact_lock_shared(NEW.number); RETURN NEW; END $$; \
          CREATE TRIGGER stop BEFORE UPDATE ON pgwraith.chunk FOR EACH ROW \
            WHEN (NEW.kind = 'copy') EXECUTE FUNCTION public.stop_at_chunk()",

@@ -66,7 +66,10 @@ pub struct Pace {
     /// Of the target, where there is little time to work.
     share: f64,
     most_wal: u64,
-    rows: i64,
+    /// What the time says. It may be less than any range has: forgotten, each share that grows again would
+    /// grow from the fewest.
+    wanted: f64,
+    fewest: i64,
 }
 
 impl Pace {
@@ -75,17 +78,20 @@ impl Pace {
 
     /// Starts with `rows` and aims at `target` a range, and at `most_wal` bytes of log.
     pub fn new(rows: i64, target: Duration, most_wal: u64) -> Self {
-        Pace { target, share: 1.0, most_wal, rows: rows.clamp(1, Self::MOST) }
+        let rows = rows.clamp(1, Self::MOST);
+        let fewest = Self::FEWEST.min(rows);
+        Pace { target, share: 1.0, most_wal, wanted: rows as f64, fewest }
     }
 
     /// One range for everything.
     pub fn whole() -> Self {
-        Pace { target: Duration::MAX, share: 1.0, most_wal: u64::MAX, rows: i64::MAX }
+        let all = Duration::MAX;
+        Pace { target: all, share: 1.0, most_wal: u64::MAX, wanted: f64::MAX, fewest: i64::MAX }
     }
 
     /// Rows of the next range.
     pub fn rows(&self) -> i64 {
-        self.rows
+        (self.wanted as i64).max(self.fewest)
     }
 
     /// Aims at another time a range from now on.
@@ -98,8 +104,7 @@ impl Pace {
     /// The next range takes only this share of its time: what is seldom should not be much at once.
     pub fn take_a_share(&mut self, share: f64) {
         if self.target != Duration::MAX && share != self.share {
-            let rows = (self.rows as f64 * share / self.share) as i64;
-            self.rows = rows.clamp(Self::FEWEST.min(self.rows), Self::MOST);
+            self.want(self.wanted * share / self.share);
             self.share = share;
         }
     }
@@ -107,14 +112,16 @@ impl Pace {
     /// Learns from a range of `rows` that took `took` and wrote `wal` bytes. Grows at most twofold,
     /// so that one lucky range does not make a huge one; shrinks at once.
     pub fn learn(&mut self, rows: i64, took: Duration, wal: u64) {
-        if rows < self.rows / 2 {
+        if rows < self.rows() / 2 {
             return; // The last range, or a gap: says nothing of speed.
         }
         let by_time = self.target.as_secs_f64() * self.share / took.as_secs_f64().max(1e-6);
         let by_wal = self.most_wal as f64 / (wal as f64).max(1.0);
-        let factor = by_time.min(by_wal).clamp(0.1, 2.0);
-        let next = (rows as f64 * factor) as i64;
-        self.rows = next.clamp(Self::FEWEST.min(self.rows), Self::MOST);
+        self.want(rows as f64 * by_time.min(by_wal).clamp(0.1, 2.0));
+    }
+
+    fn want(&mut self, rows: f64) {
+        self.wanted = rows.clamp(1.0, Self::MOST as f64);
     }
 }
 
@@ -407,5 +414,18 @@ mod tests {
         assert_eq!(pace.rows(), 100, "the log's limit counts too, but no range is tiny");
         pace.learn(3, Duration::from_nanos(0), 0);
         assert_eq!(pace.rows(), 100, "the last range teaches nothing");
+    }
+
+    #[test]
+    fn a_share_that_comes_and_goes_makes_no_range_larger() {
+        let mut pace = Pace::new(500, Duration::from_millis(500), u64::MAX);
+        for _ in 0..3 {
+            pace.take_a_share(0.01);
+            assert_eq!(pace.rows(), 100);
+            pace.take_a_share(0.1);
+            assert_eq!(pace.rows(), 100);
+        }
+        pace.take_a_share(1.0);
+        assert!((499..=500).contains(&pace.rows()), "{}", pace.rows());
     }
 }
