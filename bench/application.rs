@@ -3,7 +3,11 @@
 //! a ratio to that without a migration, with the throttle, without it, and for pg_repack where it is
 //! installed; and how fast the copy went. Medians of several rounds, in each of which all are run.
 //!
-//!     cargo bench --bench application -- [--scale 40] [--rounds 3] [--seconds 20]
+//! The server has been at work for a while, as any that somebody cares for: it has log files to use again. A new
+//! one has to fill each of its first with zeros, 16 MB that every commit waits for, whoever writes. With
+//! `--new-log 1` it is such a one.
+//!
+//!     cargo bench --bench application -- [--scale 40] [--rounds 3] [--seconds 20] [--new-log 0]
 
 mod tool;
 
@@ -42,7 +46,11 @@ struct Ratios {
 async fn main() -> Outcome<()> {
     let (scale, rounds, seconds) =
         (flag("--scale", 40), flag("--rounds", 3), flag("--seconds", 20));
-    let (cluster, client) = server(&[("maintenance_work_mem", "256MB")]).await?;
+    let settings = [("maintenance_work_mem", "256MB"), ("min_wal_size", "6GB")];
+    let (cluster, client) = server(&settings).await?;
+    if flag("--new-log", 0) == 0 {
+        wear_in(&client).await?;
+    }
     let programs = ServerBinaries::find()?.folder().join("pgbench");
     let folder = tempfile::tempdir()?;
     let mut bench = Bench { cluster, client, programs, folder, rate: 0 };
@@ -83,6 +91,22 @@ async fn main() -> Outcome<()> {
         println!("median p99 to calm: pg_repack {:.2}", median(repack.p99));
     }
     println!("median speed of the copy, throttled to unthrottled: {share:.2}");
+    Ok(())
+}
+
+/// Writes log until there are files of it to use again, for all that follows.
+async fn wear_in(client: &Client) -> Outcome<()> {
+    client.batch_execute("CREATE TABLE public.worn (t text)").await?;
+    for _ in 0..20 {
+        let rows =
+            "INSERT INTO public.worn SELECT repeat('x', 900) FROM generate_series(1, 200000)";
+        client.batch_execute(rows).await?;
+        client.batch_execute("TRUNCATE public.worn").await?;
+    }
+    client.batch_execute("DROP TABLE public.worn").await?;
+    client.batch_execute("CHECKPOINT").await?;
+    // The files of before the last checkpoint but one are free.
+    client.batch_execute("CHECKPOINT").await?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use super::blame::blame;
 use super::capture::Tracker;
 use super::chunk::{Kind, Planner, Range};
 use super::clash::{Way, store_absent};
+use super::piece::{Inserted, PIECE, Pieces};
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -28,7 +29,10 @@ const ATTEMPTS: u32 = 8;
 pub struct Copied {
     pub number: i64,
     pub rows: u64,
+    /// Without the rests in it.
     pub took: Duration,
+    /// What of it was not rested for yet.
+    unrested: Duration,
 }
 
 /// Copies one flow; shared by its workers.
@@ -105,7 +109,7 @@ impl Copier {
         report: impl Fn(Copied),
     ) -> Result<()> {
         session.batch("SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0").await?;
-        let mut worked = Duration::ZERO;
+        let (mut worked, mut pieces) = (Duration::ZERO, Pieces::default());
         loop {
             let _there = tokio::select! {
                 biased;
@@ -117,7 +121,7 @@ impl Copier {
                 self.covered.cancel();
                 return Ok(());
             };
-            let copied = self.copy(session, &range).await;
+            let copied = self.copy(session, &mut pieces, &range).await;
             drop(shared);
             let copied = match (copied, &self.misfits) {
                 (Err(e), Some(misfits)) if e.kind() == ErrorKind::DataDiffers => {
@@ -127,7 +131,7 @@ impl Copier {
                 (copied, _) => copied?,
             };
             report(copied);
-            worked = copied.took;
+            worked = copied.unrested;
         }
     }
 
@@ -138,12 +142,12 @@ impl Copier {
         planner.next().await
     }
 
-    async fn copy(&self, session: &Session, range: &Range) -> Result<Copied> {
+    async fn copy(&self, session: &Session, pieces: &mut Pieces, range: &Range) -> Result<Copied> {
         let (mut attempt, mut way) = (0, Way::All);
         let mut clash = String::new();
         loop {
             attempt += 1;
-            let error = match self.try_copy(session, range, way).await {
+            let error = match self.try_copy(session, pieces, range, way).await {
                 Ok(copied) => return Ok(copied),
                 Err(error) => error,
             };
@@ -173,14 +177,24 @@ impl Copier {
     }
 
     /// One range in one transaction, its progress in the same transaction: committed both or none.
-    async fn try_copy(&self, session: &Session, range: &Range, way: Way) -> Result<Copied> {
+    async fn try_copy(
+        &self,
+        session: &Session,
+        pieces: &mut Pieces,
+        range: &Range,
+        way: Way,
+    ) -> Result<Copied> {
         let started = Instant::now();
         let snapshot = self.writer.begin(session, Isolation::RepeatableRead).await?;
         let wal_before = self.claim(session, range).await?;
         self.writer.as_owner(session).await?;
-        let rows = match way.statement(&self.flow, range.bounds()) {
-            Some(sql) => session.execute(&sql, &range.parameters()).await?,
-            None => 0,
+        let Inserted { rows, rested } = match (way, way.statement(&self.flow, range.bounds())) {
+            (Way::All, _) => pieces.insert(session, &self.flow, &self.valve, &range.keys).await?,
+            (_, Some(sql)) => {
+                let rows = session.execute(&sql, &range.parameters()).await?;
+                Inserted { rows, rested: Duration::ZERO }
+            }
+            (_, None) => Inserted::default(),
         };
         let absent = match way {
             Way::All => 0,
@@ -191,11 +205,13 @@ impl Copier {
         failpoint!("chunk copied");
         self.commit(session, absent).await?;
         failpoint!("chunk committed");
-        let took = started.elapsed();
+        let took = started.elapsed().saturating_sub(rested);
         let wal = wal_after.bytes_since(wal_before);
         self.worked.add(wal, took);
         self.planner.lock().await.pace.learn(rows as i64, took, wal);
-        Ok(Copied { number: range.number, rows, took })
+        // Each piece but the last was rested for.
+        let unrested = if rested.is_zero() { took } else { took.min(PIECE) };
+        Ok(Copied { number: range.number, rows, took, unrested })
     }
 
     /// Commits a range, with so many keys of it stored as dirty. Where the answer is lost, so is the

@@ -23,6 +23,7 @@ mod duplicate;
 pub mod keeper;
 pub mod key;
 mod landmarks;
+mod piece;
 pub mod sample;
 pub mod segment;
 pub mod sql;

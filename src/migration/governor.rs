@@ -39,6 +39,11 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How often the state gets what the run sees of itself.
 const KEEP: Duration = Duration::from_secs(1);
 
+/// Where the copy shares the server with the application, nobody works for so long, each so often: what reads and
+/// commits take then is not our doing, and it is what they are held against.
+const HUSH: Duration = Duration::from_millis(300);
+const HUSH_EACH: Duration = Duration::from_secs(4);
+
 /// What it takes to read the settings anew.
 type Reread = fn(&Value) -> Result<Settings>;
 
@@ -138,7 +143,7 @@ impl Governor {
         let mut kept: Option<Instant> = None;
         let mut keys = Keys::default();
         let mut watching = Watching::default();
-        let mut rests: Option<Instant> = None;
+        let mut hushed = Instant::now();
         loop {
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| *now != self.options) {
@@ -153,17 +158,18 @@ impl Governor {
             self.held.send_if_modified(|before| std::mem::replace(before, held.clone()) != held);
             controller.set_workers(settings.copy.workers);
             syncing.set_workers(settings.copy.workers);
-            let (readings, critical) = self.readings(&settings).await?;
+            let (readings, critical, anybody) = self.readings(&settings).await?;
             if let Some(over) = watching.over(&critical, Instant::now()) {
                 return Err(over_critical(&over));
             }
             let standbys: Vec<Reading> =
                 readings.iter().filter(|r| r.is_of_standby()).cloned().collect();
-            if !standbys.is_empty() {
-                let each = [(&self.valve, &mut controller), (&self.sync_valve, &mut syncing)];
-                for (_, unused) in each.into_iter().filter(|(valve, _)| !valve.is_used()) {
-                    unused.begin_slowly();
-                }
+            // Who may feel it is seen late.
+            if !self.valve.presence().is_used() && (anybody || !standbys.is_empty()) {
+                controller.begin_slowly();
+            }
+            if !self.sync_valve.presence().is_used() && !standbys.is_empty() {
+                syncing.begin_slowly();
             }
             let decision = controller.decide(&readings, settings.paused, Instant::now());
             self.valve.set(&decision);
@@ -173,9 +179,10 @@ impl Governor {
                 }
                 false => syncing.decide(&standbys, false, Instant::now()),
             });
-            rests = (decision.workers == 0).then(|| rests.unwrap_or_else(Instant::now));
-            if let Some(felt) = &self.felt {
-                felt.rests(rests, Instant::now());
+            let by_calm = anybody && settings.throttle.probe_latency.is_none();
+            if by_calm && self.valve.is_scarce() && hushed.elapsed() >= HUSH_EACH {
+                self.valve.hush(HUSH);
+                hushed = Instant::now();
             }
             let most = settings.copy.workers;
             self.account.enter(&decision, &readings, most, Instant::now());
@@ -274,9 +281,8 @@ impl Governor {
         match timeout(ANSWER, &mut look).await {
             Ok(seen) => seen,
             Err(_) => {
-                let signal = "server".to_owned();
                 let text = format!("no answer within {} s", ANSWER.as_secs());
-                let blind = Reading { signal, pressure: None, text };
+                let blind = Reading::of_others("server", None, text);
                 self.valve.set(&Decision { workers: 0, duty: 0.0, reason: Reason::Blind(blind) });
                 look.await
             }
@@ -284,7 +290,10 @@ impl Governor {
     }
 
     /// What is read, against the usual limits and against the critical ones.
-    async fn readings(&mut self, settings: &Settings) -> Result<(Vec<Reading>, Vec<Reading>)> {
+    async fn readings(
+        &mut self,
+        settings: &Settings,
+    ) -> Result<(Vec<Reading>, Vec<Reading>, bool)> {
         let limits = &settings.throttle;
         let seen = self.look().await?;
         let now = Instant::now();
@@ -305,7 +314,8 @@ impl Governor {
         readings.extend(felt(limits));
         readings.extend(self.told.readings());
         readings.extend(limits.query.as_ref().map(|sql| self.asked.reading(sql, now)));
-        Ok((readings, critical))
+        let anybody = self.felt.is_some() && seen.anybody();
+        Ok((readings, critical, anybody))
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) async fn start(
     source: &Table,
 ) -> Result<Option<(Felt, Background)>> {
     let Some(prober) = prober(context, source).await? else { return Ok(None) };
-    let felt = Felt::default();
+    let felt = Felt::new(context.valve.presence().clone());
     let (shared, meter) = (felt.clone(), context.meter.clone());
     Ok(Some((felt, supervisor.spawn(|end| probe(prober, shared, meter, end)))))
 }

@@ -83,11 +83,8 @@ impl SlotGuard {
             if pressure >= NUDGE_FROM {
                 self.nudge().await?;
             }
-            self.told.tell(Reading {
-                signal: "slot".to_owned(),
-                pressure: Some(pressure * AT_THE_LIMIT),
-                text: sizes(seen.held, limit),
-            });
+            let text = sizes(seen.held, limit);
+            self.told.tell(Reading::of_others("slot", Some(pressure * AT_THE_LIMIT), text));
             over = (pressure >= 1.0).then(|| over.unwrap_or_else(Instant::now));
             let waited = over.is_some_and(|since| since.elapsed() >= GRACE);
             if waited || seen.is_over_by_far(limit) {

@@ -110,11 +110,7 @@ mod tests {
     #[test]
     fn what_lasts_is_told_once_a_minute_and_that_it_is_over() {
         let (mut voice, start) = (Voice::default(), Instant::now());
-        let reading = Reading {
-            signal: "standby eu2".into(),
-            pressure: Some(2.0),
-            text: "4.0 of 2 s".into(),
-        };
+        let reading = Reading::of_standby("standby eu2".into(), Some(2.0), "4.0 of 2 s".into());
         let decision = |reason| Decision { workers: 0, duty: 0.0, reason };
         let mut at = |seconds, reason: &Reason| {
             voice.says(&decision(reason.clone()), start + Duration::from_secs(seconds))

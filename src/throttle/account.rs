@@ -77,8 +77,7 @@ mod tests {
     #[test]
     fn time_is_put_down_to_what_took_it() {
         let (account, start) = (Account::default(), Instant::now());
-        let reading =
-            |pressure| Reading { signal: "standby eu".into(), pressure, text: String::new() };
+        let reading = |pressure| Reading::of_standby("standby eu".into(), pressure, String::new());
         let decision = |workers, duty, reason| Decision { workers, duty, reason };
         let at = |seconds| start + Duration::from_secs(seconds);
         account.enter(&decision(2, 1.0, Reason::Free), &[reading(Some(0.1))], 2, at(0));

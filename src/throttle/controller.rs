@@ -8,15 +8,27 @@
 //! together. Between signals that allow all and one that forbids anything there is no switching back and
 //! forth: a signal that stopped the copy lets it go on at half of the speed at which it was stopped.
 //!
-//! Where there are standbys it begins slowly, and grows fast until the first of them feels it: at half of the
-//! full speed one that takes a fortieth of it was eight seconds behind before that ended.
+//! Where there are standbys, or somebody else is at work, it begins slowly, and grows fast until the first of
+//! them feels it: at half of the full speed a standby that takes a fortieth of it was eight seconds behind before
+//! that ended.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+/// Who feels what a signal tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeltBy {
+    /// One that the server sees, or one that is asked itself.
+    Standby,
+    /// What it reads and commits.
+    Application,
+    Others,
+}
+
 /// One signal, as it was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
+    pub felt_by: FeltBy,
     /// As shown to the operator: `standby eu2`.
     pub signal: String,
     /// The value as a share of its limit: 1 is at the limit. None where it could not be measured.
@@ -26,9 +38,18 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Whether it tells of a standby, seen by the server or asked itself.
+    /// Of what neither a standby nor the application feels by itself.
+    pub fn of_others(signal: impl Into<String>, pressure: Option<f64>, text: String) -> Self {
+        Reading { felt_by: FeltBy::Others, signal: signal.into(), pressure, text }
+    }
+
+    /// Of a standby.
+    pub fn of_standby(signal: String, pressure: Option<f64>, text: String) -> Self {
+        Reading { felt_by: FeltBy::Standby, signal, pressure, text }
+    }
+
     pub fn is_of_standby(&self) -> bool {
-        self.signal.starts_with("standby ") || self.signal.starts_with("replica ")
+        self.felt_by == FeltBy::Standby
     }
 }
 
@@ -70,9 +91,12 @@ const OVER: f64 = -std::f64::consts::LN_2;
 /// No faster than this a second: a reading may be wrong.
 const FALL: f64 = -3.0;
 const RISE: f64 = 0.7;
-/// Where it begins, as a share of the most, and how fast it grows then, where there are standbys.
+/// Where it begins, as a share of the most, and how fast it grows then, where somebody may feel it.
 const BEGIN: f64 = 0.02;
 const GROW: f64 = 1.0;
+/// The application's reads and commits feel all that happens on a server, at any time a little.
+const FELT: f64 = 0.4;
+const EASE: f64 = 0.5;
 /// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
 /// it up before is gone.
 const QUIET: f64 = 0.1;
@@ -94,7 +118,7 @@ pub struct Controller {
     most: f64,
     /// In workers, from `LEAST` of the most to the most.
     speed: f64,
-    /// It has grown since it began, and no standby has felt it yet.
+    /// It has grown since it began, and nobody has felt it yet.
     begins: bool,
     signals: HashMap<String, Signal>,
     decided: Option<Instant>,
@@ -119,7 +143,7 @@ impl Controller {
         Controller { most, speed, begins: false, signals: HashMap::new(), decided: None }
     }
 
-    /// Begins anew, slowly: nobody works, and what standbys feel of that says nothing.
+    /// Begins anew, slowly: nobody works, and what others feel of that says nothing.
     pub fn begin_slowly(&mut self) {
         self.speed = self.most * BEGIN;
         self.begins = true;
@@ -152,10 +176,15 @@ impl Controller {
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
             let mut change = signal.take(pressure, seconds);
-            if reading.is_of_standby() && pressure >= QUIET {
+            let (felt, grow) = match reading.felt_by {
+                FeltBy::Application => (FELT, EASE),
+                FeltBy::Standby => (QUIET, GROW),
+                FeltBy::Others => (f64::INFINITY, GROW),
+            };
+            if pressure >= felt {
                 self.begins = false;
             } else if self.begins && pressure < SETPOINT {
-                change = GROW;
+                change = grow;
             }
             stops_now |= signal.stops && !before;
             if signal.stops && stopped.is_none() {

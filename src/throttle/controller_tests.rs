@@ -10,7 +10,13 @@ const STEP: Duration = Duration::from_millis(50);
 const EVERY: u32 = (super::EVERY.as_millis() / STEP.as_millis()) as u32;
 
 fn reading(signal: &str, pressure: f64) -> Reading {
-    Reading { signal: signal.to_owned(), pressure: Some(pressure), text: format!("{pressure}") }
+    let felt_by = match signal.split(' ').next() {
+        Some("standby" | "replica") => FeltBy::Standby,
+        Some("probe") => FeltBy::Application,
+        _ => FeltBy::Others,
+    };
+    let text = format!("{pressure}");
+    Reading { felt_by, signal: signal.to_owned(), pressure: Some(pressure), text }
 }
 
 /// A standby that takes `capacity` workers' speed; how far it is behind is seen `delay` steps later.
@@ -147,7 +153,7 @@ proptest! {
         let mut now = Instant::now();
         for (millis, pressure, paused) in steps {
             now += Duration::from_millis(millis);
-            let reading = Reading { signal: "any".into(), pressure, text: String::new() };
+            let reading = Reading::of_others("any", pressure, String::new());
             let decision = controller.decide(&[reading], paused, now);
             prop_assert!(decision.workers <= 3 && (0.0..=1.0).contains(&decision.duty));
             let stops = paused || pressure.is_none_or(|p| p >= STOP);
@@ -181,8 +187,21 @@ fn it_recovers_within_seconds() {
 
 /// What others press meanwhile keeps it from growing only where it is near its limit.
 #[test]
+fn it_grows_until_the_application_feels_it() {
+    let readings = |probe| [reading("probe", probe)];
+    let speed = |d: Decision| d.workers as f64 * d.duty;
+    let (mut controller, mut now) = (Controller::new(4), Instant::now());
+    controller.begin_slowly();
+    let grows = speed(after(&mut controller, &mut now, &readings(0.0), 8));
+    assert!((0.15..0.3).contains(&grows), "{grows}");
+    let felt = speed(after(&mut controller, &mut now, &readings(0.45), 8));
+    assert!(felt < grows * 1.3, "{felt}, from {grows}");
+    assert_eq!(speed(after(&mut controller, &mut now, &readings(0.0), 60)), 4.0);
+}
+
+#[test]
 fn it_grows_fast_until_a_standby_feels_it() {
-    let readings = |standby, probe| [reading("standby eu", standby), reading("probe", probe)];
+    let readings = |standby, other| [reading("standby eu", standby), reading("other", other)];
     let speed = |d: Decision| d.workers as f64 * d.duty;
     let (mut controller, mut now) = (Controller::new(4), Instant::now());
     controller.begin_slowly();
@@ -191,7 +210,7 @@ fn it_grows_fast_until_a_standby_feels_it() {
     assert_eq!(speed(after(&mut controller, &mut now, &readings(0.0, 0.4), 17)), 4.0);
     controller.begin_slowly();
     let near = speed(after(&mut controller, &mut now, &readings(0.0, 0.9), 13));
-    assert!(near < 0.3, "the probe is near its limit: {near}");
+    assert!(near < 0.3, "the other is near its limit: {near}");
     controller.begin_slowly();
     let felt = speed(after(&mut controller, &mut now, &readings(0.3, 0.4), 13));
     assert!(felt < 0.5, "the standby feels it: {felt}");
@@ -217,7 +236,7 @@ fn far_over_the_limit_it_stops_and_goes_on_below() {
 #[test]
 fn what_cannot_be_measured_stops_it_and_the_operator_comes_first() {
     let mut controller = Controller::new(2);
-    let blind = Reading { signal: "replica r".into(), pressure: None, text: "no answer".into() };
+    let blind = Reading::of_standby("replica r".into(), None, "no answer".into());
     let readings = [reading("lag", 0.0), blind.clone()];
     let now = Instant::now();
     let decision = controller.decide(&readings, false, now);

@@ -118,7 +118,7 @@ mod tests {
     fn what_lasts_stops_the_run_and_a_peak_does_not() {
         let (mut watching, start) = (Watching::default(), Instant::now());
         let mut at = |seconds, pressure| {
-            let reading = Reading { signal: "lag".into(), pressure, text: String::new() };
+            let reading = Reading::of_others("lag", pressure, String::new());
             watching.over(&[reading], start + Duration::from_secs(seconds)).is_some()
         };
         assert!(!at(0, Some(2.0)));

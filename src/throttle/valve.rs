@@ -1,78 +1,77 @@
 //! Between ranges, the workers of the copy and of verification ask here whether they may go on.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::controller::Decision;
+use super::controller::{Decision, Reason};
+use super::presence::{Presence, There};
 
 /// No pause is longer: what presses may be over by then, and somebody may want to stop.
 const LONGEST: Duration = Duration::from_secs(30);
 /// A range is shortened by no more than this where there is little time to work: one after a long pause
 /// should not be too much at once.
 const SHORTEST: f64 = 0.02;
-
-/// Who ended a range is back for the next one within this.
-const BACK: Duration = Duration::from_secs(1);
+/// A transaction is open meanwhile: no rest within a range is longer.
+const BREATH: Duration = Duration::from_millis(100);
+/// And what is left of a range when the copy is stopped gets no less of the time.
+const LAST: f64 = 0.1;
 
 /// What the workers may do; shared by whoever decides and whoever obeys. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Valve {
     flow: Arc<watch::Sender<Flow>>,
-    used: Arc<Mutex<Use>>,
-}
-
-/// Who is there to obey.
-#[derive(Debug, Default)]
-struct Use {
-    there: usize,
-    left: Option<Instant>,
-}
-
-/// Somebody who waits at a valve, or whom it let go on, until this is dropped.
-#[must_use = "who works is there until this is dropped"]
-pub struct There(Arc<Mutex<Use>>);
-
-impl There {
-    fn at(used: &Arc<Mutex<Use>>) -> Self {
-        lock(used).there += 1;
-        There(Arc::clone(used))
-    }
-}
-
-impl Drop for There {
-    fn drop(&mut self) {
-        let mut used = lock(&self.0);
-        used.there -= 1;
-        used.left = Some(Instant::now());
-    }
-}
-
-fn lock(used: &Mutex<Use>) -> MutexGuard<'_, Use> {
-    used.lock().unwrap_or_else(PoisonError::into_inner)
+    presence: Presence,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Flow {
     workers: usize,
     duty: f64,
+    /// Something holds it back.
+    scarce: bool,
+    /// Everybody rests until then.
+    hush: Option<Instant>,
+}
+
+impl Flow {
+    /// What is left of a rest that began then.
+    fn left(self, rest: Duration, began: Instant) -> Duration {
+        let hush = self.hush.map(|until| until.saturating_duration_since(Instant::now()));
+        rest.saturating_sub(began.elapsed()).max(hush.unwrap_or_default())
+    }
 }
 
 impl Default for Valve {
     /// Shut, until somebody has decided.
     fn default() -> Self {
-        let shut = Flow { workers: 0, duty: 0.0 };
-        Valve { flow: Arc::new(watch::Sender::new(shut)), used: Arc::default() }
+        let shut = Flow { workers: 0, duty: 0.0, scarce: true, hush: None };
+        Valve { flow: Arc::new(watch::Sender::new(shut)), presence: Presence::default() }
     }
 }
 
 impl Valve {
     /// From now on the workers may do this.
     pub fn set(&self, decision: &Decision) {
-        let flow = Flow { workers: decision.workers, duty: decision.duty };
-        self.flow.send_if_modified(|now| std::mem::replace(now, flow) != flow);
+        self.flow.send_if_modified(|now| {
+            // A range that has begun ends as it began.
+            let duty = if decision.workers > 0 { decision.duty } else { now.duty };
+            let scarce = !matches!(decision.reason, Reason::Free);
+            let flow = Flow { workers: decision.workers, duty, scarce, ..*now };
+            std::mem::replace(now, flow) != flow
+        });
+    }
+
+    /// Nobody works for so long, as soon as what has begun and has no rests in it is done.
+    pub fn hush(&self, time: Duration) {
+        self.flow.send_modify(|now| now.hush = Some(Instant::now() + time));
+    }
+
+    /// Who is there to obey.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Whether the worker `number`, from 0, may begin another range.
@@ -80,25 +79,40 @@ impl Valve {
         number < self.flow.borrow().workers
     }
 
-    /// Whether somebody waits here or works.
-    pub fn is_used(&self) -> bool {
-        let used = lock(&self.used);
-        used.there > 0 || used.left.is_some_and(|at| at.elapsed() < BACK)
-    }
-
     /// Waits, after work that took so long, until the worker `number` may begin another range.
     /// It is there while it works, too.
     pub async fn pass(&self, number: usize, worked: Duration) -> There {
-        let there = There::at(&self.used);
+        let there = self.presence.come();
         let mut flow = self.flow.subscribe();
         let began = Instant::now();
         loop {
             let now = *flow.borrow_and_update();
             let rest = if number < now.workers { pause(worked, now.duty) } else { Duration::MAX };
-            let left = rest.saturating_sub(began.elapsed());
+            let left = now.left(rest, began);
             // Without a sender nobody would ever open it again; `self` is one.
             if left.is_zero() || timeout(left, flow.changed()).await.is_err() {
-                return there;
+                return there.works();
+            }
+        }
+    }
+
+    /// Whether there is less time to work than all of it.
+    pub fn is_scarce(&self) -> bool {
+        self.flow.borrow().scarce
+    }
+
+    /// A rest within a range, after work that took so long. It does not wait for whoever stopped the copy, who
+    /// wants the range to end.
+    pub async fn breathe(&self, worked: Duration) {
+        let _rest = self.presence.rests();
+        let mut flow = self.flow.subscribe();
+        let began = Instant::now();
+        loop {
+            let now = *flow.borrow_and_update();
+            let least = if now.workers > 0 { 0.0 } else { LAST };
+            let left = now.left(pause(worked, now.duty.max(least)).min(BREATH), began);
+            if left.is_zero() || timeout(left, flow.changed()).await.is_err() {
+                return;
             }
         }
     }
@@ -117,11 +131,13 @@ fn pause(worked: Duration, duty: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::controller::Reason;
+    use super::super::controller::Reading;
     use super::*;
 
     fn set(valve: &Valve, workers: usize, duty: f64) {
-        valve.set(&Decision { workers, duty, reason: Reason::Free });
+        let reading = Reading::of_others("any", Some(0.6), String::new());
+        let reason = if duty < 1.0 { Reason::HeldBack(reading) } else { Reason::Free };
+        valve.set(&Decision { workers, duty, reason });
     }
 
     #[test]
@@ -134,21 +150,60 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn within_a_range_rests_are_short_and_end_with_the_copy() {
+        let (valve, ms) = (Valve::default(), Duration::from_millis);
+        let took = async || {
+            let began = Instant::now();
+            valve.breathe(ms(2)).await;
+            began.elapsed()
+        };
+        set(&valve, 2, 1.0);
+        let _works = valve.pass(0, Duration::ZERO).await;
+        assert_eq!((valve.is_scarce(), took().await), (false, Duration::ZERO));
+        set(&valve, 1, 0.2);
+        assert_eq!((valve.is_scarce(), took().await), (true, ms(8)));
+        set(&valve, 1, 0.001);
+        assert_eq!(took().await, BREATH);
+        let stopped = async {
+            tokio::time::sleep(ms(15)).await;
+            set(&valve, 0, 0.0);
+        };
+        assert_eq!(tokio::join!(took(), stopped).0, ms(18), "and what is left of it goes faster");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn it_is_used_by_those_who_wait_and_those_who_work() {
         let valve = Valve::default();
-        assert!(!valve.is_used());
+        assert!(!valve.presence().is_used());
         let opened = async {
-            tokio::time::sleep(BACK * 2).await;
-            assert!(valve.is_used(), "somebody waits");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(valve.presence().is_used(), "somebody waits");
             set(&valve, 1, 1.0);
         };
         let (works, ()) = tokio::join!(valve.pass(0, Duration::ZERO), opened);
-        tokio::time::sleep(BACK * 60).await;
-        assert!(valve.is_used(), "it works for long");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(valve.presence().is_used(), "it works for long");
         drop(works);
-        assert!(valve.is_used(), "it may be back");
-        tokio::time::sleep(BACK).await;
-        assert!(!valve.is_used());
+        assert!(valve.presence().is_used(), "it may be back");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!valve.presence().is_used());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_hush_nobody_works() {
+        let (valve, ms) = (Valve::default(), Duration::from_millis);
+        set(&valve, 1, 0.5);
+        let works = valve.pass(0, Duration::ZERO).await;
+        valve.hush(ms(300));
+        let began = Instant::now();
+        valve.breathe(ms(2)).await;
+        assert_eq!(began.elapsed(), ms(300));
+        valve.breathe(ms(2)).await;
+        assert_eq!(began.elapsed(), ms(302));
+        drop(works);
+        valve.hush(ms(300));
+        let _works = valve.pass(0, ms(2)).await;
+        assert_eq!(began.elapsed(), ms(602));
     }
 
     #[tokio::test(start_paused = true)]

@@ -35,6 +35,7 @@ pub(super) fn advice(
                 .to_owned(),
         );
     }
+    out.extend(references_that_stay(source, target));
     if !by_copy {
         return out;
     }
@@ -60,4 +61,28 @@ pub(super) fn advice(
             .to_owned(),
     );
     out
+}
+
+/// Who refers to a column that gets another type keeps the one that it has.
+fn references_that_stay(source: &Table, target: &Table) -> impl Iterator<Item = String> {
+    let keys = source.foreign_keys.iter().filter(|key| key.to.oid == source.oid);
+    keys.flat_map(|key| {
+        let pairs = key.columns.iter().zip(&key.to_columns);
+        pairs.filter_map(|(from, to)| {
+            let was = source.columns.iter().find(|c| c.attnum == *to)?;
+            let becomes = source.becomes(*to, target)?;
+            let own = (key.from.oid == source.oid).then(|| source.becomes(*from, target)).flatten();
+            let follows = own.is_some_and(|own| own.type_sql == becomes.type_sql);
+            (was.type_sql != becomes.type_sql && !follows).then(|| {
+                format!(
+                    "{} becomes {}, but the column of {} that refers to it (foreign key {:?}) keeps its type: where that holds \
+                     less, change it as well, before there is a value that it cannot hold",
+                    becomes.name,
+                    becomes.type_sql,
+                    key.from.qualified(),
+                    key.name
+                )
+            })
+        })
+    })
 }

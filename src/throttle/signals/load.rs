@@ -64,7 +64,7 @@ impl Sessions {
                     format!("{value} of {limit} {what}"),
                 ),
             };
-            Reading { signal: signal.to_owned(), pressure, text }
+            Reading::of_others(signal, pressure, text)
         };
         let waiting = limits.lock_waiters.map(|limit| {
             reading("lock-waiters", self.waiting, limit, "sessions that wait for a lock")
@@ -105,11 +105,8 @@ impl Archiver {
         let known = archived.or(self.archived).unwrap_or(written - 1);
         self.archived = Some(known);
         let behind = u64::try_from((written - known - 1).max(0) * size).unwrap_or(0);
-        Some(Reading {
-            signal: "archiver".to_owned(),
-            pressure: Some(behind as f64 / limits.archive_bytes.max(1) as f64),
-            text: sizes(behind, limits.archive_bytes),
-        })
+        let pressure = behind as f64 / limits.archive_bytes.max(1) as f64;
+        Some(Reading::of_others("archiver", Some(pressure), sizes(behind, limits.archive_bytes)))
     }
 }
 

@@ -152,11 +152,8 @@ impl Signals {
 
     fn rate(&self, limit: u64) -> Option<Reading> {
         let rate = self.positions.rate(RATE_SPAN)?;
-        Some(Reading {
-            signal: "wal-rate".to_owned(),
-            pressure: Some(rate / limit.max(1) as f64),
-            text: format!("{} a second", sizes(rate as u64, limit)),
-        })
+        let text = format!("{} a second", sizes(rate as u64, limit));
+        Some(Reading::of_others("wal-rate", Some(rate / limit.max(1) as f64), text))
     }
 }
 

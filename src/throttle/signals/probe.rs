@@ -2,10 +2,10 @@
 //! that took while the copy rested. A read feels processors and disks; a commit that has something to commit
 //! waits for the log, behind all that the copy wrote.
 //!
-//! What takes longer than before hurts only where somebody else is at work: where nobody is, the
-//! probe does not press. What it is held against is measured before the copy begins, and anew whenever the
-//! copy has rested for a while: what is slow then is not slow because of us, and an application that is
-//! busier by day than it was by night must not stop the copy for good.
+//! What takes longer than when nobody of ours works hurts only where somebody else is at work: where nobody is,
+//! the probe does not press. What it is held against is measured before the copy begins, and all the
+//! time while it rests, if only for a moment: what is slow then is not slow because of us, and an
+//! application that is busier by day than it was by night must not stop the copy for good.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,13 +17,13 @@ use tokio_postgres::types::ToSql;
 
 use crate::error::Result;
 use crate::pg::{Raw, Session};
-use crate::throttle::controller::Reading;
+use crate::throttle::controller::{FeltBy, Reading};
 use crate::throttle::limits::Limits;
+use crate::throttle::presence::Presence;
 
 /// How often a row is read.
 const EVERY: Duration = Duration::from_millis(40);
-/// Each so many reads there is a commit. It is of no row: a message in the log that nobody listens to.
-const COMMIT_EACH: usize = 3;
+/// After each there is a commit. It is of no row: a message in the log that nobody listens to.
 const COMMIT: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgwraith/probe', '')";
 /// What is told is of so long.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -31,10 +31,15 @@ const WINDOW: Duration = Duration::from_secs(2);
 const QUANTILE: f64 = 0.9;
 /// The copy waits so long for the first calm reads.
 pub const CALM: Duration = Duration::from_secs(2);
-/// After so long a rest what is measured is without the copy.
-const RESTED: Duration = Duration::from_secs(20);
-/// A server that is not busy answers in no time; some times as long as that is still in no time.
-const LEAST_LIMIT: Duration = Duration::from_millis(5);
+/// What is felt without us is of so long.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// And of moments before which nobody of ours has worked for so long: what it wrote is on disk by then.
+const SETTLED: Duration = Duration::from_millis(20);
+/// With fewer of either sort nothing can be said.
+const FEWEST: usize = 5;
+/// A server that is not busy answers in no time; some times as long as that is still in no time. So much more
+/// than when calm is never too much.
+const LEAST_MORE: Duration = Duration::from_millis(1);
 /// A read that does not come back is as bad as one that took so long; it is told meanwhile.
 const LIMIT: &str = "10s";
 
@@ -66,33 +71,12 @@ impl Prober {
         };
         self.next += 1;
         let key: Vec<&(dyn ToSql + Sync)> = key.iter().map(|k| k as &(dyn ToSql + Sync)).collect();
-        let took = timed(&felt.reads, &self.session, self.session.run(&self.read, &key)).await?;
-        if self.next.is_multiple_of(COMMIT_EACH) {
-            timed(&felt.commits, &self.session, self.session.run(&self.commit, &[])).await?;
-        }
+        let took =
+            felt.time(&felt.reads, &self.session, self.session.run(&self.read, &key)).await?;
+        felt.time(&felt.commits, &self.session, self.session.run(&self.commit, &[])).await?;
         tokio::time::sleep(EVERY).await;
         Ok(took)
     }
-}
-
-/// Fails where the session is lost.
-async fn timed<T>(
-    course: &Shared,
-    session: &Session,
-    work: impl Future<Output = Result<T>>,
-) -> Result<Duration> {
-    let began = Instant::now();
-    lock(course).waiting = Some(began);
-    let done = work.await;
-    let took = began.elapsed();
-    lock(course).came_back(took, Instant::now());
-    match done {
-        Err(e) if session.is_closed() => return Err(e),
-        // It ran into its limit, or the table is not to be read just now: that took as long as it took.
-        Err(e) => tracing::debug!("the probe: {e}"),
-        Ok(_) => {}
-    }
-    Ok(took)
 }
 
 type Shared = Arc<Mutex<Course>>;
@@ -102,17 +86,39 @@ fn lock(course: &Shared) -> MutexGuard<'_, Course> {
 }
 
 /// How long reads and commits took of late, and in calm times; shared with whoever asks. Cloning shares it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Felt {
     reads: Shared,
     commits: Shared,
+    /// Who works at the copy.
+    copying: Presence,
 }
 
 impl Felt {
-    /// The copy rests since then, or does not.
-    pub fn rests(&self, since: Option<Instant>, now: Instant) {
-        lock(&self.reads).rests(since, now);
-        lock(&self.commits).rests(since, now);
+    pub fn new(copying: Presence) -> Self {
+        Felt { reads: Shared::default(), commits: Shared::default(), copying }
+    }
+
+    /// Fails where the session is lost.
+    async fn time<T>(
+        &self,
+        course: &Shared,
+        session: &Session,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<Duration> {
+        let began = Instant::now();
+        lock(course).waiting = Some(began);
+        let done = work.await;
+        let took = began.elapsed();
+        let calm = self.copying.idle_for().is_some_and(|idle| idle >= SETTLED.saturating_add(took));
+        lock(course).came_back(took, calm, Instant::now());
+        match done {
+            Err(e) if session.is_closed() => return Err(e),
+            // It ran into its limit, or the table is not to be read just now: that took as long as it took.
+            Err(e) => tracing::debug!("the probe: {e}"),
+            Ok(_) => {}
+        }
+        Ok(took)
     }
 
     /// The readings; nothing presses where nobody else is at work.
@@ -126,47 +132,34 @@ impl Felt {
 
 #[derive(Debug, Default)]
 struct Course {
-    reads: VecDeque<(Instant, Duration)>,
-    calm: Option<Duration>,
+    /// While the copy worked, or something that is not known here went on.
+    busy: Times,
+    /// While nobody of ours worked.
+    calm: Times,
+    /// What it takes when calm, as it was last known.
+    usual: Option<Duration>,
     began: Option<Instant>,
     /// One that has not come back yet.
     waiting: Option<Instant>,
 }
 
 impl Course {
-    fn came_back(&mut self, took: Duration, now: Instant) {
+    fn came_back(&mut self, took: Duration, calm: bool, now: Instant) {
         self.waiting = None;
-        self.note(took, now);
-    }
-
-    fn note(&mut self, took: Duration, now: Instant) {
         self.began.get_or_insert(now);
-        self.reads.push_back((now, took));
-        while self.reads.front().is_some_and(|(at, _)| now.duration_since(*at) > WINDOW) {
-            self.reads.pop_front();
-        }
+        self.busy.forget(now, WINDOW);
+        self.calm.forget(now, REMEMBERED);
+        if calm { &mut self.calm } else { &mut self.busy }.0.push_back((now, took));
     }
 
-    /// The quantile of the window.
+    /// Of the window; without the copy, where it has hardly worked in it.
     fn now(&self, now: Instant) -> Option<Duration> {
-        let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).ok()?;
-        for (_, took) in &self.reads {
-            times.saturating_record(took.as_micros().max(1) as u64);
-        }
         let open = self.waiting.map(|began| now.duration_since(began)).unwrap_or_default();
         // A whole window is lost to one that does not come back.
         if open >= WINDOW {
             return Some(open);
         }
-        (!times.is_empty()).then(|| Duration::from_micros(times.value_at_quantile(QUANTILE)))
-    }
-
-    fn rests(&mut self, since: Option<Instant>, now: Instant) {
-        if since.is_some_and(|since| now.duration_since(since) >= RESTED)
-            && self.waiting.is_none_or(|began| now.duration_since(began) < WINDOW)
-        {
-            self.calm = self.now(now);
-        }
+        self.busy.since(now, WINDOW).or_else(|| self.calm.since(now, WINDOW)).or(self.usual)
     }
 
     fn reading(
@@ -176,23 +169,28 @@ impl Course {
         limits: &Limits,
         now: Instant,
     ) -> Reading {
-        let signal = signal.to_owned();
-        if self.calm.is_none() && self.began.is_some_and(|began| now.duration_since(began) >= CALM)
-        {
-            self.calm = self.now(now);
-        }
-        let (Some(calm), Some(took)) = (self.calm, self.now(now)) else {
-            // It is known in a moment.
-            return Reading {
-                signal,
-                pressure: None,
-                text: format!("{what} is timed in calm first"),
-            };
+        let felt = |pressure, text| Reading {
+            felt_by: FeltBy::Application,
+            signal: signal.to_owned(),
+            pressure,
+            text,
         };
-        let by_factor = calm.mul_f64(limits.probe_factor).max(LEAST_LIMIT);
+        if self.began.is_some_and(|began| now.duration_since(began) >= CALM) {
+            // What comes over the server for a moment shows in the moment alone.
+            let lately = self.calm.since(now, WINDOW);
+            self.usual = self.calm.since(now, REMEMBERED).max(lately).or(self.usual);
+        }
+        let (Some(calm), Some(took)) = (self.usual, self.now(now)) else {
+            // It is known in a moment.
+            return felt(None, format!("{what} is timed in calm first"));
+        };
+        let by_factor = calm.mul_f64(limits.probe_factor).max(calm + LEAST_MORE);
         let limit = limits.probe_latency.unwrap_or(by_factor);
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-        let pressure = if anybody { ms(took) / ms(limit).max(0.001) } else { 0.0 };
+        // What it takes when calm does not press: it is not ours, and what is far above it may be near the limit.
+        let own = if limit > calm { calm } else { Duration::ZERO };
+        let share = ms(took.saturating_sub(own)) / ms(limit - own).max(0.001);
+        let pressure = if anybody { share } else { 0.0 };
         let text = match anybody {
             true => format!(
                 "{what} takes {:.1} of {:.1} ms, {:.1} when calm",
@@ -202,7 +200,29 @@ impl Course {
             ),
             false => "nobody else is at work".to_owned(),
         };
-        Reading { signal, pressure: Some(pressure), text }
+        felt(Some(pressure), text)
+    }
+}
+
+/// When it came back, and how long it took.
+#[derive(Debug, Default)]
+struct Times(VecDeque<(Instant, Duration)>);
+
+impl Times {
+    fn forget(&mut self, now: Instant, after: Duration) {
+        while self.0.front().is_some_and(|(at, _)| now.duration_since(*at) > after) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The quantile over the last so long.
+    fn since(&self, now: Instant, span: Duration) -> Option<Duration> {
+        let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).ok()?;
+        for (_, took) in self.0.iter().filter(|(at, _)| now.duration_since(*at) <= span) {
+            times.saturating_record(took.as_micros().max(1) as u64);
+        }
+        (times.len() >= FEWEST as u64)
+            .then(|| Duration::from_micros(times.value_at_quantile(QUANTILE)))
     }
 }
 
@@ -212,68 +232,75 @@ mod tests {
 
     const READ: (&str, &str) = ("probe", "a read");
 
-    fn course(times: impl IntoIterator<Item = (u64, u64)>, start: Instant) -> Course {
-        let mut course = Course::default();
-        for (at, took) in times {
-            course.note(Duration::from_micros(took), start + Duration::from_millis(at));
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    /// Reads of so many microseconds, ten a second, from so many milliseconds on.
+    fn note(course: &mut Course, start: Instant, calm: bool, from: u64, n: u64, took: u64) {
+        for i in 0..n {
+            course.came_back(Duration::from_micros(took), calm, start + MS(from + i * 100));
         }
-        course
+    }
+
+    fn pressure(course: &mut Course, limits: &Limits, at: Instant) -> f64 {
+        course.reading(READ, true, limits, at).pressure.unwrap()
     }
 
     #[test]
     fn what_a_read_takes_is_held_against_calm_times() {
         let (start, limits) = (Instant::now(), Limits { probe_factor: 2.5, ..Limits::default() });
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut course = course((0..10).map(|n| (n * 100, 4_000)), start);
+        let at = |ms| start + MS(ms);
+        let mut course = Course::default();
+        note(&mut course, start, true, 0, 10, 4_000);
         assert_eq!(course.reading(READ, true, &limits, at(950)).pressure, None, "not known yet");
-        let calm = course.reading(READ, true, &limits, at(2_000));
-        assert!((0.39..0.41).contains(&calm.pressure.unwrap()), "{calm:?}");
-        for n in 0..30 {
-            course.note(Duration::from_millis(20), at(2_000 + n * 100));
-        }
+        assert_eq!(pressure(&mut course, &limits, at(2_000)), 0.0, "what it takes without us");
+        note(&mut course, start, false, 2_000, 30, 7_000);
         let slow = course.reading(READ, true, &limits, at(5_000));
-        assert!((1.9..2.1).contains(&slow.pressure.unwrap()), "{slow:?}");
-        assert_eq!(slow.text, "a read takes 20.0 of 10.0 ms, 4.0 when calm");
-        assert_eq!(
-            course.reading(READ, false, &limits, at(5_000)).pressure,
-            Some(0.0),
-            "nobody is hurt"
-        );
-        let absolute = Limits { probe_latency: Some(Duration::from_millis(40)), ..limits.clone() };
-        assert!(course.reading(READ, true, &absolute, at(5_000)).pressure.unwrap() < 0.51);
+        assert!((0.49..0.51).contains(&slow.pressure.unwrap()), "{slow:?}");
+        assert_eq!(slow.text, "a read takes 7.0 of 10.0 ms, 4.0 when calm");
+        let nobody = course.reading(READ, false, &limits, at(5_000)).pressure;
+        assert_eq!(nobody, Some(0.0), "nobody is hurt");
+        let absolute = Limits { probe_latency: Some(MS(16)), ..limits.clone() };
+        assert!((0.24..0.26).contains(&pressure(&mut course, &absolute, at(5_000))));
+        let less = Limits { probe_latency: Some(MS(2)), ..limits.clone() };
+        assert!(pressure(&mut course, &less, at(5_000)) > 3.0, "over it even when calm");
 
-        // While the copy rests for long the same is nobody's fault.
-        course.rests(Some(at(0)), at(10_000));
-        assert!(
-            course.reading(READ, true, &limits, at(10_000)).pressure.unwrap() > 1.0,
-            "too short a rest"
-        );
-        course.rests(None, at(60_000));
-        assert!(course.reading(READ, true, &limits, at(60_000)).pressure.unwrap() > 1.0, "no rest");
-        course.rests(Some(at(0)), at(60_000));
-        assert!(course.reading(READ, true, &limits, at(60_000)).pressure.unwrap() < 0.5);
+        // It is as slow while nobody of ours works: then it is nobody's fault.
+        note(&mut course, start, true, 5_000, 300, 7_000);
+        note(&mut course, start, false, 35_000, 10, 7_000);
+        assert_eq!(pressure(&mut course, &limits, at(36_000)), 0.0);
+    }
+
+    #[test]
+    fn a_copy_that_hardly_works_is_not_felt() {
+        let (start, limits) = (Instant::now(), Limits::default());
+        let at = |ms| start + MS(ms);
+        let mut course = Course::default();
+        note(&mut course, start, true, 0, 30, 2_000);
+        note(&mut course, start, false, 3_000, 4, 50_000);
+        note(&mut course, start, true, 3_050, 10, 2_000);
+        assert_eq!(pressure(&mut course, &limits, at(4_100)), 0.0);
+        note(&mut course, start, false, 4_100, 4, 50_000);
+        assert!(pressure(&mut course, &limits, at(4_500)) > 1.0);
     }
 
     #[test]
     fn a_read_that_does_not_come_back_counts() {
         let (start, limits) = (Instant::now(), Limits::default());
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut course = course((0..30).map(|n| (n * 100, 100)), start);
-        assert!(course.reading(READ, true, &limits, at(3_000)).pressure.unwrap() < 0.1);
+        let at = |ms| start + MS(ms);
+        let mut course = Course::default();
+        note(&mut course, start, true, 0, 30, 100);
+        assert!(pressure(&mut course, &limits, at(3_000)) < 0.1);
         course.waiting = Some(at(3_000));
-        assert!(course.reading(READ, true, &limits, at(4_000)).pressure.unwrap() < 0.1);
-        assert!(course.reading(READ, true, &limits, at(6_000)).pressure.unwrap() > 1.0);
+        assert!(pressure(&mut course, &limits, at(4_000)) < 0.1);
+        assert!(pressure(&mut course, &limits, at(6_000)) > 1.0);
     }
 
     #[test]
     fn on_a_server_that_is_not_busy_twice_nothing_is_nothing() {
         let (start, limits) = (Instant::now(), Limits::default());
-        let at = |ms| start + Duration::from_millis(ms);
-        let mut course = course((0..30).map(|n| (n * 100, 100)), start);
-        course.reading(READ, true, &limits, at(3_000));
-        for n in 0..30 {
-            course.note(Duration::from_micros(400), at(3_000 + n * 100));
-        }
-        assert!(course.reading(READ, true, &limits, at(6_000)).pressure.unwrap() <= 0.1);
+        let mut course = Course::default();
+        note(&mut course, start, true, 0, 30, 50);
+        note(&mut course, start, false, 3_000, 30, 120);
+        assert!(pressure(&mut course, &limits, start + MS(6_000)) <= 0.1);
     }
 }

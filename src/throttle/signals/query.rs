@@ -54,7 +54,7 @@ impl Asked {
             }
             Some(Answer { number: Err(why), .. }) => (None, why.clone()),
         };
-        Reading { signal: "throttle-query".to_owned(), pressure, text }
+        Reading::of_others("throttle-query", pressure, text)
     }
 }
 

@@ -118,10 +118,9 @@ impl Standbys {
         let ignored = |signal: &str| signal.strip_prefix("standby ").is_some_and(ignored);
         self.seen.retain(|signal, at| !ignored(signal) && now.duration_since(*at) < VANISHED);
         let gone = self.seen.iter().filter(|(_, at)| **at != now);
-        readings.extend(gone.map(|(signal, at)| Reading {
-            signal: signal.clone(),
-            pressure: None,
-            text: format!("gone for {} s", now.duration_since(*at).as_secs()),
+        readings.extend(gone.map(|(signal, at)| {
+            let text = format!("gone for {} s", now.duration_since(*at).as_secs());
+            Reading::of_standby(signal.clone(), None, text)
         }));
         readings
     }
@@ -146,14 +145,14 @@ fn reading(
 ) -> Reading {
     let (lag, bytes, still) = match behind {
         Ok((Behind { lag, bytes, .. }, still)) => (*lag, *bytes, *still),
-        Err(why) => return Reading { signal, pressure: None, text: (*why).clone() },
+        Err(why) => return Reading::of_standby(signal, None, (*why).clone()),
     };
     // It had something to replay all that time, and did not: it is not slow, it stands. Its lag would only
     // tell so later.
     let stands = still.min(lag);
     if stands >= limits.standstill {
         let text = format!("it has replayed nothing for {:.1} s", stands.as_secs_f64());
-        return Reading { signal, pressure: Some(STANDS), text };
+        return Reading::of_standby(signal, Some(STANDS), text);
     }
     let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
     let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
@@ -161,7 +160,7 @@ fn reading(
         true => times(lag, limits.lag),
         false => sizes(bytes, limits.lag_bytes),
     };
-    Reading { signal, pressure: Some(by_time.max(by_size)), text }
+    Reading::of_standby(signal, Some(by_time.max(by_size)), text)
 }
 
 #[cfg(test)]

@@ -17,11 +17,9 @@ pub(super) fn read(rows: &[tokio_postgres::Row], written: Lsn, limits: &Limits) 
         let (Lossy(name), confirmed): (Lossy, Option<Lsn>) = (row.get(0), row.get(1));
         let behind = confirmed.map(|confirmed| written.bytes_since(confirmed));
         let limit = limits.subscriber_bytes;
-        Reading {
-            signal: format!("slot {name}"),
-            pressure: behind.map(|bytes| bytes as f64 / limit.max(1) as f64),
-            text: behind.map_or("it has no position".to_owned(), |bytes| sizes(bytes, limit)),
-        }
+        let pressure = behind.map(|bytes| bytes as f64 / limit.max(1) as f64);
+        let text = behind.map_or("it has no position".to_owned(), |bytes| sizes(bytes, limit));
+        Reading::of_others(format!("slot {name}"), pressure, text)
     };
     rows.iter().map(reading).collect()
 }
