@@ -6,6 +6,7 @@
 
 mod clauses;
 mod clone;
+pub mod ddl;
 mod expression;
 mod follow;
 mod foreign_keys;
@@ -41,6 +42,8 @@ pub struct Request {
     pub indexes_before: bool,
     /// The table becomes a partitioned one.
     pub partition: Option<partition::Asked>,
+    /// The text of the file that makes the new table.
+    pub shadow_ddl: Option<String>,
 }
 
 impl Request {
@@ -51,7 +54,9 @@ impl Request {
 
     /// Why no ALTER TABLE makes it; None where one does.
     pub fn needs_copy(&self) -> Option<&'static str> {
-        if !self.maps.is_empty() {
+        if self.shadow_ddl.is_some() {
+            Some("the new table is what --shadow-ddl makes: PostgreSQL has no such ALTER TABLE")
+        } else if !self.maps.is_empty() {
             Some("--map gives rows other values: PostgreSQL has no such ALTER TABLE")
         } else if self.keep.is_some() {
             Some("--where leaves rows behind: PostgreSQL has no such ALTER TABLE")

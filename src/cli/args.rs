@@ -116,7 +116,12 @@ pub struct ChangeArgs {
     /// Partitions of a HASH
     #[arg(long, value_name = "N", requires = "partition_by", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub partitions: Option<u32>,
-    /// Agree that rows for which --where is not true are left behind in the old table
+    /// The new table as a file of your own: CREATE TABLE {shadow} (…), its partitions {shadow_2024} and theirs, its
+    /// indexes; columns are filled by their names and --map
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["alter", "column_order", "partition_by"])]
+    pub shadow_ddl: Option<PathBuf>,
+    /// Agree that rows for which --where is not true, and columns that --shadow-ddl does not name, are left behind
+    /// in the old table
     #[arg(long)]
     pub yes: bool,
     /// Build indexes after the copy, at full speed; or have them there before it, so that the copy, slower but

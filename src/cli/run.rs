@@ -145,7 +145,11 @@ fn another_change(table: &str, begun: &Request) -> Error {
         let rest: String = every.chain(premake).chain(partitions).collect();
         format!(" --partition-by {:?}{rest}", asked.by)
     });
-    let flags: String = alters.chain(maps).chain(keep).chain(order).chain(partition).collect();
+    let file = begun.shadow_ddl.iter().map(|text| {
+        format!(" --shadow-ddl FILE (of {} lines, pgwraith.migration has them)", text.lines().count())
+    });
+    let flags: String =
+        alters.chain(maps).chain(keep).chain(order).chain(partition).chain(file).collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     let index_build = if begun.indexes_before { " --index-build before" } else { "" };
     Error::new(

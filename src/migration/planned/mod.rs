@@ -185,6 +185,14 @@ impl Planning<'_> {
         let flow =
             prepare::describe_flow(session, NO_MIGRATION, source, plan.clone(), names).await?;
         notes.extend(table::out_of_order(session, source, &flow).await?);
+        if self.request.shadow_ddl.is_some() {
+            let dropped = change::ddl::dropped(source, &plan.target);
+            if !dropped.is_empty() {
+                let columns = dropped.join(", ");
+                notes.push(format!("the new table has no column {columns}: a run asks for --yes"));
+            }
+            notes.extend(change::ddl::left_out(source, &plan));
+        }
         let phases = statements::statements(session, source, &plan, &flow, names).await?;
         let follows = plan.carried.iter().map(|c| format!("{} {}", c.kind, c.name));
         let keys = source.foreign_keys.iter().map(|k| {

@@ -39,13 +39,12 @@ pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(
     let root = flow.target.root.to_string();
     let sql = "SELECT pg_catalog.sum(pg_catalog.pg_table_size(s.oid))::pg_catalog.int8 FROM (\
                  SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid AS oid \
-                 UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i \
-                   WHERE i.inhparent = $1::pg_catalog.text::pg_catalog.regclass) s";
+                 UNION SELECT p.relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.text::pg_catalog.regclass) p) s";
     let table = session.one(sql, &[&root]).await?.get(0);
     // The parts of a partitioned index count as it.
     let sql = "SELECT c.relname::pg_catalog.text, pg_catalog.pg_relation_size(c.oid) + \
-               COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.inhrelid)) FROM pg_catalog.pg_inherits p \
-                 WHERE p.inhparent = c.oid), 0)::pg_catalog.int8 \
+               COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) FROM pg_catalog.pg_partition_tree(c.oid) p \
+                 WHERE p.level > 0), 0)::pg_catalog.int8 \
                FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
                WHERE i.indrelid = $1::pg_catalog.text::pg_catalog.regclass ORDER BY 2 DESC";
     let indexes = session.query(sql, &[&root]).await?;
