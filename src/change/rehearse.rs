@@ -87,6 +87,9 @@ async fn rehearse_in_transaction(
     };
     let rows = Rows { source, keep: keep.as_deref() };
     check_assignment(session, rows, &made.name, &projection, limit).await?;
+    if request.shadow_ddl.is_some() {
+        ddl::refuse_unidentified(&target, &carried)?;
+    }
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key::mapping(source, &target, &projection, &reads)?;

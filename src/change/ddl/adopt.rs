@@ -26,6 +26,20 @@ pub(super) fn adopt(source: &Table, made: &Table) -> Table {
             column.options.clone_from(&old.options);
         }
     }
+    let columns = &target.columns;
+    for sequence in target.sequences.iter_mut().filter(|sequence| sequence.identity) {
+        let of = columns.iter().find(|column| column.attnum == sequence.attnum);
+        let largest = match of.map(|column| column.type_name.as_str()) {
+            Some("int2") => i64::from(i16::MAX),
+            Some("int4") => i64::from(i32::MAX),
+            _ => i64::MAX,
+        };
+        sequence.max = sequence.max.min(largest);
+        sequence.min = sequence.min.max(-largest - 1);
+        if let Some(column) = of {
+            sequence.type_sql.clone_from(&column.type_sql);
+        }
+    }
     identify(source, &mut target);
     go_on(source, &mut target);
     target

@@ -16,10 +16,31 @@ use super::clone::{self, Clone, about_the_change, set_role};
 use super::foreign_keys;
 use super::partition::{self, Partitioning};
 use super::stand_in::StandIns;
-use crate::catalog::Table;
+use crate::catalog::{self, Carried, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 use crate::shadow;
+
+/// Whoever is subscribed to the table's updates is told them by a key; without one PostgreSQL would refuse the
+/// application's updates from the swap on.
+pub(super) fn refuse_unidentified(target: &Table, carried: &[Carried]) -> Result<()> {
+    let publication = carried.iter().find(|thing| thing.kind == "publication");
+    let identified = match target.replica_identity {
+        'd' => target.indexes.iter().any(|index| index.primary),
+        other => other != 'n',
+    };
+    match publication {
+        Some(publication) if !identified => {
+            Err(Error::usage(format!(
+                "--shadow-ddl: the new table has no primary key, and publication {} could send no update of it",
+                publication.name
+            ))
+            .state("Nothing was touched")
+            .next("Give it one, or a REPLICA IDENTITY: ALTER TABLE {shadow} REPLICA IDENTITY …"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Puts what the file makes in the clone's place, under its name, with all that follows from the source on it.
 /// Returns the future table, and how it is partitioned where it is.
@@ -36,7 +57,11 @@ pub(super) async fn replace(
     session.batch(&format!("DROP TABLE {} CASCADE", made.name)).await?;
     let before = read::relations(session, made).await?;
     tried::run(session, &made.name, &statements).await?;
-    let now = clone::read(session, &made.name).await?;
+    let now = catalog::read_named(session, &made.name).await?.ok_or_else(|| {
+        Error::usage("--shadow-ddl: in the end there is no table of that name any more")
+            .state("Nothing was touched")
+            .next("It cannot be renamed or moved in the file")
+    })?;
     made.oid = now.oid;
     read::refuse_others(session, source, (made, &before), &now).await?;
     let mut target = adopt::adopt(source, &now);

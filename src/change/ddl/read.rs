@@ -11,6 +11,10 @@ fn refuse<T>(what: impl std::fmt::Display, next: &str) -> Result<T> {
     Err(Error::usage(format!("--shadow-ddl: {what}")).state("Nothing was touched").next(next))
 }
 
+/// What is looked at otherwise: partitions; and the sequence that LIKE … INCLUDING IDENTITY makes, always one of
+/// bigint ([`super::adopt`] makes it the column's).
+const KNOWN: [&str; 2] = ["inheritance", "identity sequence of another kind than its column"];
+
 /// Refuses what was made beyond the table, its partitions and what belongs to those; and what a table has that
 /// cannot be carried through the swap.
 pub(super) async fn refuse_others(
@@ -45,7 +49,7 @@ pub(super) async fn refuse_others(
         );
     }
     let lost = catalog::attachments(session, made.oid).await?;
-    if let Some(first) = lost.iter().find(|found| found.kind != "inheritance") {
+    if let Some(first) = lost.iter().find(|found| !KNOWN.contains(&found.kind.as_str())) {
         let name = first.name.replace(&format!("{}.", made.name.schema), "");
         let how = if first.kind == "invalid index" { " (write ON, not ON ONLY)" } else { "" };
         return refuse(

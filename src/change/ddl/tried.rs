@@ -1,6 +1,6 @@
 //! The file's statements, run one by one; and a look at what they took hold of.
 
-use super::script::{Statement, refused};
+use super::script::Statement;
 use crate::change::clone::about_the_change;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session};
@@ -34,7 +34,10 @@ fn not_possible(statement: &Statement, e: Error, shadow: &QualifiedName) -> Erro
     // As it will be called.
     let scratch = [format!("\"{}\".", shadow.schema), format!("{}.", shadow.schema)];
     let what = scratch.iter().fold(e.what().to_owned(), |what, schema| what.replace(schema, ""));
-    refused(line, &what).source(e)
+    Error::usage(format!("--shadow-ddl, line {line}: {what}"))
+        .state("Nothing was touched")
+        .next("Correct the file and start again")
+        .source(e)
 }
 
 /// What the transaction has more than read, outside of the clone's schema and the catalogs.
