@@ -8,7 +8,7 @@ use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request, no_such_column};
-use super::{ddl, follow, foreign_keys, key, order, partition, probe};
+use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
@@ -98,7 +98,11 @@ async fn rehearse_in_transaction(
     if let Some(partitioning) = &mut partitioning {
         partitioning.take_helpers(&target);
     }
-    Ok(Plan { target, projection, key, carried, keep, partitioning })
+    let order = match &request.order_by {
+        Some(index) => Some(order_by::course(session, source, index).await?),
+        None => None,
+    };
+    Ok(Plan { target, projection, key, carried, keep, partitioning, order })
 }
 
 /// What the operator's clauses make of the clone.

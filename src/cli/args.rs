@@ -98,6 +98,9 @@ pub struct ChangeArgs {
     /// Rewrite the table in its present shape, without bloat
     #[arg(long)]
     pub rebuild: bool,
+    /// Write the rows in the order of this index of the table, as CLUSTER does
+    #[arg(long, value_name = "INDEX", requires = "rebuild", conflicts_with_all = ["alter", "map", "column_order", "partition_by", "shadow_ddl"])]
+    pub order_by: Option<String>,
     /// Put these columns first, in this order; the others follow as they are: "tenant_id, id"
     #[arg(long, value_name = "COLUMNS")]
     pub column_order: Option<String>,

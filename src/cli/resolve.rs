@@ -39,6 +39,7 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         column_order: order.unwrap_or_default(),
         indexes_before: false,
         partition: partition(args)?,
+        order_by: args.order_by.as_deref().map(one_name).transpose()?,
         shadow_ddl: args.shadow_ddl.as_deref().map(file).transpose()?,
     };
     if request == Request::default() && !args.rebuild {
@@ -47,6 +48,12 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         ));
     }
     let indexes_before = args.index_build == Some(IndexBuild::Before);
+    if request.order_by.is_some() && indexes_before {
+        return Err(Error::usage(
+            "--order-by does not go with --index-build before: a row may be read twice, which its key's index would refuse",
+        )
+        .next("Leave one of the two out"));
+    }
     Ok(Request { indexes_before, ..request })
 }
 
@@ -90,7 +97,8 @@ pub(super) fn consent(args: &ChangeArgs) -> Consent {
 }
 
 /// Of a migration that has begun: it was asked then.
-pub(super) const AGREED: Consent = Consent { event_triggers: EventTriggers::Allow, data_goes: true };
+pub(super) const AGREED: Consent =
+    Consent { event_triggers: EventTriggers::Allow, data_goes: true };
 
 /// `column = expression`, the column perhaps quoted.
 fn map(text: &str) -> Result<(String, String)> {
@@ -101,6 +109,14 @@ fn map(text: &str) -> Result<(String, String)> {
         return Err(bad());
     }
     Ok((column, expression.to_owned()))
+}
+
+/// `"B"`: one name.
+fn one_name(text: &str) -> Result<String> {
+    match names(text).as_deref() {
+        Ok([one]) => Ok(one.clone()),
+        _ => Err(Error::usage(format!("--order-by {text:?} is no index's name"))),
+    }
 }
 
 /// `a, "B"`: a list of names.

@@ -166,6 +166,7 @@ fn flags(change: &ChangeArgs) -> String {
         ("--map", change.map.iter().collect()),
         ("--where", change.keep.iter().collect()),
         ("--column-order", change.column_order.iter().collect()),
+        ("--order-by", change.order_by.iter().collect()),
         ("--partition-by", change.partition_by.iter().collect()),
         ("--partition-every", change.partition_every.iter().collect()),
     ];

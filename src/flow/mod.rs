@@ -23,6 +23,7 @@ mod duplicate;
 pub mod keeper;
 pub mod key;
 mod landmarks;
+pub mod moved;
 pub mod sample;
 pub mod segment;
 pub mod sql;
@@ -33,7 +34,7 @@ pub mod truncate;
 pub mod verify;
 pub mod write;
 
-use crate::change::{KeyColumn, Projected};
+use crate::change::{Course, KeyColumn, Projected};
 use crate::pg::QualifiedName;
 
 /// One captured relation feeding one target.
@@ -46,6 +47,8 @@ pub struct Flow {
     pub target: Target,
     pub projection: Vec<Projected>,
     pub key: Vec<KeyColumn>,
+    /// The order that rows are copied in, where that is not the key's.
+    pub order: Option<Course>,
     pub publication: String,
     pub slot: String,
 }
@@ -103,6 +106,12 @@ impl Flow {
     /// Whether a range of the captured key is a range of the target's key.
     pub fn keeps_order(&self) -> bool {
         self.key.iter().all(|k| k.keeps_order)
+    }
+
+    /// What ranges of this kind go along.
+    pub fn course(&self, kind: chunk::Kind) -> Course {
+        let order = self.order.clone().filter(|_| kind == chunk::Kind::Copy);
+        order.unwrap_or_else(|| Course::of_key(&self.key))
     }
 
     /// The element types of key array parameters.

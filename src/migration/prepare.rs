@@ -41,6 +41,7 @@ pub(super) async fn describe_flow(
         target: target(names, &plan.target, &plan.key, plan.partitioning.as_ref()),
         projection: plan.projection,
         key: plan.key,
+        order: plan.order,
         publication: format!("pgwraith_{migration}"),
         slot: slot_name(session, migration).await?,
     })

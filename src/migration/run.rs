@@ -187,6 +187,9 @@ impl Run<'_> {
                 self.meter.note(told);
             }
         }
+        if let (Some(index), Some(order)) = (&request.order_by, &plan.order) {
+            change::refuse_crowds(&control, &source, index, order).await?;
+        }
         partition::lay_out(&control, &source, &names, &mut plan, request).await?;
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;

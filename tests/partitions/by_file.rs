@@ -54,7 +54,15 @@ impl Case {
 
         let file = file(self.file);
         let path = file.path().to_str().unwrap();
-        let fixed = ["--postpone-cutover", "--chunk-rows", "1000", "--chunk-time", "20ms", "--shadow-ddl", path];
+        let fixed = [
+            "--postpone-cutover",
+            "--chunk-rows",
+            "1000",
+            "--chunk-time",
+            "20ms",
+            "--shadow-ddl",
+            path,
+        ];
         let change: Vec<&str> = fixed.iter().chain(self.more).copied().collect();
         die_in_the_copy(&shop, shop.arguments(TABLE, &change)).await;
         drop(file);
@@ -193,7 +201,8 @@ async fn dying_among_partitions_of_partitions_is_gone_on_from() {
         let change: Vec<&str> = change.iter().chain(more).copied().collect();
         let action = format!("{point}={}*off->return", nth - 1);
         let action = if nth == 1 { format!("{point}=return") } else { action };
-        let run = Background::start_with(&[("FAILPOINTS", &action)], shop.arguments(TABLE, &change));
+        let run =
+            Background::start_with(&[("FAILPOINTS", &action)], shop.arguments(TABLE, &change));
         let output = run.finish(SOON).await;
         assert_eq!(output.signal, Some(libc::SIGKILL), "{point} was never reached: {output}");
         drop(file);

@@ -79,7 +79,8 @@ async fn what_a_file_may_not_say_is_refused_by_name() {
     let path = bad.path().to_str().unwrap();
     let output = shop.run(TABLE, &["--shadow-ddl", path]).await.expect_code(2);
     assert!(output.stderr.contains("UTF-8"), "{output}");
-    let output = shop.run(TABLE, &["--shadow-ddl", path, "--alter", "DROP note"]).await.expect_code(2);
+    let output =
+        shop.run(TABLE, &["--shadow-ddl", path, "--alter", "DROP note"]).await.expect_code(2);
     assert!(output.stderr.contains("cannot be used with"), "{output}");
     assert_eq!(shop.value::<String>(before).await, before_all);
     shop.exec("CREATE PUBLICATION feed FOR TABLE ours.orders").await;
@@ -124,7 +125,10 @@ async fn what_hangs_on_it_follows_to_the_table_of_the_file() {
     }
     harness_run("dry-run", &shop.dsn, table, &change).await.expect_code(0);
     let output = shop.run(table, &change).await.expect_code(2);
-    assert!(output.stderr.contains("no column gone") && output.stderr.contains("--yes"), "{output}");
+    assert!(
+        output.stderr.contains("no column gone") && output.stderr.contains("--yes"),
+        "{output}"
+    );
     let change: Vec<&str> = change.into_iter().chain(["--yes"]).collect();
     let output = shop.run(table, &change).await.expect_code(0);
 
@@ -146,7 +150,12 @@ async fn what_hangs_on_it_follows_to_the_table_of_the_file() {
     holds("\"Note\" = 'fired' FROM \"S;1\".\"The Table\" WHERE \"Id\" = 3001").await;
 }
 
-async fn harness_run(command: &str, dsn: &str, table: &str, change: &[&str]) -> crate::harness::Output {
+async fn harness_run(
+    command: &str,
+    dsn: &str,
+    table: &str,
+    change: &[&str],
+) -> crate::harness::Output {
     let fixed = [command, table, "-d", dsn];
     crate::harness::run(fixed.iter().chain(change).copied()).await
 }

@@ -168,7 +168,8 @@ pub fn left_out(source: &Table, plan: &Plan) -> Vec<String> {
     tell("NOT NULL for these columns", lost.map(|(old, _)| old.name.clone()).collect());
     let lost = source.options.iter().filter(|old| !target.options.contains(old));
     tell("these storage parameters", lost.cloned().collect());
-    let catches_all = |partition: &Partition| partition.of.is_none() && partition.bound == "DEFAULT";
+    let catches_all =
+        |partition: &Partition| partition.of.is_none() && partition.bound == "DEFAULT";
     let divided = plan.partitioning.as_ref();
     if divided.is_some_and(|p| !p.partitions.iter().any(catches_all) && !p.by.starts_with("HASH")) {
         out.push(

@@ -77,16 +77,19 @@ pub(super) async fn replace(
     if partitioning.is_some() {
         partition::refuse_publications(session, &target).await?;
     }
-    foreign_keys::put_again(session, &target, stand_ins).await.map_err(|e| {
-        match about_the_change(&e) {
+    foreign_keys::put_again(session, &target, stand_ins).await.map_err(
+        |e| match about_the_change(&e) {
             true => Error::new(
                 Kind::Refused,
-                format!("a foreign key cannot follow to the new table: {}", stand_ins.told(e.what())),
+                format!(
+                    "a foreign key cannot follow to the new table: {}",
+                    stand_ins.told(e.what())
+                ),
             )
             .state("Nothing was touched")
             .next("Give the new table what the key needs, or drop the key before"),
             false => e,
-        }
-    })?;
+        },
+    )?;
     Ok((target, partitioning))
 }

@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use crate::change::clauses::{Kind, Token, is_word, tokens};
 use crate::error::{Error, Result};
-use crate::pg::name::MAX_NAME_BYTES;
 use crate::pg::QualifiedName;
+use crate::pg::name::MAX_NAME_BYTES;
 
 /// How to write it, for whoever wrote otherwise.
 const HOW: &str = "{shadow} stands for the new table's name, {shadow_2024} (or {shadow}_2024) for that of a partition with \
@@ -58,7 +58,10 @@ pub(super) fn statements(text: &str, shadow: &QualifiedName) -> Result<Vec<State
         out.push(Statement { sql: rendered(text, first.start, last.end(), &items), line });
     }
     if !made.contains(&shadow.to_string()) {
-        return Err(refused(1, "there is no CREATE TABLE {shadow}, which is the table that the file is to make"));
+        return Err(refused(
+            1,
+            "there is no CREATE TABLE {shadow}, which is the table that the file is to make",
+        ));
     }
     Ok(out)
 }
@@ -71,7 +74,11 @@ fn line_of(text: &str, at: usize) -> usize {
 enum Item<'a> {
     Token(Token<'a>),
     /// A placeholder, and what stands for it.
-    Own { start: usize, end: usize, sql: String },
+    Own {
+        start: usize,
+        end: usize,
+        sql: String,
+    },
 }
 
 impl Item<'_> {
@@ -175,7 +182,10 @@ fn rendered(text: &str, from: usize, to: usize, items: &[Item<'_>]) -> String {
 type Wrong = (usize, String);
 
 /// `made` are the names of the tables that the statements so far make.
-fn about_the_shadow(items: &[Item<'_>], made: &mut HashSet<String>) -> std::result::Result<(), Wrong> {
+fn about_the_shadow(
+    items: &[Item<'_>],
+    made: &mut HashSet<String>,
+) -> std::result::Result<(), Wrong> {
     let first = items.first().map_or(0, Item::start);
     let wrong = |what: &str| Err((first, what.to_owned()));
     if let Some(key) = items.iter().find(|item| item.is("references") || item.is("foreign")) {
@@ -189,7 +199,8 @@ fn about_the_shadow(items: &[Item<'_>], made: &mut HashSet<String>) -> std::resu
     };
     let noise = ["temp", "temporary", "unlogged", "global", "local", "unique"];
     let kind = items.iter().skip(1).find(|item| !noise.iter().any(|word| item.is(word)));
-    let creates = |what| items.first().is_some_and(|i| i.is("create")) && kind.is_some_and(|i| i.is(what));
+    let creates =
+        |what| items.first().is_some_and(|i| i.is("create")) && kind.is_some_and(|i| i.is(what));
     if creates("table") {
         plain(items)?;
         if let Some(Item::Own { sql, .. }) = named_behind(items, "table") {
@@ -212,7 +223,9 @@ fn about_the_shadow(items: &[Item<'_>], made: &mut HashSet<String>) -> std::resu
         let before = items.iter().take_while(|item| !item.is("is"));
         return match before.into_iter().any(|item| matches!(item, Item::Own { .. })) {
             true => Ok(()),
-            false => wrong("the comment is not on {shadow}, one of its columns, constraints or indexes"),
+            false => {
+                wrong("the comment is not on {shadow}, one of its columns, constraints or indexes")
+            }
         };
     }
     let said: Vec<&str> = items.iter().take(2).map(Item::text).collect();
@@ -230,7 +243,11 @@ fn named_behind<'i, 'a>(items: &'i [Item<'a>], word: &str) -> Option<&'i Item<'a
     items.iter().skip(at + 1).find(|item| !skipped.iter().any(|word| item.is(word)))
 }
 
-fn of_table(items: &[Item<'_>], word: &str, made: &HashSet<String>) -> std::result::Result<(), Wrong> {
+fn of_table(
+    items: &[Item<'_>],
+    word: &str,
+    made: &HashSet<String>,
+) -> std::result::Result<(), Wrong> {
     ours(named_behind(items, word), items, made)
 }
 
@@ -339,9 +356,13 @@ mod tests {
             ("CREATE TABLE {schema} (a int)", "has no name behind it"),
             ("CREATE TABLE {other} (a int)", "{other} is no placeholder"),
             ("CREATE TABLE {shadow", "no } behind"),
-            ("CREATE TABLE {shadow_123456789012345678901234567890123456789012345678901234567890} ()", "longer than"),
+            (
+                "CREATE TABLE {shadow_123456789012345678901234567890123456789012345678901234567890} ()",
+                "longer than",
+            ),
         ] {
-            let error = sql(&format!("{table}{text}")).err().or(sql(text).err()).unwrap_or_default();
+            let error =
+                sql(&format!("{table}{text}")).err().or(sql(text).err()).unwrap_or_default();
             assert!(error.contains(why), "{text}: {error}");
         }
         assert!(sql(&format!("{table}\nDROP TABLE x")).unwrap_err().contains("line 3"));

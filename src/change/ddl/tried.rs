@@ -19,7 +19,9 @@ pub(super) async fn run(
         done.map_err(|e| not_possible(statement, e, shadow))?;
         let now = held(session, shadow).await?;
         if let Some(other) = now.iter().find(|lock| !before.contains(lock)) {
-            return Err(statement.refused(&format!("it is about {other} too, which is not the new table")));
+            return Err(
+                statement.refused(&format!("it is about {other} too, which is not the new table"))
+            );
         }
     }
     session.batch("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off").await

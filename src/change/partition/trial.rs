@@ -139,7 +139,10 @@ fn quoted_as_printed(column: &str) -> String {
 }
 
 /// Subscribers know the table by its name: they must not hear of its partitions.
-pub(in crate::change) async fn refuse_publications(session: &Session, target: &Table) -> Result<()> {
+pub(in crate::change) async fn refuse_publications(
+    session: &Session,
+    target: &Table,
+) -> Result<()> {
     let sql = "SELECT pg_catalog.quote_ident(p.pubname) FROM pg_catalog.pg_publication_rel r \
                JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
                WHERE c.relname = $1 AND c.relnamespace = pg_catalog.to_regnamespace($2) AND NOT p.pubviaroot \

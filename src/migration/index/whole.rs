@@ -94,7 +94,12 @@ pub(super) async fn join(context: &Context, wholes: &[Whole]) -> Result<()> {
             true => Vec::new(),
             false => whole.create.clone(),
         };
-        sql.extend(whole.parts.iter().map(|part| shadow::attach_index(&whole.on.sibling(&whole.index), part)));
+        sql.extend(
+            whole
+                .parts
+                .iter()
+                .map(|part| shadow::attach_index(&whole.on.sibling(&whole.index), part)),
+        );
         build::as_owner(context, &session, &sql.join(";\n"))
             .await
             .map_err(|e| e.context(format!("making index {} of its parts", whole.index)))?;

@@ -180,6 +180,9 @@ impl Planning<'_> {
     async fn copy(&self, size: &Size, notes: &mut Vec<String>) -> Result<(CopyWay, change::Plan)> {
         let (session, source, names) = (self.session, self.source, self.names);
         let mut plan = change::rehearse(session, source, self.request).await?;
+        if let (Some(index), Some(order)) = (&self.request.order_by, &plan.order) {
+            change::refuse_crowds(session, source, index, order).await?;
+        }
         partition::lay_out(session, source, names, &mut plan, self.request).await?;
         preflight::refuse_taken(session, source, names, &plan.target).await?;
         let flow =
