@@ -7,7 +7,8 @@
 //! All writes to the target go through one door ([`write::Door`]): a chunk or a batch holds it
 //! shared, whatever must be alone (TRUNCATE, a point of Invariant 6, an index build, the cutover)
 //! holds it exclusively. Within it, chunks are disjoint ranges and batches are disjoint key sets, so
-//! no two transactions write one key at a time (**Invariant 4**).
+//! no two transactions write one key at a time (**Invariant 4**; where ranges go along another order than the
+//! key's, but for dirty keys: [`moved`]).
 
 pub mod blame;
 pub mod capture;

@@ -58,6 +58,13 @@ async fn what_a_file_may_not_say_is_refused_by_name() {
             2,
             "something of its own: index orders_0_note_idx",
         ),
+        (
+            "CREATE TABLE {shadow} (id int PRIMARY KEY, note text) PARTITION BY HASH (id);
+             CREATE TABLE {shadow_0} PARTITION OF {shadow} FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+             COMMENT ON COLUMN {shadow_0}.note IS 'x'".to_owned(),
+            2,
+            "something of its own: comment on column",
+        ),
         // What of the rows has no place there.
         ("CREATE TABLE {shadow} (status text PRIMARY KEY)".to_owned(), 2, "drops key column \"id\""),
         (PLAIN.replace("note text", "note int"), 2, "cannot be converted as asked"),

@@ -177,7 +177,16 @@ async fn of_its_own(session: &Session, made: &Clone) -> Result<Option<String>> {
           LEFT JOIN pg_catalog.pg_attrdef e ON e.adrelid = b.attrelid AND e.adnum = b.attnum
           WHERE (a.attnotnull, a.attstorage, a.attcompression, a.attgenerated) IS DISTINCT FROM
               (b.attnotnull, b.attstorage, b.attcompression, b.attgenerated)
+            OR a.attstattarget >= 0 AND a.attstattarget IS DISTINCT FROM b.attstattarget
+            OR a.attoptions IS NOT NULL AND a.attoptions IS DISTINCT FROM b.attoptions
             OR pg_catalog.pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_catalog.pg_get_expr(e.adbin, e.adrelid)
+        UNION ALL SELECT pg_catalog.format('comment on %s', pg_catalog.pg_describe_object(o.classoid, o.objoid, o.objsubid))
+          FROM tree JOIN pg_catalog.pg_description o ON o.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND (o.objoid = tree.relid OR o.objoid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = tree.relid))
+        UNION ALL SELECT pg_catalog.format('replica identity of %I', c.relname) FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid
+          WHERE c.relreplident <> 'd'
+        UNION ALL SELECT pg_catalog.format('CLUSTER mark of %I', c.relname) FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid
+          WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = tree.relid AND i.indisclustered)
         UNION ALL SELECT pg_catalog.format('%I is a foreign table', c.relname) FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid
           WHERE c.relkind NOT IN ('r', 'p')
       ) u ORDER BY 1 LIMIT 1";
