@@ -169,6 +169,29 @@ async fn rows_that_move_between_copied_and_not_yet_copied_ranges() {
     same_rows(&shop).await;
 }
 
+/// The race: the copy is done, and the stream is behind it. Whoever took out what is known by then would leave rows
+/// that are there twice.
+#[tokio::test]
+async fn what_the_stream_has_not_told_yet_is_waited_for() {
+    let shop = shop().await;
+    let (mut run, gate) = held_in_the_copy(&shop, None).await;
+    let walsender =
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/stream'";
+    let walsender: i32 = shop.value(walsender).await;
+    // SAFETY: kill takes plain numbers.
+    let signal = |signal| unsafe { libc::kill(walsender, signal) };
+    signal(libc::SIGSTOP);
+    move_rows(&shop).await;
+    exec(&gate, &format!("SELECT pg_advisory_unlock({GATE})")).await;
+    let waits = "SELECT count(*) = 2 FROM pg_stat_activity WHERE state = 'idle' AND (application_name LIKE 'pgwraith/%/moved' \
+                 OR application_name LIKE 'pgwraith/%/fence' AND query LIKE '%pg_logical_emit_message%')";
+    wait_for(&shop.client, &mut run, "the copy is done and a fence is written", waits).await;
+    signal(libc::SIGCONT);
+    let output = run.finish(SOON).await.expect_code(0);
+    assert!(output.stderr.contains("rows are copied again"), "{output}");
+    same_rows(&shop).await;
+}
+
 /// Killed where their rows are taken out, before and after that is committed, and gone on with.
 #[cfg(feature = "failpoints")]
 #[tokio::test]
@@ -185,7 +208,6 @@ async fn dying_where_moved_rows_are_taken_out_is_gone_on_from() {
         let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
         harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
         assert_eq!(shop.value::<i64>(ours).await, 0, "{point}");
-        // Another index of that name says nothing of what was copied.
         let output =
             harness::run(["resume", "t", "-d", &shop.dsn, "--take-over"]).await.expect_code(0);
         assert!(

@@ -111,7 +111,8 @@ impl Item<'_> {
 fn items<'a>(text: &'a str, tokens: &[Token<'a>], shadow: &QualifiedName) -> Result<Vec<Item<'a>>> {
     let mut out = Vec::new();
     let mut behind = 0;
-    for token in tokens.iter().filter(|t| t.kind == Kind::Quoted && t.text.contains("{shadow")) {
+    let in_quotes = |t: &&Token<'_>| t.kind == Kind::Quoted && t.text.contains("{shadow");
+    if let Some(token) = tokens.iter().find(in_quotes) {
         let what = format!("{} has quotes around a placeholder", token.text);
         return Err(refused(line_of(text, token.start), &what));
     }
