@@ -18,15 +18,17 @@
 //! cannot be relied on (its slot was lost, or there is none), rows are sought that have one key between them; what
 //! is missing then, a comparison of all rows finds.
 
+use tokio_postgres::types::ToSql;
+
 use super::Flow;
 use super::capture::Tracker;
 use super::duplicate::stored_keys;
 use super::key::{Key, key_arrays};
+use super::sql::row;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::pg::{QualifiedName, Session, quote_ident};
-use tokio_postgres::types::ToSql;
 
 /// Keys of one statement.
 const SLICE: usize = 10_000;
@@ -91,4 +93,47 @@ async fn add(session: &Session, flow: &Flow, insert: &str, keys: &[Key]) -> Resu
         session.execute(insert, &parameters).await?;
     }
     Ok(keys.len())
+}
+
+impl Flow {
+    /// A table for captured keys.
+    pub(crate) fn create_key_list(&self, list: &QualifiedName) -> String {
+        let columns = self.key.iter().map(|k| {
+            let collation = k.source_collation.as_ref().map(|c| format!(" COLLATE {c}"));
+            let (name, ty) = (quote_ident(&k.source), &k.source_type_sql);
+            format!("{name} {ty}{}", collation.unwrap_or_default())
+        });
+        format!("CREATE TABLE {list} ({})", columns.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Puts a set of keys there.
+    fn insert_into_key_list(&self, list: &QualifiedName) -> String {
+        format!("INSERT INTO {list} {}", self.keys())
+    }
+
+    /// Removes every row of the target whose key is there.
+    pub(crate) fn delete_listed(&self, list: &QualifiedName) -> String {
+        format!(
+            "DELETE FROM {root} AS t USING (SELECT DISTINCT {mapped} FROM {list} AS s) AS m WHERE {key} = {listed}",
+            root = self.target.root,
+            mapped = self.mapped_key(),
+            key = row(self.target_key("t")),
+            listed = row(self.numbered("m")),
+        )
+    }
+
+    /// Removes every row of the target whose key another row has too.
+    fn delete_twins(&self) -> String {
+        let key = self.target_key("o").join(", ");
+        let numbered = self.target_key("o").into_iter().enumerate();
+        let numbered: Vec<_> = numbered.map(|(i, c)| format!("{c} AS k{}", i + 1)).collect();
+        format!(
+            "DELETE FROM {root} AS t USING (SELECT {numbered} FROM {root} AS o GROUP BY {key} \
+             HAVING pg_catalog.count(*) > 1) AS m WHERE {own} = {twin}",
+            root = self.target.root,
+            numbered = numbered.join(", "),
+            own = row(self.target_key("t")),
+            twin = row(self.numbered("m")),
+        )
+    }
 }

@@ -5,7 +5,7 @@
 use super::Flow;
 use super::chunk::Kind;
 use crate::change::{Course, CourseColumn, Projected};
-use crate::pg::{QualifiedName, quote_ident};
+use crate::pg::quote_ident;
 
 /// Which bounds a range has: lower exclusive, upper inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,47 +129,6 @@ impl Flow {
         let items =
             items.map(|(i, c)| format!("(${}::{})::pg_catalog.text", i + 1, c.source_type_sql));
         format!("SELECT ARRAY[{}]", items.collect::<Vec<_>>().join(", "))
-    }
-
-    /// A table for captured keys.
-    pub fn create_key_list(&self, list: &QualifiedName) -> String {
-        let columns = self.key.iter().map(|k| {
-            let collation = k.source_collation.as_ref().map(|c| format!(" COLLATE {c}"));
-            let (name, ty) = (quote_ident(&k.source), &k.source_type_sql);
-            format!("{name} {ty}{}", collation.unwrap_or_default())
-        });
-        format!("CREATE TABLE {list} ({})", columns.collect::<Vec<_>>().join(", "))
-    }
-
-    /// Puts a set of keys there.
-    pub fn insert_into_key_list(&self, list: &QualifiedName) -> String {
-        format!("INSERT INTO {list} {}", self.keys())
-    }
-
-    /// Removes every row of the target whose key is there.
-    pub fn delete_listed(&self, list: &QualifiedName) -> String {
-        format!(
-            "DELETE FROM {root} AS t USING (SELECT DISTINCT {mapped} FROM {list} AS s) AS m WHERE {key} = {listed}",
-            root = self.target.root,
-            mapped = self.mapped_key(),
-            key = row(self.target_key("t")),
-            listed = row(self.numbered("m")),
-        )
-    }
-
-    /// Removes every row of the target whose key another row has too.
-    pub fn delete_twins(&self) -> String {
-        let key = self.target_key("o").join(", ");
-        let numbered = self.target_key("o").into_iter().enumerate();
-        let numbered: Vec<_> = numbered.map(|(i, c)| format!("{c} AS k{}", i + 1)).collect();
-        format!(
-            "DELETE FROM {root} AS t USING (SELECT {numbered} FROM {root} AS o GROUP BY {key} \
-             HAVING pg_catalog.count(*) > 1) AS m WHERE {own} = {twin}",
-            root = self.target.root,
-            numbered = numbered.join(", "),
-            own = row(self.target_key("t")),
-            twin = row(self.numbered("m")),
-        )
     }
 
     /// Removes the target's rows whose keys are in the set and no longer in the captured relation.

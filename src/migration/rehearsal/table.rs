@@ -3,6 +3,7 @@
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::flow::Flow;
+use crate::flow::chunk::Kind;
 use crate::pg::{Session, quote_ident};
 
 /// So many pages are looked into where nothing else says how many rows there are.
@@ -51,30 +52,31 @@ pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(
     Ok((table, indexes.iter().map(|row| (row.get(0), row.get(1))).collect()))
 }
 
-/// Whether rows that are neighbours by key are far from each other in a table that memory does not hold: each
+/// Whether rows that are neighbours in the order of the copy are far from each other in a table that memory does not hold: each
 /// then costs a page of its own. Says so; None too where the server has no statistics of it.
 pub(in crate::migration) async fn out_of_order(
     session: &Session,
     source: &Table,
     flow: &Flow,
 ) -> Result<Option<String>> {
-    let Some(key) = flow.key.first() else { return Ok(None) };
+    let course = flow.course(Kind::Copy);
+    let Some(first) = course.columns.first() else { return Ok(None) };
     let sql = "SELECT s.correlation::pg_catalog.float8, (SELECT p.setting::pg_catalog.int8 * \
                  pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_settings p \
                  WHERE p.name = 'effective_cache_size') FROM pg_catalog.pg_stats s \
                WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND NOT s.inherited";
     let names: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&source.schema, &source.name, &key.source];
+        [&source.schema, &source.name, &first.source];
     let Some(row) = session.maybe(sql, &names).await? else { return Ok(None) };
     let (correlation, cache): (Option<f64>, i64) = (row.get(0), row.get(1));
-    Ok(correlation.and_then(|c| warning(c, source.heap_bytes, cache, &key.source)))
+    Ok(correlation.and_then(|c| warning(c, source.heap_bytes, cache, &first.source)))
 }
 
 fn warning(correlation: f64, bytes: i64, cache: i64, key: &str) -> Option<String> {
     (correlation.abs() < IN_ORDER && bytes > cache).then(|| {
         format!(
             "rows that are neighbours by {key:?} are far from each other on disk (correlation {correlation:.2}), and \
-             the table is larger than effective_cache_size: reading it in the key's order reads many pages again \
+             the table is larger than effective_cache_size: reading it in that order reads many pages again \
              and again"
         )
     })
