@@ -78,6 +78,10 @@ pub const IN_PLACE: &[&str] = &["alter ready", "alter locked", "altered"];
 #[cfg(feature = "failpoints")]
 pub const OF_PARTITIONS: &[&str] = &["index joined"];
 
+/// Those that a run comes by besides, where rows are copied in the order of an index.
+#[cfg(feature = "failpoints")]
+pub const OF_ORDER: &[&str] = &["moved rows taken out", "moved rows gone"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =

@@ -23,6 +23,7 @@ mod model;
 mod objects;
 mod observed;
 mod oracle;
+mod order_by;
 mod partitions;
 mod plan;
 mod preflight;

@@ -146,6 +146,7 @@ async fn a_full_sync_waits_for_its_fence() {
         target: Target { root: root.clone(), relations: vec![root], upserts: true },
         projection: plan.projection,
         key: plan.key,
+        order: None,
         publication: String::new(),
         slot: String::new(),
     };

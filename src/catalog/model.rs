@@ -188,6 +188,10 @@ pub struct Sequence {
     pub cycle: bool,
     pub grants: Option<Vec<Grant>>,
     pub comment: Option<String>,
+    /// The sequence, as SQL, this one goes on from at the swap: a serial's, whose column
+    /// becomes an identity column.
+    #[serde(default)]
+    pub goes_on_from: Option<String>,
 }
 
 /// One object of extended statistics.

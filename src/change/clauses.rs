@@ -47,7 +47,7 @@ pub(super) enum Kind {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Token<'a> {
-    kind: Kind,
+    pub(super) kind: Kind,
     pub(super) text: &'a str,
     pub(super) start: usize,
     /// Depth of parentheses and brackets around it.
@@ -57,6 +57,16 @@ pub(super) struct Token<'a> {
 impl Token<'_> {
     pub(super) fn is(&self, word: &str) -> bool {
         self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
+    }
+
+    /// Whether it is this sign, in no literal and no name.
+    pub(super) fn is_sign(&self, sign: &str) -> bool {
+        self.kind == Kind::Other && self.text == sign
+    }
+
+    /// Whether no parentheses are around it.
+    pub(super) fn is_outside(&self) -> bool {
+        self.depth == 0
     }
 
     /// Where what follows it starts.
@@ -150,7 +160,7 @@ fn is_word_start(c: char) -> bool {
     c.is_alphabetic() || c == '_' || !c.is_ascii()
 }
 
-fn is_word(c: char) -> bool {
+pub(super) fn is_word(c: char) -> bool {
     is_word_start(c) || c.is_ascii_digit() || c == '$'
 }
 

@@ -6,11 +6,13 @@
 
 mod clauses;
 mod clone;
+pub mod ddl;
 mod expression;
 mod follow;
 mod foreign_keys;
 mod key;
 mod order;
+mod order_by;
 pub mod partition;
 mod probe;
 mod rehearse;
@@ -18,6 +20,7 @@ mod retarget;
 mod stand_in;
 pub mod trial;
 
+pub use order_by::refuse_crowds;
 pub use rehearse::{left_behind, rehearse, rehearse_within};
 
 use crate::catalog::{Carried, Table};
@@ -41,6 +44,10 @@ pub struct Request {
     pub indexes_before: bool,
     /// The table becomes a partitioned one.
     pub partition: Option<partition::Asked>,
+    /// The text of the file that makes the new table.
+    pub shadow_ddl: Option<String>,
+    /// The index whose order rows are written in.
+    pub order_by: Option<String>,
 }
 
 impl Request {
@@ -51,7 +58,9 @@ impl Request {
 
     /// Why no ALTER TABLE makes it; None where one does.
     pub fn needs_copy(&self) -> Option<&'static str> {
-        if !self.maps.is_empty() {
+        if self.shadow_ddl.is_some() {
+            Some("the new table is what --shadow-ddl makes: PostgreSQL has no such ALTER TABLE")
+        } else if !self.maps.is_empty() {
             Some("--map gives rows other values: PostgreSQL has no such ALTER TABLE")
         } else if self.keep.is_some() {
             Some("--where leaves rows behind: PostgreSQL has no such ALTER TABLE")
@@ -59,6 +68,8 @@ impl Request {
             Some("columns take another order: PostgreSQL has no such ALTER TABLE")
         } else if self.partition.is_some() {
             Some("PostgreSQL has no ALTER TABLE that divides a table into partitions")
+        } else if self.order_by.is_some() {
+            Some("the rows are to be written anew, in the order of an index")
         } else if self.alters.is_empty() {
             Some("the rows are to be written anew")
         } else {
@@ -90,6 +101,40 @@ pub struct Plan {
     pub keep: Option<String>,
     /// How the target is partitioned, where it is.
     pub partitioning: Option<partition::Partitioning>,
+    /// The order that rows are copied in, where that is not the key's.
+    pub order: Option<Course>,
+}
+
+/// What ranges of rows go along: columns of the source that say of any two rows which comes first.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Course {
+    pub columns: Vec<CourseColumn>,
+    /// From the greatest to the smallest.
+    pub descending: bool,
+}
+
+/// One column of it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CourseColumn {
+    pub source: String,
+    pub source_type_oid: u32,
+    /// The type without modifier.
+    pub source_type_sql: String,
+    /// Its collation, where that is not the type's own.
+    pub source_collation: Option<String>,
+}
+
+impl Course {
+    /// The key's own order.
+    pub fn of_key(key: &[KeyColumn]) -> Course {
+        let columns = key.iter().map(|column| CourseColumn {
+            source: column.source.clone(),
+            source_type_oid: column.source_type_oid,
+            source_type_sql: column.source_type_sql.clone(),
+            source_collation: column.source_collation.clone(),
+        });
+        Course { columns: columns.collect(), descending: false }
+    }
 }
 
 /// How one column of the target is filled.

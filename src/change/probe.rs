@@ -81,7 +81,7 @@ pub(super) async fn positions_fit(session: &Session, source: &Table, target: &Ta
         let position: i64 = session.one(&sql, &[]).await?.get(0);
         if !(new.min..=new.max).contains(&position) {
             return Err(Error::usage(format!(
-                "--alter bounds the sequence {name} to {} to {}, and it stands at {position}",
+                "the change bounds the sequence {name} to {} to {}, and it stands at {position}",
                 new.min, new.max
             )));
         }

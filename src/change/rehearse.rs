@@ -8,7 +8,7 @@ use super::clone::{self, Clone, about_the_change, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request, no_such_column};
-use super::{follow, foreign_keys, key, order, partition, probe};
+use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
@@ -61,25 +61,21 @@ async fn rehearse_in_transaction(
     let shadow = Names::of(&source.qualified()).shadow;
     carried.retain(|c| c.relation.as_ref().is_none_or(|r| r.qualified() != shadow));
     let mut made = clone::make(session, source).await?;
-    let Clone { name: clone, oid: clone_oid } = &made;
-    let mut stand_ins = StandIns::new(session, &source.qualified(), clone);
+    let mut stand_ins = StandIns::new(session, &source.qualified(), &made.name);
     foreign_keys::put_on(session, source, &mut stand_ins).await?;
-    let before = probe::set(session, source, &made).await?;
-    for clauses in &request.alters {
-        alter(session, clone, clauses, &stand_ins).await?;
-    }
-    let mut target = read_result(session, source, clone, *clone_oid).await?;
-    probe::check(session, source, &made, &before).await?;
+    let (mut target, divided) = match &request.shadow_ddl {
+        Some(text) => ddl::replace(session, source, &mut made, text, &mut stand_ins).await?,
+        None => (altered(session, source, request, &made, &stand_ins).await?, None),
+    };
     probe::positions_fit(session, source, &target).await?;
     refuse_lost_serials(session, source, &target).await?;
     order::put_first(&mut target, &request.column_order)?;
-    target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, &stand_ins);
-    foreign_keys::refuse_new(source, &target)?;
     let typed = typed_expressions(source, &target, request)?;
-    let fill = Fill { session, source, scratch: &clone.schema, clone_oid: *clone_oid, typed };
+    let scratch = made.name.schema.clone();
+    let fill = Fill { session, source, scratch: &scratch, clone_oid: made.oid, typed };
     let (projection, reads) = fill.projection(&target).await?;
     let keep = match &request.keep {
-        Some(typed) => Some(kept(session, source, &clone.schema, typed).await?),
+        Some(typed) => Some(kept(session, source, &scratch, typed).await?),
         None => None,
     };
     let mut partitioning = match &request.partition {
@@ -87,10 +83,13 @@ async fn rehearse_in_transaction(
             let (table, stand_ins) = (&mut target, &mut stand_ins);
             Some(partition::become_partitioned(session, &mut made, table, asked, stand_ins).await?)
         }
-        None => None,
+        None => divided,
     };
     let rows = Rows { source, keep: keep.as_deref() };
     check_assignment(session, rows, &made.name, &projection, limit).await?;
+    if request.shadow_ddl.is_some() {
+        ddl::refuse_unidentified(&target, &carried)?;
+    }
     // Only now: rows are written before the swap puts rules and row security on the table.
     follow::try_all(session, source, &target, &carried, &made, &mut stand_ins).await?;
     let key = key::mapping(source, &target, &projection, &reads)?;
@@ -99,7 +98,30 @@ async fn rehearse_in_transaction(
     if let Some(partitioning) = &mut partitioning {
         partitioning.take_helpers(&target);
     }
-    Ok(Plan { target, projection, key, carried, keep, partitioning })
+    let order = match &request.order_by {
+        Some(index) => Some(order_by::course(session, source, index).await?),
+        None => None,
+    };
+    Ok(Plan { target, projection, key, carried, keep, partitioning, order })
+}
+
+/// What the operator's clauses make of the clone.
+async fn altered(
+    session: &Session,
+    source: &Table,
+    request: &Request,
+    made: &Clone,
+    stand_ins: &StandIns<'_>,
+) -> Result<Table> {
+    let before = probe::set(session, source, made).await?;
+    for clauses in &request.alters {
+        alter(session, &made.name, clauses, stand_ins).await?;
+    }
+    let mut target = read_result(session, source, &made.name, made.oid).await?;
+    probe::check(session, source, made, &before).await?;
+    target.foreign_keys = foreign_keys::unstaged(target.foreign_keys, source, stand_ins);
+    foreign_keys::refuse_new(source, &target)?;
+    Ok(target)
 }
 
 /// The condition on rows, as the server understands it. Whether a row is kept must not depend on other rows: a
@@ -149,7 +171,7 @@ async fn refuse_lost_serials(session: &Session, source: &Table, target: &Table) 
               SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = $2 AND f.adnum = $3)) ORDER BY 1 LIMIT 1";
         if let Some(row) = session.maybe(sql, &[&lost.oid, &source.oid, &lost.attnum]).await? {
             return Err(Error::usage(format!(
-                "--alter drops a column whose sequence {:?} is used elsewhere: {}",
+                "the change drops a column whose sequence {:?} is used elsewhere: {}",
                 lost.name,
                 row.get::<_, &str>(0)
             ))
@@ -358,9 +380,10 @@ impl Fill<'_> {
     /// domain which that is over.
     async fn default_of(&self, column: &Column) -> Result<Option<(String, String)>> {
         if let Some(default) = &column.default {
-            let sql = "SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d \
-                       WHERE d.adrelid = $1 AND d.adnum = $2";
-            let row = self.session.one(sql, &[&self.clone_oid, &column.attnum]).await?;
+            // By name: a clone that was made anew has numbers of its own.
+            let sql = "SELECT d.adbin::pg_catalog.text FROM pg_catalog.pg_attrdef d JOIN pg_catalog.pg_attribute a \
+                       ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.adrelid = $1 AND a.attname = $2";
+            let row = self.session.one(sql, &[&self.clone_oid, &column.name]).await?;
             return Ok(Some((default.clone(), row.get(0))));
         }
         let sql = "WITH RECURSIVE d AS (SELECT t.*, 0 AS depth FROM pg_catalog.pg_type t WHERE t.oid = $1 \

@@ -98,6 +98,9 @@ pub struct ChangeArgs {
     /// Rewrite the table in its present shape, without bloat
     #[arg(long)]
     pub rebuild: bool,
+    /// Write the rows in the order of this index of the table, as CLUSTER does
+    #[arg(long, value_name = "INDEX", requires = "rebuild", conflicts_with_all = ["alter", "map", "column_order", "partition_by", "shadow_ddl"])]
+    pub order_by: Option<String>,
     /// Put these columns first, in this order; the others follow as they are: "tenant_id, id"
     #[arg(long, value_name = "COLUMNS")]
     pub column_order: Option<String>,
@@ -116,7 +119,12 @@ pub struct ChangeArgs {
     /// Partitions of a HASH
     #[arg(long, value_name = "N", requires = "partition_by", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub partitions: Option<u32>,
-    /// Agree that rows for which --where is not true are left behind in the old table
+    /// The new table as a file of your own: CREATE TABLE {shadow} (…), its partitions {shadow_2024} and theirs, its
+    /// indexes; columns are filled by their names and --map
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["alter", "column_order", "partition_by"])]
+    pub shadow_ddl: Option<PathBuf>,
+    /// Agree that rows for which --where is not true, and columns that --shadow-ddl does not name, are left behind
+    /// in the old table
     #[arg(long)]
     pub yes: bool,
     /// Build indexes after the copy, at full speed; or have them there before it, so that the copy, slower but

@@ -1,5 +1,6 @@
 //! Arguments as resolved: what the flags mean to the phases.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
@@ -16,6 +17,9 @@ use crate::migration::{Consent, CopySettings, IndexSettings, Settings};
 use crate::pg::Connector;
 use crate::preflight::EventTriggers;
 use crate::throttle;
+
+/// No new table is said in more.
+const LARGEST_FILE: usize = 4 << 20;
 
 /// The database to talk to.
 pub(super) fn connector(connection: &Connection) -> Result<Connector> {
@@ -35,13 +39,21 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         column_order: order.unwrap_or_default(),
         indexes_before: false,
         partition: partition(args)?,
+        order_by: args.order_by.as_deref().map(one_name).transpose()?,
+        shadow_ddl: args.shadow_ddl.as_deref().map(file).transpose()?,
     };
     if request == Request::default() && !args.rebuild {
         return Err(Error::usage("no change was asked for").next(
-            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --partition-by \"RANGE (column)\", --column-order or --rebuild",
+            "Give --alter \"CLAUSES\", --map \"column = expression\", --where \"condition\", --partition-by \"RANGE (column)\", --shadow-ddl FILE, --column-order or --rebuild",
         ));
     }
     let indexes_before = args.index_build == Some(IndexBuild::Before);
+    if request.order_by.is_some() && indexes_before {
+        return Err(Error::usage(
+            "--order-by does not go with --index-build before: a row may be read twice, which its key's index would refuse",
+        )
+        .next("Leave one of the two out"));
+    }
     Ok(Request { indexes_before, ..request })
 }
 
@@ -58,17 +70,35 @@ fn partition(args: &ChangeArgs) -> Result<Option<Asked>> {
     Ok(Some(asked))
 }
 
+/// The text of the new table's file. It is kept in the state: whoever goes on needs no file.
+fn file(path: &Path) -> Result<String> {
+    let bad = |why: String| {
+        Error::usage(format!("--shadow-ddl {}: {why}", path.display())).state("Nothing was touched")
+    };
+    let bytes = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+    if bytes.len() > LARGEST_FILE {
+        return Err(bad(format!("it is larger than {} MB", LARGEST_FILE >> 20)));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| bad("it is no UTF-8".to_owned()))?;
+    // In no text of PostgreSQL's, and so in no state.
+    match text.contains('\0') {
+        true => Err(bad("it is no text".to_owned())),
+        false => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+    }
+}
+
 /// What the operator takes upon himself.
 pub(super) fn consent(args: &ChangeArgs) -> Consent {
     let event_triggers = match args.allow_event_triggers {
         true => EventTriggers::Allow,
         false => EventTriggers::Refuse,
     };
-    Consent { event_triggers, rows_go: args.yes }
+    Consent { event_triggers, data_goes: args.yes }
 }
 
 /// Of a migration that has begun: it was asked then.
-pub(super) const AGREED: Consent = Consent { event_triggers: EventTriggers::Allow, rows_go: true };
+pub(super) const AGREED: Consent =
+    Consent { event_triggers: EventTriggers::Allow, data_goes: true };
 
 /// `column = expression`, the column perhaps quoted.
 fn map(text: &str) -> Result<(String, String)> {
@@ -79,6 +109,14 @@ fn map(text: &str) -> Result<(String, String)> {
         return Err(bad());
     }
     Ok((column, expression.to_owned()))
+}
+
+/// `"B"`: one name.
+fn one_name(text: &str) -> Result<String> {
+    match names(text).as_deref() {
+        Ok([one]) => Ok(one.clone()),
+        _ => Err(Error::usage(format!("--order-by {text:?} is no index's name"))),
+    }
 }
 
 /// `a, "B"`: a list of names.

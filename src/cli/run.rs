@@ -9,7 +9,7 @@ use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
 use crate::migration::{self, Consent, How, Report, Run, Supervisor, Unfinished};
-use crate::pg::{Connector, shell_word};
+use crate::pg::{Connector, quote_ident, shell_word};
 use crate::say;
 use crate::telemetry::{Listener, Show, Summary, Telemetry};
 
@@ -145,7 +145,24 @@ fn another_change(table: &str, begun: &Request) -> Error {
         let rest: String = every.chain(premake).chain(partitions).collect();
         format!(" --partition-by {:?}{rest}", asked.by)
     });
-    let flags: String = alters.chain(maps).chain(keep).chain(order).chain(partition).collect();
+    let file = begun.shadow_ddl.iter().map(|text| {
+        format!(
+            " --shadow-ddl FILE (of {} lines, pgwraith.migration has them)",
+            text.lines().count()
+        )
+    });
+    let ordered = begun
+        .order_by
+        .iter()
+        .map(|index| format!(" --rebuild --order-by '{}'", quote_ident(index)));
+    let flags: String = alters
+        .chain(maps)
+        .chain(keep)
+        .chain(order)
+        .chain(partition)
+        .chain(file)
+        .chain(ordered)
+        .collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     let index_build = if begun.indexes_before { " --index-build before" } else { "" };
     Error::new(

@@ -166,13 +166,15 @@ fn flags(change: &ChangeArgs) -> String {
         ("--map", change.map.iter().collect()),
         ("--where", change.keep.iter().collect()),
         ("--column-order", change.column_order.iter().collect()),
+        ("--order-by", change.order_by.iter().collect()),
         ("--partition-by", change.partition_by.iter().collect()),
         ("--partition-every", change.partition_every.iter().collect()),
     ];
+    let file = change.shadow_ddl.iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
     let numbers =
         [("--partition-premake", change.partition_premake), ("--partitions", change.partitions)];
     let switches = [
-        ("--yes", change.keep.is_some()),
+        ("--yes", change.keep.is_some() || change.yes),
         ("--rebuild", change.rebuild),
         ("--index-build before", change.index_build == Some(IndexBuild::Before)),
         ("--allow-event-triggers", change.allow_event_triggers),
@@ -182,7 +184,8 @@ fn flags(change: &ChangeArgs) -> String {
     });
     let numbers = numbers.into_iter().filter_map(|(flag, n)| Some(format!("{flag} {}", n?)));
     let switches = switches.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag.to_owned());
-    texts.chain(numbers).chain(switches).collect::<Vec<_>>().join(" ")
+    let file = file.iter().map(|path| format!("--shadow-ddl {}", quoted(path)));
+    texts.chain(file).chain(numbers).chain(switches).collect::<Vec<_>>().join(" ")
 }
 
 fn section(out: &mut String, title: &str, items: &[String]) {

@@ -3,7 +3,7 @@
 use tokio_postgres::types::ToSql;
 
 use super::Flow;
-use super::chunk::Range;
+use super::chunk::{Kind, Range};
 use super::segment::Segment;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
@@ -53,8 +53,11 @@ async fn key_at(
 ) -> Result<Option<Vec<Raw>>> {
     let mut parameters = range.parameters();
     parameters.push(&offset);
-    let rows = read(session, writer, &flow.key_in_range(range.bounds()), &parameters).await?;
-    Ok(rows.first().map(|row| (0..flow.key.len()).map(|i| row.get::<_, Raw>(i)).collect()))
+    let course = flow.course(Kind::Copy);
+    let sql = flow.key_in_range(&course, range.bounds());
+    let rows = read(session, writer, &sql, &parameters).await?;
+    let width = course.columns.len();
+    Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
 }
 
 async fn fits(session: &Session, flow: &Flow, writer: &Writer, range: &Range) -> Result<bool> {
@@ -86,8 +89,9 @@ async fn try_rows(session: &Session, writer: &Writer, sql: &str, range: &Range) 
 async fn describe(session: &Session, flow: &Flow, key: &[Raw]) -> Result<String> {
     let parameters: Vec<&(dyn ToSql + Sync)> =
         key.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
-    let text: Vec<Lossy> = session.one(&flow.bound_text(), &parameters).await?.get(0);
-    let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
+    let course = flow.course(Kind::Copy);
+    let text: Vec<Lossy> = session.one(&Flow::bound_text(&course), &parameters).await?.get(0);
+    let named = course.columns.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
     Ok(named.collect::<Vec<_>>().join(", "))
 }
 

@@ -16,6 +16,7 @@ use super::sample::sample;
 use super::segment::{Segment, spread};
 use super::sql::Bounds;
 use super::write::{Isolation, Writer};
+use crate::change::Course;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::{Raw, Session};
@@ -129,13 +130,15 @@ impl Pace {
 ///
 /// **Invariant 2** (coverage): the first range has no lower bound, each next one begins where the
 /// last ended, and the last has no upper bound: it is handed out only when the server found no
-/// further bound. Whatever is inserted later arrives by the stream. All of the key space is one segment;
+/// further bound. A copy in another order goes along that, whose last columns are the key's, so that no two rows
+/// are in one place ([`super::moved`] says what becomes of those that change theirs). Whatever is inserted later arrives by the stream. All of the key space is one segment;
 /// whoever wants a part of it alone hands in others.
 pub struct Planner {
     session: Session,
     flow: Arc<Flow>,
     writer: Writer,
     kind: Kind,
+    course: Course,
     pub pace: Pace,
     /// What is left to hand out.
     segments: VecDeque<Segment>,
@@ -164,6 +167,7 @@ impl Planner {
             .await?;
         Ok(Planner {
             session,
+            course: flow.course(kind),
             flow,
             writer,
             kind,
@@ -192,12 +196,12 @@ impl Planner {
 
     /// Tells from now on how far it is by the key; no less far than `before`.
     pub async fn set_landmarks(&mut self, before: Option<f32>) -> Result<()> {
-        self.landmarks = Landmarks::new(&self.flow, &self.sample(LANDMARKS).await?, before);
+        self.landmarks = Landmarks::new(&self.course, &self.sample(LANDMARKS).await?, before);
         Ok(())
     }
 
     async fn sample(&self, keys: i64) -> Result<Vec<Vec<Raw>>> {
-        sample(&self.session, &self.flow, &self.writer, keys).await
+        sample(&self.session, &self.flow, &self.course, &self.writer, keys).await
     }
 
     /// How many segments there are to hand out ranges of.
@@ -304,7 +308,8 @@ impl Planner {
         let statement = match self.find.get(&bounds) {
             Some(statement) => statement.clone(),
             None => {
-                let statement = self.session.prepare(&self.flow.key_in_range(bounds)).await?;
+                let statement =
+                    self.session.prepare(&self.flow.key_in_range(&self.course, bounds)).await?;
                 self.find.entry(bounds).or_insert(statement).clone()
             }
         };
@@ -314,14 +319,14 @@ impl Planner {
         self.writer.as_owner(&self.session).await?;
         let rows = self.session.run(&statement, &parameters).await?;
         self.session.batch("COMMIT").await?;
-        let width = self.flow.key.len();
+        let width = self.course.columns.len();
         Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
     }
 
     async fn record(&mut self, range: &Range) -> Result<()> {
         let Segment { lower, upper } = &range.keys;
         let (lower_key, upper_key) = (packed(lower), packed(upper));
-        let position = self.landmarks.at(&self.session, &self.flow, upper.as_deref()).await?;
+        let position = self.landmarks.at(&self.session, &self.course, upper.as_deref()).await?;
         let lower = self.text(lower.as_deref()).await?;
         let upper = self.text(upper.as_deref()).await?;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
@@ -355,7 +360,7 @@ impl Planner {
         let Some(bound) = bound else { return Ok(None) };
         let parameters: Vec<&(dyn ToSql + Sync)> =
             bound.iter().map(|raw| raw as &(dyn ToSql + Sync)).collect();
-        Ok(Some(self.session.one(&self.flow.bound_text(), &parameters).await?.get(0)))
+        Ok(Some(self.session.one(&Flow::bound_text(&self.course), &parameters).await?.get(0)))
     }
 }
 

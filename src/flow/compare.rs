@@ -7,6 +7,7 @@
 //! hash is hashed again, as bytes, before it is summed.
 
 use super::Flow;
+use super::chunk::Kind;
 use super::sql::{Bounds, row, where_all};
 use crate::change::Projected;
 use crate::pg::quote_ident;
@@ -64,7 +65,8 @@ impl Flow {
             .then(|| format!("NOT EXISTS (SELECT 1 FROM k WHERE {})", self.same_key("k", "s")));
         let not_in_m = except
             .then(|| format!("NOT EXISTS (SELECT 1 FROM m WHERE {})", self.target_is_mapped("m")));
-        let source = where_all([self.source_range(bounds, skip), not_in_k]);
+        let source =
+            where_all([self.source_range(&self.course(Kind::Verify), bounds, skip), not_in_k]);
         let target = where_all([self.target_range(bounds, skip), not_in_m]);
         Sides {
             keys: if except { self.key_set() } else { String::new() },

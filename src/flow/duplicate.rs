@@ -111,7 +111,11 @@ impl Syncer {
     }
 }
 
-async fn stored_keys(reader: &Session, flow: &Flow, through: &mut i64) -> Result<Vec<Key>> {
+pub(super) async fn stored_keys(
+    reader: &Session,
+    flow: &Flow,
+    through: &mut i64,
+) -> Result<Vec<Key>> {
     let sql = "SELECT id, key FROM pgwraith.dirty WHERE migration_id = $1 AND flow = $2 AND kind = 'key' \
                AND id > $3 ORDER BY id LIMIT $4";
     let rows = reader.query(sql, &[&flow.migration, &flow.number, &*through, &PAGE]).await?;

@@ -7,6 +7,7 @@ use tokio_postgres::types::ToSql;
 
 use super::Flow;
 use super::key::{Key, key_arrays};
+use crate::change::Course;
 use crate::error::Result;
 use crate::pg::{Raw, RawArray, Session};
 
@@ -22,10 +23,11 @@ pub(super) struct Landmarks {
 
 impl Landmarks {
     /// `before` is how far an earlier run was.
-    pub(super) fn new(flow: &Flow, keys: &[Vec<Raw>], before: Option<f32>) -> Self {
+    pub(super) fn new(course: &Course, keys: &[Vec<Raw>], before: Option<f32>) -> Self {
         let packed: Vec<Key> =
             keys.iter().map(|key| Key::pack(key.iter().map(|raw| &raw.0[..]))).collect();
-        let arrays = key_arrays(flow.key_type_oids(), &packed);
+        let arrays =
+            key_arrays(course.columns.iter().map(|column| column.source_type_oid), &packed);
         Landmarks { keys: arrays, count: packed.len(), position: before }
     }
 
@@ -33,7 +35,7 @@ impl Landmarks {
     pub(super) async fn at(
         &mut self,
         session: &Session,
-        flow: &Flow,
+        course: &Course,
         key: Option<&[Raw]>,
     ) -> Result<Option<f32>> {
         let Some(key) = key else { return Ok(Some(1.0)) };
@@ -47,7 +49,7 @@ impl Landmarks {
             .map(|array| array as &(dyn ToSql + Sync))
             .chain(key.iter().map(|raw| raw as &(dyn ToSql + Sync)))
             .collect();
-        let passed: i64 = session.one(&flow.passed_keys(), &parameters).await?.get(0);
+        let passed: i64 = session.one(&Flow::passed_keys(course), &parameters).await?.get(0);
         let share = passed as f32 / (self.count + 1) as f32;
         self.position = Some(self.position.unwrap_or(0.0).max(share));
         Ok(self.position)

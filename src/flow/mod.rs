@@ -7,7 +7,8 @@
 //! All writes to the target go through one door ([`write::Door`]): a chunk or a batch holds it
 //! shared, whatever must be alone (TRUNCATE, a point of Invariant 6, an index build, the cutover)
 //! holds it exclusively. Within it, chunks are disjoint ranges and batches are disjoint key sets, so
-//! no two transactions write one key at a time (**Invariant 4**).
+//! no two transactions write one key at a time (**Invariant 4**; where ranges go along another order than the
+//! key's, but for dirty keys: [`moved`]).
 
 pub mod blame;
 pub mod capture;
@@ -23,6 +24,7 @@ mod duplicate;
 pub mod keeper;
 pub mod key;
 mod landmarks;
+pub mod moved;
 mod piece;
 pub mod sample;
 pub mod segment;
@@ -34,7 +36,7 @@ pub mod truncate;
 pub mod verify;
 pub mod write;
 
-use crate::change::{KeyColumn, Projected};
+use crate::change::{Course, KeyColumn, Projected};
 use crate::pg::QualifiedName;
 
 /// One captured relation feeding one target.
@@ -47,6 +49,8 @@ pub struct Flow {
     pub target: Target,
     pub projection: Vec<Projected>,
     pub key: Vec<KeyColumn>,
+    /// The order that rows are copied in, where that is not the key's.
+    pub order: Option<Course>,
     pub publication: String,
     pub slot: String,
 }
@@ -104,6 +108,12 @@ impl Flow {
     /// Whether a range of the captured key is a range of the target's key.
     pub fn keeps_order(&self) -> bool {
         self.key.iter().all(|k| k.keeps_order)
+    }
+
+    /// What ranges of this kind go along.
+    pub fn course(&self, kind: chunk::Kind) -> Course {
+        let order = self.order.clone().filter(|_| kind == chunk::Kind::Copy);
+        order.unwrap_or_else(|| Course::of_key(&self.key))
     }
 
     /// The element types of key array parameters.

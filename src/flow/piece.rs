@@ -11,6 +11,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::Flow;
+use super::chunk::Kind;
 use super::segment::Segment;
 use super::sql::Bounds;
 use crate::error::Result;
@@ -81,12 +82,14 @@ impl Pieces {
         flow: &Flow,
         rest: &Segment,
     ) -> Result<Option<Vec<Raw>>> {
-        let find = prepared(&mut self.find, session, rest, |b| flow.key_in_range(b)).await?;
+        let course = flow.course(Kind::Copy);
+        let find =
+            prepared(&mut self.find, session, rest, |b| flow.key_in_range(&course, b)).await?;
         let before = self.rows - 1;
         let mut parameters = rest.parameters();
         parameters.push(&before as &(dyn ToSql + Sync));
         let rows = session.run(&find, &parameters).await?;
-        let width = flow.key.len();
+        let width = course.columns.len();
         Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
     }
 

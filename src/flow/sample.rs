@@ -1,18 +1,20 @@
-//! Keys from all over the key space, without going through it.
+//! Places from all over what a copy goes along, without going through it.
 
 use super::Flow;
 use super::write::{Isolation, Writer};
+use crate::change::Course;
 use crate::error::Result;
 use crate::pg::{Raw, Session};
 
 /// So many pages are looked into.
 const PAGES: f64 = 256.0;
 
-/// About so many keys, in the server's order; none where they cannot be had cheaply. They are of rows at about
+/// About so many places, in the order of the course; none where they cannot be had cheaply. They are of rows at about
 /// equal distances, as far as a sample tells.
 pub async fn sample(
     session: &Session,
     flow: &Flow,
+    course: &Course,
     writer: &Writer,
     keys: i64,
 ) -> Result<Vec<Vec<Raw>>> {
@@ -28,9 +30,9 @@ pub async fn sample(
     let percent = (PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
     writer.begin(session, Isolation::ReadCommitted).await?;
     writer.as_owner(session).await?;
-    let rows = session.query(&flow.sample_keys(), &[&percent, &keys]).await?;
+    let rows = session.query(&flow.sample_keys(course), &[&percent, &keys]).await?;
     session.batch("COMMIT").await?;
-    let width = flow.key.len();
+    let width = course.columns.len();
     let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
     Ok(rows.iter().map(key).collect())
 }

@@ -3,7 +3,8 @@
 //! columns, then the upper's).
 
 use super::Flow;
-use crate::change::Projected;
+use super::chunk::Kind;
+use crate::change::{Course, CourseColumn, Projected};
 use crate::pg::quote_ident;
 
 /// Which bounds a range has: lower exclusive, upper inclusive.
@@ -14,15 +15,20 @@ pub struct Bounds {
 }
 
 impl Flow {
-    /// Copies a range into an empty part of the target.
+    /// Copies a range into an empty part of the target; in the order that was asked for, where one was.
     pub fn copy_range(&self, bounds: Bounds) -> String {
+        let course = self.course(Kind::Copy);
+        let order = match self.order {
+            Some(_) => format!(" ORDER BY {}", in_order(&course)),
+            None => String::new(),
+        };
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s{}",
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s{}{order}",
             self.target.root,
             self.columns(""),
             self.expressions(),
             self.captured.rows,
-            where_all([self.source_range(bounds, 0)])
+            where_all([self.source_range(&course, bounds, 0)])
         )
     }
 
@@ -46,22 +52,22 @@ impl Flow {
             "SELECT {key} FROM ONLY {} AS s CROSS JOIN LATERAL (SELECT {}) AS m{} ORDER BY {key} LIMIT ${}",
             self.captured.rows,
             self.mapped_key(),
-            where_all([self.source_range(bounds, 0), Some(absent)]),
+            where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), Some(absent)]),
             sides * self.key.len() + 1
         )
     }
 
-    /// The number of rows in a range.
+    /// The number of rows in a range of the copy.
     pub fn count_range(&self, bounds: Bounds) -> String {
-        let range = where_all([self.source_range(bounds, 0)]);
+        let range = where_all([self.source_range(&self.course(Kind::Copy), bounds, 0)]);
         format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.rows)
     }
 
-    /// Keys all over the key space, about `$2` of them, in key order: of one row in so many of those in `$1`
+    /// Places all over what a course goes along, about `$2` of them, in its order: of one row in so many of those in `$1`
     /// percent of the table's pages, whichever those are.
-    pub fn sample_keys(&self) -> String {
-        let key = self.source_key("s");
-        let numbered: Vec<_> = self.key.iter().enumerate().collect();
+    pub fn sample_keys(&self, course: &Course) -> String {
+        let key = in_order(course);
+        let numbered: Vec<_> = course.columns.iter().enumerate().collect();
         let named: Vec<_> =
             numbered.iter().map(|(i, k)| format!("s.{} AS k{i}", quote_ident(&k.source))).collect();
         let picked: Vec<_> = numbered.iter().map(|(i, _)| format!("q.k{i}")).collect();
@@ -75,16 +81,17 @@ impl Flow {
         )
     }
 
-    /// The key behind so many rows of a range, where a chunk of it ends: parameters are the bounds, then the
+    /// The place behind so many rows of a range, where a chunk of it ends: parameters are the bounds, then the
     /// rows before it.
-    pub fn key_in_range(&self, bounds: Bounds) -> String {
-        let key = self.source_key("s");
+    pub fn key_in_range(&self, course: &Course, bounds: Bounds) -> String {
+        let key = named(&course.columns, "s").join(", ");
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
-            "SELECT {key} FROM ONLY {} AS s{} ORDER BY {key} OFFSET ${} LIMIT 1",
+            "SELECT {key} FROM ONLY {} AS s{} ORDER BY {} OFFSET ${} LIMIT 1",
             self.captured.rows,
-            where_all([self.source_range(bounds, 0)]),
-            sides * self.key.len() + 1
+            where_all([self.source_range(course, bounds, 0)]),
+            in_order(course),
+            sides * course.columns.len() + 1
         )
     }
 
@@ -101,27 +108,27 @@ impl Flow {
         )
     }
 
-    /// How many keys of the key set are not behind the key of the parameters that follow.
-    pub fn passed_keys(&self) -> String {
-        let width = self.key.len();
-        let key: Vec<_> = (0..width)
-            .map(|i| format!("${}::{}", width + i + 1, self.key[i].source_type_sql))
-            .collect();
-        let named = self.key.iter().map(|k| format!("k.{}", quote_ident(&k.source))).collect();
+    /// How many places of the set are not behind the place of the parameters that follow.
+    pub fn passed_keys(course: &Course) -> String {
+        let columns = &course.columns;
+        let place = columns.iter().enumerate();
+        let place =
+            place.map(|(i, c)| format!("${}::{}", columns.len() + i + 1, c.source_type_sql));
         format!(
-            "SELECT pg_catalog.count(*) FROM ({}) AS k WHERE {} <= {}",
-            self.keys(),
-            row(named),
-            row(key)
+            "SELECT pg_catalog.count(*) FROM ({}) AS k WHERE {} {} {}",
+            set_of(columns),
+            row(named(columns, "k")),
+            if course.descending { ">=" } else { "<=" },
+            row(place.collect())
         )
     }
 
     /// Bounds as text, for the state and for messages.
-    pub fn bound_text(&self) -> String {
-        let items: Vec<_> = (1..=self.key.len())
-            .map(|i| format!("(${i}::{})::pg_catalog.text", self.key[i - 1].source_type_sql))
-            .collect();
-        format!("SELECT ARRAY[{}]", items.join(", "))
+    pub fn bound_text(course: &Course) -> String {
+        let items = course.columns.iter().enumerate();
+        let items =
+            items.map(|(i, c)| format!("(${}::{})::pg_catalog.text", i + 1, c.source_type_sql));
+        format!("SELECT ARRAY[{}]", items.collect::<Vec<_>>().join(", "))
     }
 
     /// Removes the target's rows whose keys are in the set and no longer in the captured relation.
@@ -273,25 +280,7 @@ impl Flow {
 
     /// The key set in the parameters, each key once by the server's `=`.
     pub(super) fn keys(&self) -> String {
-        let names: Vec<_> = self.key.iter().map(|k| quote_ident(&k.source)).collect();
-        let arrays: Vec<_> = self
-            .key
-            .iter()
-            .enumerate()
-            .map(|(i, k)| format!("pg_catalog.unnest(${}::{}[])", i + 1, k.source_type_sql))
-            .collect();
-        // Parameters have no collation, and it says which keys are one key.
-        let values: Vec<_> = self
-            .key
-            .iter()
-            .zip(&names)
-            .map(|(k, name)| match &k.source_collation {
-                Some(collation) => format!("u.{name} COLLATE {collation} AS {name}"),
-                None => format!("u.{name}"),
-            })
-            .collect();
-        let (names, values) = (names.join(", "), values.join(", "));
-        format!("SELECT DISTINCT {values} FROM ROWS FROM ({}) AS u({names})", arrays.join(", "))
+        set_of(&Course::of_key(&self.key).columns)
     }
 
     /// The captured key's columns under `alias`.
@@ -334,43 +323,90 @@ impl Flow {
         pairs.join(" AND ")
     }
 
-    /// The range over the captured key; its parameters start behind `skip` others.
-    pub(super) fn source_range(&self, bounds: Bounds, skip: usize) -> Option<String> {
-        let key = self.key.iter().map(|k| format!("s.{}", quote_ident(&k.source))).collect();
-        self.range(key, bounds, skip, |_, parameter| parameter)
+    /// The range over the captured relation's columns; its parameters start behind `skip` others.
+    pub(super) fn source_range(
+        &self,
+        course: &Course,
+        bounds: Bounds,
+        skip: usize,
+    ) -> Option<String> {
+        let (after, until) = if course.descending { ("<", ">=") } else { (">", "<=") };
+        let place = row(named(&course.columns, "s"));
+        let types: Vec<_> = course.columns.iter().map(|c| c.source_type_sql.as_str()).collect();
+        let bound = |from| {
+            row(types
+                .iter()
+                .enumerate()
+                .map(|(i, ty)| format!("${}::{ty}", from + i + 1))
+                .collect())
+        };
+        range(&place, (after, until), types.len(), bounds, skip, bound)
     }
 
     /// The same range over the target's key (alias `t`); only where the mapping keeps the order.
     pub(super) fn target_range(&self, bounds: Bounds, skip: usize) -> Option<String> {
-        self.range(self.target_key("t"), bounds, skip, |i, parameter| {
-            format!("CAST({parameter} AS {})", self.key[i].target_type_sql)
-        })
-    }
-
-    fn range(
-        &self,
-        key: Vec<String>,
-        bounds: Bounds,
-        skip: usize,
-        map: impl Fn(usize, String) -> String,
-    ) -> Option<String> {
-        let width = self.key.len();
+        let place = row(self.target_key("t"));
         let bound = |from: usize| {
-            let parameters = (0..width)
-                .map(|i| map(i, format!("${}::{}", from + i + 1, self.key[i].source_type_sql)));
-            row(parameters.collect())
+            let values = self.key.iter().enumerate().map(|(i, k)| {
+                format!("CAST(${}::{} AS {})", from + i + 1, k.source_type_sql, k.target_type_sql)
+            });
+            row(values.collect())
         };
-        let key = row(key);
-        let mut parts = Vec::new();
-        if bounds.lower {
-            parts.push(format!("{key} > {}", bound(skip)));
-        }
-        if bounds.upper {
-            let from = skip + if bounds.lower { width } else { 0 };
-            parts.push(format!("{key} <= {}", bound(from)));
-        }
-        (!parts.is_empty()).then(|| parts.join(" AND "))
+        range(&place, (">", "<="), self.key.len(), bounds, skip, bound)
     }
+}
+
+/// `bound` says one bound, whose parameters start behind so many.
+fn range(
+    place: &str,
+    (after, until): (&str, &str),
+    width: usize,
+    bounds: Bounds,
+    skip: usize,
+    bound: impl Fn(usize) -> String,
+) -> Option<String> {
+    let mut parts = Vec::new();
+    if bounds.lower {
+        parts.push(format!("{place} {after} {}", bound(skip)));
+    }
+    if bounds.upper {
+        let from = skip + if bounds.lower { width } else { 0 };
+        parts.push(format!("{place} {until} {}", bound(from)));
+    }
+    (!parts.is_empty()).then(|| parts.join(" AND "))
+}
+
+/// The columns under `alias`.
+fn named(columns: &[CourseColumn], alias: &str) -> Vec<String> {
+    columns.iter().map(|c| format!("{alias}.{}", quote_ident(&c.source))).collect()
+}
+
+/// What follows ORDER BY, of the captured row.
+fn in_order(course: &Course) -> String {
+    let down = if course.descending { " DESC" } else { "" };
+    let columns = named(&course.columns, "s").into_iter().map(|column| format!("{column}{down}"));
+    columns.collect::<Vec<_>>().join(", ")
+}
+
+/// The set in the parameters, each value once by the server's `=`.
+fn set_of(columns: &[CourseColumn]) -> String {
+    let names: Vec<_> = columns.iter().map(|k| quote_ident(&k.source)).collect();
+    let arrays: Vec<_> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, k)| format!("pg_catalog.unnest(${}::{}[])", i + 1, k.source_type_sql))
+        .collect();
+    // Parameters have no collation, and it says which keys are one key.
+    let values: Vec<_> = columns
+        .iter()
+        .zip(&names)
+        .map(|(k, name)| match &k.source_collation {
+            Some(collation) => format!("u.{name} COLLATE {collation} AS {name}"),
+            None => format!("u.{name}"),
+        })
+        .collect();
+    let (names, values) = (names.join(", "), values.join(", "));
+    format!("SELECT DISTINCT {values} FROM ROWS FROM ({}) AS u({names})", arrays.join(", "))
 }
 
 /// A row value; a single column stays a plain value, which more plans know.

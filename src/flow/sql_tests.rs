@@ -1,5 +1,6 @@
 //! The statements as text: what they lock, quote and compare can be read here.
 
+use super::chunk::Kind;
 use super::sql::Bounds;
 use super::{Captured, Flow, Target};
 use crate::change::{KeyColumn, Projected};
@@ -45,6 +46,7 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
             filled("made", "text", None),
         ],
         key,
+        order: None,
         publication: "p".into(),
         slot: "p".into(),
     }
@@ -82,7 +84,8 @@ fn composite_keys_are_compared_as_rows_by_the_server() {
         "{sql}"
     );
     assert_eq!(
-        composite().key_in_range(Bounds { lower: true, upper: false }),
+        composite()
+            .key_in_range(&composite().course(Kind::Copy), Bounds { lower: true, upper: false }),
         "SELECT s.\"a\", s.\"b\" FROM ONLY \"s\".\"t\" AS s WHERE (s.\"a\", s.\"b\") > \
          ($1::integer, $2::text) ORDER BY s.\"a\", s.\"b\" OFFSET $3 LIMIT 1"
     );

@@ -21,6 +21,7 @@ use super::capture::{Fence, Tracker};
 use super::dirty::{Batch, Remains};
 use super::key::{Key, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
+use crate::change::Course;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
@@ -411,7 +412,8 @@ pub async fn describe_key(session: &Session, flow: &Flow, key: &Key) -> Result<S
         key.columns().map(|c| crate::pg::Raw(bytes::Bytes::copy_from_slice(c))).collect();
     let parameters: Vec<&(dyn ToSql + Sync)> =
         raws.iter().map(|r| r as &(dyn ToSql + Sync)).collect();
-    let text: Vec<Lossy> = session.one(&flow.bound_text(), &parameters).await?.get(0);
+    let text: Vec<Lossy> =
+        session.one(&Flow::bound_text(&Course::of_key(&flow.key)), &parameters).await?.get(0);
     let named = flow.key.iter().zip(text).map(|(k, v)| format!("{} = {v}", k.source));
     Ok(named.collect::<Vec<_>>().join(", "))
 }

@@ -219,6 +219,8 @@ impl Making<'_> {
             target: Target { root: names.shadow.clone(), relations: Vec::new(), upserts: false },
             projection: kept.projection.clone(),
             key: kept.key.clone(),
+            // Whatever the index is by now: the ranges that are copied went along this.
+            order: kept.order.clone(),
             publication: self.stored.publication.clone(),
             // Its name says the database, and this one may be a copy.
             slot: prepare::slot_name(self.control, migration).await?,

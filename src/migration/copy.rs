@@ -98,7 +98,12 @@ pub(super) async fn work_off(
     let mut settings = context.settings.clone();
     let now = settings.borrow_and_update().copy;
     let mut workers = FuturesUnordered::new();
-    for number in 0..now.workers.max(1) {
+    // Several would write their pages in between each other's.
+    let most = |workers: usize| match context.flow.order {
+        Some(_) => 1,
+        None => workers.max(1),
+    };
+    for number in 0..most(now.workers) {
         workers.push(worker(context, copier, number, &report));
     }
     while !workers.is_empty() {
@@ -108,7 +113,7 @@ pub(super) async fn work_off(
                 let now = settings.borrow_and_update().copy;
                 copier.aim.set(now.chunk_time);
                 // One that is not wanted any more waits at the valve.
-                for number in workers.len()..now.workers {
+                for number in workers.len()..most(now.workers) {
                     workers.push(worker(context, copier, number, &report));
                 }
             }

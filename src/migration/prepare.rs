@@ -41,6 +41,7 @@ pub(super) async fn describe_flow(
         target: target(names, &plan.target, &plan.key, plan.partitioning.as_ref()),
         projection: plan.projection,
         key: plan.key,
+        order: plan.order,
         publication: format!("pgwraith_{migration}"),
         slot: slot_name(session, migration).await?,
     })
@@ -346,8 +347,12 @@ async fn create_partitioned(
     run(session, &steps.into_iter().map(|sql| Step::by(owner, sql)).collect::<Vec<_>>()).await?;
     // What is set for a column of the root is set for those of the partitions that are there.
     let made = shadow_settings(session, flow, target).await?;
-    for wanted in partitions(flow, partitioning) {
-        let now = leaf_settings(session, &resting(&wanted)).await?;
+    for wanted in partitioning.tables(root) {
+        let now = match wanted.kind {
+            // Of those that have no rows nothing is stored.
+            'p' => read_partition(session, &wanted).await?,
+            _ => leaf_settings(session, &resting(&wanted)).await?,
+        };
         let privileges = (Privileges::on_table(&now), Privileges::default());
         let object = format!("TABLE {}", wanted.qualified());
         run(session, &shadow::grant_steps(&object, owner, &privileges.0, &privileges.1)).await?;
@@ -362,26 +367,28 @@ pub(super) fn create_sql(
     partitioning: Option<&Partitioning>,
 ) -> Vec<String> {
     let Some(partitioning) = partitioning else { return vec![shadow::create_table(target, root)] };
-    let mut sql = vec![shadow::create_root(target, root, &partitioning.by.sql())];
-    sql.extend(partitioning.partitions.iter().map(|partition| {
-        shadow::create_partition(root, &root.sibling(&partition.name), &partition.bound)
-    }));
+    let mut sql = vec![shadow::create_root(target, root, &partitioning.by)];
+    sql.extend(partitioning.create_sql(root));
     sql
 }
 
-/// What each partition is to be.
+/// What each partition that has rows is to be.
 pub(super) fn partitions(flow: &Flow, partitioning: &Partitioning) -> Vec<Table> {
-    shadow::partitions(&partitioning.like, &flow.target.relations)
+    let tables = partitioning.tables(&flow.target.root).into_iter();
+    tables.filter(|table| table.kind != 'p').collect()
 }
 
 /// Gives a partition its settings; returns it as it was before.
 pub(super) async fn leaf_settings(session: &Session, wanted: &Table) -> Result<Table> {
-    let name = wanted.qualified();
-    let now = catalog::read_named(session, &name)
-        .await?
-        .ok_or_else(|| Error::failed(format!("the partition {name} is gone")))?;
+    let now = read_partition(session, wanted).await?;
     run(session, &shadow::settings(&now, wanted)).await?;
     Ok(now)
+}
+
+async fn read_partition(session: &Session, wanted: &Table) -> Result<Table> {
+    let name = wanted.qualified();
+    let gone = || Error::failed(format!("the partition {name} is gone"));
+    catalog::read_named(session, &name).await?.ok_or_else(gone)
 }
 
 /// Gives the shadow the settings of `target`, and its mark; returns it as it was before.

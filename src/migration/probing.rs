@@ -6,6 +6,7 @@ use super::context::Context;
 use super::supervisor::{Background, Supervisor};
 use crate::catalog::Table;
 use crate::error::Result;
+use crate::flow::chunk::Kind;
 use crate::flow::sample::sample;
 use crate::telemetry::{Meter, Timed};
 use crate::throttle::signals::{Felt, Prober};
@@ -33,7 +34,8 @@ async fn prober(context: &Context, source: &Table) -> Result<Option<Prober>> {
         return Ok(None);
     }
     let session = context.session("probe").await?;
-    let keys = sample(&session, &context.flow, &context.writer, KEYS).await?;
+    let by_key = context.flow.course(Kind::Verify);
+    let keys = sample(&session, &context.flow, &by_key, &context.writer, KEYS).await?;
     if keys.is_empty() {
         return Ok(None);
     }

@@ -39,8 +39,9 @@ pub(super) const FIRST_EPOCH: i64 = 1;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Consent {
     pub event_triggers: EventTriggers,
-    /// Rows that the change does not keep are not in the new table.
-    pub rows_go: bool,
+    /// Rows that the change does not keep, and columns that the file of the new table does not name, are not in
+    /// that.
+    pub data_goes: bool,
 }
 
 /// How each phase goes about it.
@@ -180,6 +181,15 @@ impl Run<'_> {
             let (all, gone) = change::left_behind(&control, &source, keep).await?;
             self.agree_to_loss(all, gone, phase == DRY_RUN)?;
         }
+        if request.shadow_ddl.is_some() {
+            self.agree_to_columns(&change::ddl::dropped(&source, &plan.target), phase == DRY_RUN)?;
+            for told in change::ddl::left_out(&source, &plan) {
+                self.meter.note(told);
+            }
+        }
+        if let (Some(index), Some(order)) = (&request.order_by, &plan.order) {
+            change::refuse_crowds(&control, &source, index, order).await?;
+        }
         partition::lay_out(&control, &source, &names, &mut plan, request).await?;
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;
@@ -197,6 +207,25 @@ impl Run<'_> {
         Ok((migration, (source, plan)))
     }
 
+    /// What the file does not name is not said to go: whoever forgot a column would lose it.
+    fn agree_to_columns(&self, dropped: &[&str], rehearses: bool) -> Result<()> {
+        if dropped.is_empty() {
+            return Ok(());
+        }
+        let columns = dropped.join(", ");
+        let what = format!(
+            "the new table of --shadow-ddl has no column {columns} of {}: what is in there stays behind",
+            self.table
+        );
+        if rehearses || self.settings.consent.data_goes {
+            self.meter.note(what);
+            return Ok(());
+        }
+        Err(Error::usage(what)
+            .state("Nothing was touched")
+            .next("Add --yes to agree, or name them in the file. They stay in the old table until somebody drops it"))
+    }
+
     /// Rows are left behind only where somebody has said yes to about how many.
     fn agree_to_loss(&self, all: u64, gone: u64, rehearses: bool) -> Result<()> {
         let what = format!(
@@ -205,7 +234,7 @@ impl Run<'_> {
             thousands(all),
             self.table
         );
-        if rehearses || self.settings.consent.rows_go {
+        if rehearses || self.settings.consent.data_goes {
             self.meter.note(what);
             return Ok(());
         }

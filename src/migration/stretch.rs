@@ -160,7 +160,7 @@ impl Stretch<'_, '_> {
         copy::copy(context).await?;
 
         self.enter(control, here, Phase::Index).await?;
-        index::build_first(context, &settings().index, &plans).await?;
+        index::build_first(context, &settings().index, &plans, !here.unproven).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings().copy.workers).await?;
         let recovered = match here.unproven {
             true => Some(self.compare_anew(control, context).await?),

@@ -64,8 +64,10 @@ pub async fn refuse_taken(
     let holders = holders(session, source, &wanted).await?;
     let refuse = |name: &str, what: &str| {
         let name = source.qualified().sibling(name);
-        Err(Error::usage(format!("--alter brings an index {name}, and that is the name of {what}"))
-            .next("Give it another name: ADD CONSTRAINT name …"))
+        Err(Error::usage(format!(
+            "the change brings an index {name}, and that is the name of {what}"
+        ))
+        .next("Give it another name: ADD CONSTRAINT name …"))
     };
     for name in new {
         match holders.get(name) {

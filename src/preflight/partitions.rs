@@ -6,7 +6,6 @@ use crate::catalog::Table;
 use crate::change::Plan;
 use crate::error::{Error, Kind};
 use crate::pg::Session;
-use crate::shadow;
 
 /// So many names are told.
 const SHOWN: usize = 10;
@@ -19,11 +18,10 @@ pub async fn refuse_partitions(
     workers: usize,
 ) -> Result<()> {
     let Some(partitioning) = &plan.partitioning else { return Ok(()) };
-    let leaves = partitioning.leaves(&source.qualified());
-    let tables = shadow::partitions(&partitioning.like, &leaves);
+    let tables = partitioning.tables(&source.qualified());
     refuse_taken(session, source, &tables).await?;
     let relations: usize = tables.iter().map(|table| 1 + table.indexes.len()).sum();
-    refuse_locks(session, source, leaves.len(), relations * (workers + 2)).await
+    refuse_locks(session, source, tables.len(), relations * (workers + 2)).await
 }
 
 /// The names of partitions and of their indexes.

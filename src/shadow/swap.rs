@@ -121,8 +121,17 @@ impl Swap<'_> {
             pool.insert(name.clone());
             let from = QualifiedName::new(&new.schema, &new.name);
             let sql = format!("ALTER SEQUENCE {from} RENAME TO {}", quote_ident(&name));
-            (new.name != name).then(|| self.own(sql))
+            let rename = (new.name != name).then(|| self.own(sql));
+            // Whoever inserts waits for the table, and takes his number from the new one then.
+            let position = wanted.goes_on_from.as_ref().map(|old| {
+                let new = quote_literal(&QualifiedName::new(&new.schema, &name).to_string());
+                self.own(format!(
+                    "SELECT pg_catalog.setval({new}::pg_catalog.regclass, s.last_value, s.is_called) FROM {old} AS s"
+                ))
+            });
+            Some(rename.into_iter().chain(position))
         })
+        .flatten()
         .collect()
     }
 
@@ -226,6 +235,9 @@ impl Swap<'_> {
         let mut out = Vec::new();
         for sequence in self.source.sequences.iter().filter(|s| !s.identity) {
             let Some(column) = self.source.becomes(sequence.attnum, self.target) else { continue };
+            if self.target.identity_of(column).is_some_and(|new| new.goes_on_from.is_some()) {
+                continue;
+            }
             let name = QualifiedName::new(&sequence.schema, &sequence.name);
             let owner = format!("{}.{}", self.names.source, quote_ident(&column.name));
             out.push(self.own(format!("ALTER SEQUENCE {name} OWNED BY {owner}")));

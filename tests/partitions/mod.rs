@@ -1,7 +1,9 @@
 //! An ordinary table becomes a partitioned one.
 
 mod again;
+mod by_file;
 mod carried;
+mod file_refused;
 mod live;
 mod mover;
 mod refused;

@@ -1,16 +1,19 @@
 //! Whether two partitioned tables are the same: `ours.orders` and `twin.orders`.
 
+use pgwraith::pg::quote_ident;
+
 use crate::definition::assert_same;
 use crate::scene::Shop;
 
 /// Root and partitions are the same, by the catalogs and by pg_dump.
 pub(super) async fn same_partitions(shop: &Shop, what: &str) {
-    let leaves = "SELECT array_agg(c.relname::text ORDER BY 1) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
-                  WHERE i.inhparent = to_regclass('@.orders')";
+    let leaves = "SELECT array_agg(c.relname::text ORDER BY 1) FROM pg_partition_tree(to_regclass('@.orders')) t \
+                  JOIN pg_class c ON c.oid = t.relid WHERE t.level > 0";
     let of = async |schema: &str| shop.value::<Vec<String>>(&leaves.replace('@', schema)).await;
     let names = of("ours").await;
     assert_eq!(names, of("twin").await, "{what}");
     for name in names.iter().map(String::as_str).chain(["orders"]) {
+        let name = quote_ident(name);
         let ours = shop.definition(&format!("ours.{name}")).await;
         let mut ours: Vec<String> =
             ours.into_iter().map(|line| line.replace("ours", "twin")).collect();

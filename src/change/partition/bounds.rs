@@ -3,7 +3,7 @@
 
 use super::names::{Naming, suffix_of_value};
 use super::ranges::range;
-use super::{Asked, Partition, Partitioning, Strategy};
+use super::{Asked, By, Partition, Strategy};
 use crate::catalog::{Column, Table};
 use crate::change::rehearse::{Rows, rows_of};
 use crate::change::{Plan, Projected};
@@ -24,14 +24,14 @@ pub(super) async fn derive(
     asked: &Asked,
 ) -> Result<Vec<Partition>> {
     let Some(partitioning) = &plan.partitioning else { return Ok(Vec::new()) };
-    let by = &partitioning.by;
+    let by = &By::of(asked)?;
     let mut naming = Naming::of(names);
     if by.strategy == Strategy::Hash {
         return Ok(hash(&mut naming, asked.partitions.unwrap_or(1)));
     }
     session.batch("BEGIN").await?;
     let read = async {
-        let column = Divided::of(session, source, plan, partitioning).await?;
+        let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
         session.batch("SET LOCAL \"DateStyle\" = 'ISO'").await?;
         match by.strategy {
             Strategy::List => list(session, &column, &mut naming).await,
@@ -68,11 +68,11 @@ impl<'a> Divided<'a> {
         session: &Session,
         source: &Table,
         plan: &Plan,
-        partitioning: &'a Partitioning,
+        (by, like): (&By, &'a Table),
     ) -> Result<Divided<'a>> {
-        let name = partitioning.by.columns.first().map_or("", String::as_str);
+        let name = by.columns.first().map_or("", String::as_str);
         let gone = || Error::failed(format!("the column {name:?} to partition by is gone"));
-        let column = partitioning.like.column_named(name).ok_or_else(gone)?;
+        let column = like.column_named(name).ok_or_else(gone)?;
         let projected = plan.projection.iter().find(|p| p.column == name).ok_or_else(gone)?;
         let Projected { expression: Some(expression), type_sql, .. } = projected else {
             return Err(Error::usage(format!(

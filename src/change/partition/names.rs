@@ -26,7 +26,7 @@ impl<'a> Naming<'a> {
     pub(super) fn partition(&mut self, suffix: &str, bound: impl Into<String>) -> Partition {
         let name = free_name(self.table, suffix, |name| self.used.contains(name));
         self.used.insert(name.clone());
-        Partition { name, bound: bound.into() }
+        Partition { name, bound: bound.into(), of: None, by: None, own: None }
     }
 
     /// That of the rows for which there is no other.

@@ -55,7 +55,7 @@ pub(in crate::change) async fn become_partitioned(
         .next("VALIDATE it where it is NOT VALID; otherwise drop it before, and add what is possible after the swap"),
         false => e,
     })?;
-    Ok(Partitioning { by, like, partitions: Vec::new() })
+    Ok(Partitioning { by: by.sql(), like, partitions: Vec::new() })
 }
 
 /// The clone gives way to one that is partitioned, with one partition.
@@ -139,7 +139,10 @@ fn quoted_as_printed(column: &str) -> String {
 }
 
 /// Subscribers know the table by its name: they must not hear of its partitions.
-async fn refuse_publications(session: &Session, target: &Table) -> Result<()> {
+pub(in crate::change) async fn refuse_publications(
+    session: &Session,
+    target: &Table,
+) -> Result<()> {
     let sql = "SELECT pg_catalog.quote_ident(p.pubname) FROM pg_catalog.pg_publication_rel r \
                JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid JOIN pg_catalog.pg_class c ON c.oid = r.prrelid \
                WHERE c.relname = $1 AND c.relnamespace = pg_catalog.to_regnamespace($2) AND NOT p.pubviaroot \

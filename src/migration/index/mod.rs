@@ -15,6 +15,7 @@
 mod announce;
 mod build;
 mod duplicates;
+mod moved;
 mod present;
 mod size;
 mod way;
@@ -174,12 +175,15 @@ pub(super) async fn build_on_empty(
 
 /// Builds the key's index and those that are not unique. Nothing writes to the shadow yet, also where
 /// the phase is entered again and the key's index is there: what applies changes starts afterwards.
-/// Returns how long the builds took.
+/// Returns how long the builds took. `told`: whether the stream tells, or has told, of every change since the copy
+/// began.
 pub(super) async fn build_first(
     context: &Context,
     settings: &IndexSettings,
     plans: &Plans,
+    told: bool,
 ) -> Result<Duration> {
+    moved::take_out(context, told).await?;
     let _alone = context.door.alone().await;
     // An invalid unique index may refuse rows, and helps no statement.
     present::missing(context, &plans.unique).await?;

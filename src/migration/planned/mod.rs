@@ -180,11 +180,22 @@ impl Planning<'_> {
     async fn copy(&self, size: &Size, notes: &mut Vec<String>) -> Result<(CopyWay, change::Plan)> {
         let (session, source, names) = (self.session, self.source, self.names);
         let mut plan = change::rehearse(session, source, self.request).await?;
+        if let (Some(index), Some(order)) = (&self.request.order_by, &plan.order) {
+            change::refuse_crowds(session, source, index, order).await?;
+        }
         partition::lay_out(session, source, names, &mut plan, self.request).await?;
         preflight::refuse_taken(session, source, names, &plan.target).await?;
         let flow =
             prepare::describe_flow(session, NO_MIGRATION, source, plan.clone(), names).await?;
         notes.extend(table::out_of_order(session, source, &flow).await?);
+        if self.request.shadow_ddl.is_some() {
+            let dropped = change::ddl::dropped(source, &plan.target);
+            if !dropped.is_empty() {
+                let columns = dropped.join(", ");
+                notes.push(format!("the new table has no column {columns}: a run asks for --yes"));
+            }
+            notes.extend(change::ddl::left_out(source, &plan));
+        }
         let phases = statements::statements(session, source, &plan, &flow, names).await?;
         let follows = plan.carried.iter().map(|c| format!("{} {}", c.kind, c.name));
         let keys = source.foreign_keys.iter().map(|k| {

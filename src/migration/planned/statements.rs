@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::flow::sql::Bounds;
 use crate::migration::prepare;
-use crate::pg::Session;
+use crate::pg::{QualifiedName, Session};
 use crate::shadow::{self, IndexPlan, Names, Step, Swap, TemporaryNames};
 use crate::wal::create_slot_sql;
 
@@ -59,7 +59,7 @@ pub(super) async fn statements(
             "index",
             "on the new table; CONCURRENTLY where the slot would hold back too much meanwhile; then VACUUM and ANALYZE; those of a \
              partitioned table partition by partition, which comes to the same",
-            index,
+            moved(flow).into_iter().chain(index).collect(),
         ),
         phase(
             "catch up",
@@ -74,6 +74,16 @@ pub(super) async fn statements(
         phase("cutover", "one transaction, under the locks below", exchange),
         phase("validate", "after the swap; reads and writes pass", afterwards),
     ])
+}
+
+/// Before the key's index, where rows are copied in another order: with the keys that were changed meanwhile in a
+/// table that lives as long as its transaction.
+fn moved(flow: &Flow) -> Vec<String> {
+    let list = QualifiedName::new("pgwraith", format!("moved_{}", flow.migration));
+    match flow.order {
+        Some(_) => vec![flow.create_key_list(&list), flow.delete_listed(&list)],
+        None => Vec::new(),
+    }
 }
 
 /// What exchanges the names, and what is left to do after it.

@@ -3,6 +3,7 @@
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::flow::Flow;
+use crate::flow::chunk::Kind;
 use crate::pg::{Session, quote_ident};
 
 /// So many pages are looked into where nothing else says how many rows there are.
@@ -39,43 +40,43 @@ pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(
     let root = flow.target.root.to_string();
     let sql = "SELECT pg_catalog.sum(pg_catalog.pg_table_size(s.oid))::pg_catalog.int8 FROM (\
                  SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid AS oid \
-                 UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i \
-                   WHERE i.inhparent = $1::pg_catalog.text::pg_catalog.regclass) s";
+                 UNION SELECT p.relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.text::pg_catalog.regclass) p) s";
     let table = session.one(sql, &[&root]).await?.get(0);
     // The parts of a partitioned index count as it.
     let sql = "SELECT c.relname::pg_catalog.text, pg_catalog.pg_relation_size(c.oid) + \
-               COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.inhrelid)) FROM pg_catalog.pg_inherits p \
-                 WHERE p.inhparent = c.oid), 0)::pg_catalog.int8 \
+               COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) FROM pg_catalog.pg_partition_tree(c.oid) p \
+                 WHERE p.level > 0), 0)::pg_catalog.int8 \
                FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
                WHERE i.indrelid = $1::pg_catalog.text::pg_catalog.regclass ORDER BY 2 DESC";
     let indexes = session.query(sql, &[&root]).await?;
     Ok((table, indexes.iter().map(|row| (row.get(0), row.get(1))).collect()))
 }
 
-/// Whether rows that are neighbours by key are far from each other in a table that memory does not hold: each
+/// Whether rows that are neighbours in the order of the copy are far from each other in a table that memory does not hold: each
 /// then costs a page of its own. Says so; None too where the server has no statistics of it.
 pub(in crate::migration) async fn out_of_order(
     session: &Session,
     source: &Table,
     flow: &Flow,
 ) -> Result<Option<String>> {
-    let Some(key) = flow.key.first() else { return Ok(None) };
+    let course = flow.course(Kind::Copy);
+    let Some(first) = course.columns.first() else { return Ok(None) };
     let sql = "SELECT s.correlation::pg_catalog.float8, (SELECT p.setting::pg_catalog.int8 * \
                  pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_settings p \
                  WHERE p.name = 'effective_cache_size') FROM pg_catalog.pg_stats s \
                WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND NOT s.inherited";
     let names: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&source.schema, &source.name, &key.source];
+        [&source.schema, &source.name, &first.source];
     let Some(row) = session.maybe(sql, &names).await? else { return Ok(None) };
     let (correlation, cache): (Option<f64>, i64) = (row.get(0), row.get(1));
-    Ok(correlation.and_then(|c| warning(c, source.heap_bytes, cache, &key.source)))
+    Ok(correlation.and_then(|c| warning(c, source.heap_bytes, cache, &first.source)))
 }
 
 fn warning(correlation: f64, bytes: i64, cache: i64, key: &str) -> Option<String> {
     (correlation.abs() < IN_ORDER && bytes > cache).then(|| {
         format!(
             "rows that are neighbours by {key:?} are far from each other on disk (correlation {correlation:.2}), and \
-             the table is larger than effective_cache_size: reading it in the key's order reads many pages again \
+             the table is larger than effective_cache_size: reading it in that order reads many pages again \
              and again"
         )
     })

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::catalog::{Fingerprint, Table};
 use crate::change::partition::{Partition, Partitioning};
-use crate::change::{KeyColumn, Projected};
+use crate::change::{Course, KeyColumn, Projected};
 use crate::error::{Error, Result};
 use crate::flow::Flow;
 use crate::pg::{Lsn, Session};
@@ -14,6 +14,8 @@ pub(in crate::migration) struct Kept {
     /// As it was rehearsed before the copy: a default like `now()` was evaluated then.
     pub projection: Vec<Projected>,
     pub key: Vec<KeyColumn>,
+    /// The order that ranges are copied in, where that is not the key's.
+    pub order: Option<Course>,
     /// The shape of the table that was being filled ([`Table::shape`]).
     pub shape: Value,
     /// The partitions of that table, where it has some.
@@ -39,12 +41,14 @@ pub(in crate::migration) async fn record_flow(
     let (projection, key) = (json(&flow.projection)?, json(&flow.key)?);
     let shape = json(&target.shape())?;
     let partitions = partitioning.map(|p| json(&p.partitions)).transpose()?;
+    let course = flow.order.as_ref().map(json).transpose()?;
     session
         .execute(
             "INSERT INTO pgwraith.flow (migration_id, flow, source_oid, target, publication, slot, \
-             key_columns, projection, key, shape, partitions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+             key_columns, projection, key, shape, partitions, course) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
              ON CONFLICT (migration_id, flow) DO UPDATE SET source_oid = $3, target = $4, publication = $5, \
-             slot = $6, key_columns = $7, projection = $8, key = $9, shape = $10, partitions = $11, fingerprint = NULL, \
+             slot = $6, key_columns = $7, projection = $8, key = $9, shape = $10, partitions = $11, course = $12, fingerprint = NULL, \
              unproven = false, stored_lsn = NULL",
             &[
                 &flow.migration,
@@ -58,6 +62,7 @@ pub(in crate::migration) async fn record_flow(
                 &key,
                 &shape,
                 &partitions,
+                &course,
             ],
         )
         .await?;
@@ -71,7 +76,7 @@ fn json(value: &impl serde::Serialize) -> Result<Value> {
 
 /// What is kept of flow 1 of a migration; None where an older program began it.
 pub(in crate::migration) async fn kept(session: &Session, migration: i64) -> Result<Option<Kept>> {
-    let sql = "SELECT f.projection, f.key, f.shape, f.fingerprint, f.unproven, f.stored_lsn, f.partitions \
+    let sql = "SELECT f.projection, f.key, f.shape, f.fingerprint, f.unproven, f.stored_lsn, f.partitions, f.course \
                FROM pgwraith.flow f WHERE f.migration_id = $1 AND f.flow = 1";
     let Some(row) = session.maybe(sql, &[&migration]).await? else { return Ok(None) };
     let (Some(projection), Some(key), Some(shape)) =
@@ -83,6 +88,11 @@ pub(in crate::migration) async fn kept(session: &Session, migration: i64) -> Res
     Ok(Some(Kept {
         projection: serde_json::from_value(projection).map_err(unreadable)?,
         key: serde_json::from_value(key).map_err(unreadable)?,
+        order: row
+            .get::<_, Option<Value>>(7)
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(unreadable)?,
         shape,
         partitions: match row.get::<_, Option<Value>>(6) {
             Some(partitions) => serde_json::from_value(partitions).map_err(unreadable)?,

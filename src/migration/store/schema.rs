@@ -5,7 +5,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 6] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS];
+const VERSIONS: [&str; 7] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, COURSE];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -257,4 +257,9 @@ ALTER TABLE pgwraith.flow ADD COLUMN ranges int8;
 // The partitions of the new table, which are derived from the rows once; NULL where it has none.
 const PARTITIONS: &str = "
 ALTER TABLE pgwraith.flow ADD COLUMN partitions jsonb;
+";
+
+// The order that ranges are copied in, where that is not the key's: their bounds are of it.
+const COURSE: &str = "
+ALTER TABLE pgwraith.flow ADD COLUMN course jsonb;
 ";
