@@ -18,6 +18,7 @@ mod retarget;
 mod stand_in;
 pub mod trial;
 
+pub use key::own as own_key;
 pub use rehearse::{left_behind, rehearse, rehearse_within};
 
 use crate::catalog::{Carried, Table};
@@ -41,6 +42,8 @@ pub struct Request {
     pub indexes_before: bool,
     /// The table becomes a partitioned one.
     pub partition: Option<partition::Asked>,
+    /// The table itself is altered, in careful steps. Of the migration, too: nobody goes on with steps by a copy.
+    pub in_place: bool,
 }
 
 impl Request {

@@ -35,6 +35,7 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         column_order: order.unwrap_or_default(),
         indexes_before: false,
         partition: partition(args)?,
+        in_place: false,
     };
     if request == Request::default() && !args.rebuild {
         return Err(Error::usage("no change was asked for").next(

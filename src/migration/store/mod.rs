@@ -7,6 +7,7 @@ mod flow;
 mod progress;
 mod record;
 mod schema;
+mod step;
 
 pub(super) use after::{ToDo, left_to_do, left_to_validate};
 pub(super) use epoch::{hold_epoch, host, raise_epoch, silence};
@@ -20,6 +21,9 @@ pub(super) use record::{
     unfinished_by_name,
 };
 pub(super) use schema::ensure;
+pub(super) use step::{
+    StoredStep, begin_step, claim_step, finish_in_place, record_steps, steps,
+};
 
 use crate::error::Result;
 use crate::pg::Session;
