@@ -227,7 +227,9 @@ pub async fn still_instant(session: &Session, table: &Table, request: &Request) 
     session.batch(&set_role(Some(&now.owner))).await?;
     if verdict.way != Way::Instant {
         let why = verdict.why;
-        return Err(changed(format!("the change of {name} was instant, and is not any more: {why}")));
+        return Err(changed(format!(
+            "the change of {name} was instant, and is not any more: {why}"
+        )));
     }
     let alter = |clauses: &String| format!("ALTER TABLE {name} {clauses}\n");
     Ok(Ready {

@@ -46,12 +46,22 @@ impl Run<'_> {
             if trial.verdict.way != Way::ShadowCopy {
                 let way = trial.verdict.way.as_str();
                 self.meter.note(format!(
-                    "the change can be made {way}: {}; `pgwraith plan` says how. This run copies the table",
+                    "the change can be made {way} (--in-place): {}; `pgwraith plan` says how. This run copies the table",
                     trial.verdict.why
                 ));
             }
             return Ok(None);
         }
+        self.alter_at_once(&table, &trial, request).await.map(Some)
+    }
+
+    /// Makes a change that is instant.
+    pub(super) async fn alter_at_once(
+        &self,
+        table: &Table,
+        trial: &Trial,
+        request: &Request,
+    ) -> Result<Altered> {
         if self.settings.postponed || self.settings.paused {
             return Err(Error::usage("the change is instant: there is nothing to do before it that could be postponed or paused")
                 .state("Nothing was touched")
@@ -62,7 +72,7 @@ impl Run<'_> {
             trial.verdict.why
         ));
         let sent = Sent::default();
-        let done = self.supervisor.guard(self.alter(&table, request, &sent)).await;
+        let done = self.supervisor.guard(self.alter(table, request, &sent)).await;
         let done = match done {
             // It may have been done at that moment.
             Err(e) if e.kind() == Kind::Stopped => match sent.outcome(self.connector, "").await {
@@ -80,7 +90,7 @@ impl Run<'_> {
                     "lock_held_ms": altered.lock_held_ms, "stall_ms": altered.stall_ms,
                 });
                 let _ = caller.call(Hook::AfterCutover, None, facts).await;
-                Ok(Some(altered))
+                Ok(altered)
             }
             Err(e) => {
                 caller.ended(None, &e).await;

@@ -66,7 +66,8 @@ async fn keep_what_hangs_on_it(
 /// What an UPDATE of every row would do that an ALTER TABLE that writes them anew does not.
 async fn rows_cannot_be_filled(session: &Session, source: &Table) -> Result<Option<String>> {
     if source.forces_row_security() {
-        let why = "rows would be filled by the owner, whom row security is forced on: it would hide some";
+        let why =
+            "rows would be filled by the owner, whom row security is forced on: it would hide some";
         return Ok(Some(why.to_owned()));
     }
     // A trigger for certain columns does not know the new one. (16: UPDATE.)

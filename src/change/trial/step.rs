@@ -145,7 +145,11 @@ impl Step {
     }
 
     /// CREATE INDEX CONCURRENTLY.
-    pub(super) fn build(create: String, name: &QualifiedName, index: &crate::catalog::Index) -> Step {
+    pub(super) fn build(
+        create: String,
+        name: &QualifiedName,
+        index: &crate::catalog::Index,
+    ) -> Step {
         let does = Does::BuildIndex {
             name: name.name.clone(),
             definition: index.definition.clone(),

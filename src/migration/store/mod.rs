@@ -12,7 +12,7 @@ mod step;
 pub(super) use after::{ToDo, left_to_do, left_to_validate};
 pub(super) use epoch::{hold_epoch, host, raise_epoch, silence};
 pub(super) use flow::{
-    Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
+    Kept, dirty, keep_fingerprint, kept, kept_key, mark_unproven, record_flow, record_slot,
 };
 pub(super) use progress::{copy_rate, keep_progress};
 pub(super) use record::{
@@ -22,7 +22,7 @@ pub(super) use record::{
 };
 pub(super) use schema::ensure;
 pub(super) use step::{
-    StoredStep, begin_step, claim_step, finish_in_place, record_steps, steps,
+    StoredStep, begin_step, claim_step, finish_in_place, is_mine, record_steps, steps, unmake_steps,
 };
 
 use crate::error::Result;

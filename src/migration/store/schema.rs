@@ -6,8 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 7] =
-    [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, IN_PLACE];
+const VERSIONS: [&str; 7] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, IN_PLACE];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.

@@ -77,8 +77,7 @@ pub(in crate::migration) async fn claim_step(
     epoch: i64,
     number: i32,
 ) -> Result<()> {
-    let mine = "SELECT 1 FROM pgwraith.migration WHERE id = $1 AND epoch = $2 FOR KEY SHARE";
-    if session.maybe(mine, &[&migration, &epoch]).await?.is_none() {
+    if !is_mine(session, migration, epoch).await? {
         return Err(superseded());
     }
     let sql = "UPDATE pgwraith.step SET done_at = pg_catalog.clock_timestamp() \
@@ -87,6 +86,26 @@ pub(in crate::migration) async fn claim_step(
         1 => Ok(()),
         _ => Err(Error::failed(format!("step {number} was made by another run"))),
     }
+}
+
+/// Whether the run of this epoch is the one that may write, from here to the end of the open transaction.
+pub(in crate::migration) async fn is_mine(
+    session: &Session,
+    migration: i64,
+    epoch: i64,
+) -> Result<bool> {
+    let mine = "SELECT 1 FROM pgwraith.migration WHERE id = $1 AND epoch = $2 FOR KEY SHARE";
+    Ok(session.maybe(mine, &[&migration, &epoch]).await?.is_some())
+}
+
+/// In the transaction that takes the steps back.
+pub(in crate::migration) async fn unmake_steps(session: &Session, migration: i64) -> Result<()> {
+    let sql = "UPDATE pgwraith.step SET began_at = NULL, done_at = NULL WHERE migration_id = $1";
+    session.execute(sql, &[&migration]).await?;
+    let ranges = "DELETE FROM pgwraith.chunk WHERE migration_id = $1";
+    session.execute(ranges, &[&migration]).await?;
+    session.execute("DELETE FROM pgwraith.flow WHERE migration_id = $1", &[&migration]).await?;
+    Ok(())
 }
 
 /// All steps are done.
