@@ -42,7 +42,7 @@ pub(super) use undo::undo;
 #[derive(Debug, serde::Serialize)]
 pub struct Changed {
     pub table: String,
-    pub way: &'static str,
+    pub way: Way,
     /// How many there were; earlier runs may have made some of them.
     pub steps: usize,
     /// What this run made.
@@ -95,6 +95,12 @@ impl Run<'_> {
             self.meter.note(format!("{}: {}. {}", finding.check, finding.what, finding.mend));
         }
         preflight::refuse(&findings, self.table).map_or(Ok(()), Err)?;
+        for invalid in catalog::invalid_indexes(&control, oid).await? {
+            let name = table.qualified();
+            self.meter.note(format!(
+                "{name} has {invalid}, which is nobody's here and stays: DROP INDEX CONCURRENTLY"
+            ));
+        }
         let trial = trial::observe(&control, &table, request).await?;
         refuse_without_a_way(&trial, self.table)?;
         refuse_taken_names(&control, &table, &trial.steps).await?;
@@ -190,8 +196,8 @@ fn refuse_without_a_way(trial: &Trial, table: &str) -> Result<()> {
     }
 }
 
-/// An index keeps the name that PostgreSQL gives it: nobody else may have it. An invalid one of this table under
-/// that name is what a build by hand has left; it goes before ours begins.
+/// An index keeps the name that PostgreSQL gave it beside those of the table: nobody else may have it. So whatever
+/// has it later on, and is invalid, is what a build of ours has left.
 async fn refuse_taken_names(session: &Session, table: &Table, steps: &[Step]) -> Result<()> {
     let built = steps.iter().filter_map(|step| match &step.does {
         Does::BuildIndex { name, .. } => Some(name.as_str()),
@@ -206,8 +212,7 @@ async fn refuse_taken_names(session: &Session, table: &Table, steps: &[Step]) ->
     }
     let sql = "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
                WHERE c.relnamespace = (SELECT t.relnamespace FROM pg_catalog.pg_class t WHERE t.oid = $1) \
-                 AND c.relname = ANY ($2) AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_index i \
-                   WHERE i.indexrelid = c.oid AND i.indrelid = $1 AND NOT i.indisvalid)";
+                 AND c.relname = ANY ($2)";
     let Some(row) = session.query(sql, &[&table.oid, &names]).await?.into_iter().next() else {
         return Ok(());
     };

@@ -8,7 +8,7 @@ use tokio::sync::watch::Sender;
 use super::{Changed, Made};
 use crate::catalog::{self, Table};
 use crate::change::own_key;
-use crate::change::trial::{self, Does, How};
+use crate::change::trial::{self, Does, How, Step, Way};
 use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -54,7 +54,9 @@ impl Stretch<'_, '_> {
         worked?;
         store::finish_in_place(&control, self.migration, self.epoch).await?;
         failpoint!("in place finished");
-        let way = "careful";
+        // What PostgreSQL does as typed, without keeping anybody out, is one step a flag.
+        let typed = |stored: &StoredStep| stored.step.does == Does::Typed;
+        let way = if steps.iter().all(typed) { Way::Online } else { Way::Careful };
         Ok(Changed { table: source.qualified().to_string(), way, steps: steps.len(), made: vec![] })
     }
 
@@ -72,6 +74,7 @@ impl Stretch<'_, '_> {
         let trial = trial::observe(control, source, &stored.request).await?;
         super::refuse_without_a_way(&trial, self.run.table)?;
         store::record_steps(control, self.migration, self.epoch, &trial.steps).await?;
+        failpoint!("steps recorded");
         store::steps(control, self.migration).await
     }
 
@@ -106,7 +109,7 @@ impl Steps<'_, '_, '_> {
         for stored in steps.iter().filter(|stored| !stored.done) {
             self.rest().await;
             let step = &stored.step;
-            meter.tell(Sample::Phase(phase(&step.does)));
+            meter.tell(Sample::Phase(phase(step)));
             let told = format!("{} of {}: {}", stored.number, steps.len(), step.sql);
             meter.note(format!("step {told}"));
             store::begin_step(self.control, id, self.context.writer.epoch, stored.number).await?;
@@ -159,18 +162,13 @@ impl Steps<'_, '_, '_> {
 }
 
 /// How the time that a step takes is told.
-fn phase(does: &Does) -> &'static str {
-    match does {
-        Does::Fill { .. } => "fill",
-        Does::Vacuum => "vacuum",
-        Does::Validate { .. } => "validate",
-        Does::BuildIndex { .. } => "index",
-        Does::Typed
-        | Does::AddColumn { .. }
-        | Does::AddConstraint { .. }
-        | Does::SetNotNull { .. }
-        | Does::DropHelper { .. }
-        | Does::UseIndex { .. } => "alter",
+fn phase(step: &Step) -> &'static str {
+    match step.how() {
+        How::Short => "alter",
+        How::Long => "validate",
+        How::Fill => "fill",
+        How::Vacuum => "vacuum",
+        How::Build => "index",
     }
 }
 
