@@ -87,8 +87,8 @@ pub const IN_STEPS: &[&str] = &[
     "chunk recorded",
     "range filled",
     "fill committed",
-    "step read",
     "index made",
+    "step read",
     "in place finished",
 ];
 

@@ -37,11 +37,12 @@ async fn rows_are_named_by_their_keys() {
         }
         let invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
         assert_eq!(shop.value::<i64>(invalid).await, 0, "{alter}");
-        resume(&shop, &[]).await.expect_code(4);
-        abort(&shop).await.expect_code(0);
-        assert_eq!(shop.definition("ours.t").await, before, "{alter}");
-
-        run(&shop, alter, &[]).await.expect_code(4);
+        if n == 0 {
+            resume(&shop, &[]).await.expect_code(4);
+            abort(&shop).await.expect_code(0);
+            assert_eq!(shop.definition("ours.t").await, before, "{alter}");
+            run(&shop, alter, &[]).await.expect_code(4);
+        }
         crate::twins::twins(&shop, mended).await;
         resume(&shop, &[]).await.expect_code(0);
         alter_the_twin(&shop, alter).await;
