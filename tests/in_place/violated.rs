@@ -1,6 +1,6 @@
 //! Rows that do not fulfil what is asked of them are named, what is made stays, and the run goes on once they do.
 
-use crate::harness::Background;
+use crate::harness::{Background, wait_for_sql};
 use crate::scene::{SOON, exec, wait_for};
 
 use super::{abort, alter_the_twin, arguments, resume, run, table};
@@ -62,11 +62,15 @@ async fn an_invalid_index_that_was_left_is_dropped() {
         wait_for(&shop.client, &mut waiting, "it waits for the snapshot", invalid).await;
         waiting.signal(libc::SIGKILL);
         waiting.finish(SOON).await;
+        // The server notices a moment later that nobody is there any more.
+        let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+        wait_for_sql(&shop.client, "its sessions end", gone).await;
+        assert!(shop.value::<bool>(invalid).await);
         exec(&holder, "COMMIT").await;
         if resumed {
             let output = resume(&shop, &["--take-over"]).await.expect_code(0);
-            // The server may have come to the end of it before it noticed.
-            assert_eq!(shop.value::<bool>(invalid).await, false, "{output}");
+            assert!(output.stderr.contains("invalid index \"t_a_key\" is dropped"), "{output}");
+            assert!(!shop.value::<bool>(invalid).await, "{output}");
             shop.exec("ALTER TABLE ours.t DROP CONSTRAINT t_a_key").await;
         } else {
             abort(&shop).await.expect_code(0);
