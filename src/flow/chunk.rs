@@ -289,7 +289,7 @@ impl Planner {
         let all = handed_out.filter(|_| self.kind != Kind::Verify).unwrap_or(there);
         match apart == 0 && there == all {
             true => Ok(()),
-            false => Err(not_covered(there, all)),
+            false => Err(not_covered(self.kind, there, all)),
         }
     }
 
@@ -405,20 +405,26 @@ pub async fn copied_segments(session: &Session, flow: &Flow) -> Result<Vec<Segme
     Ok(rows.iter().map(|row| segment(row.get(0), row.get(1))).collect())
 }
 
-fn not_covered(there: i64, all: i64) -> Error {
+fn not_covered(kind: Kind, there: i64, all: i64) -> Error {
     let found = match there == all {
         true => "they do not follow each other".to_owned(),
         false => format!("{there} of {all} are there"),
     };
     let what = format!(
-        "the state does not cover the table's keys any more: rows of pgwraith.chunk, which say what was copied, \
+        "the state does not cover the table's keys any more: rows of pgwraith.chunk, which say what was done, \
          were deleted or changed by somebody ({found})"
     );
-    Error::new(ErrorKind::NotResumable, what)
-        .state(
+    let state = match kind {
+        Kind::Fill => {
+            "The table is in use; which of its rows are filled is not known by ranges any more"
+        }
+        Kind::Copy | Kind::Verify => {
             "The source is in use as it was, and so is all that the application wrote; the state is kept, but \
-             what of the rows the shadow has is not known",
-        )
+             what of the rows the shadow has is not known"
+        }
+    };
+    Error::new(ErrorKind::NotResumable, what)
+        .state(state)
         .next("`pgwraith abort` the migration, and begin again")
 }
 

@@ -63,7 +63,9 @@ async fn what_hangs_on_it_by_now_is_named() {
         output.stderr.contains("view") && output.stderr.contains("the state is kept"),
         "{output}"
     );
-    // Nor over SQL, which has no short locks.
+    // Nor over SQL, which has no short locks, and asks a run that is there.
+    let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+    harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
     let refused = shop.client.batch_execute("SELECT pgwraith.abort('ours.t')").await;
     assert!(refused.is_err());
     shop.exec("DROP VIEW ours.v").await;

@@ -29,6 +29,13 @@ async fn a_lock_that_is_not_had_is_given_back() {
 #[tokio::test]
 async fn it_rests_is_shown_and_goes_on() {
     let shop = table().await;
+    // A state of the version before there were steps is brought up to date.
+    harness::make_state(&shop.dsn, &shop.client).await;
+    shop.exec(
+        "DROP TABLE pgwraith.step CASCADE; CREATE VIEW pgwraith.status AS SELECT 1 AS id; \
+         UPDATE pgwraith.schema_version SET version = 6",
+    )
+    .await;
     let mut resting = Background::start(arguments(&shop, ALL_KINDS, &["--pause"]));
     let begun = "SELECT to_regclass('pgwraith.step') IS NOT NULL";
     wait_for(&shop.client, &mut resting, "it begins", begun).await;

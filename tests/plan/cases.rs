@@ -199,6 +199,9 @@ pub const CASES: &[Case] = &[
         Instant,
         "ADD PRIMARY KEY USING INDEX t_e",
     ),
+    // Between the steps there would be no key.
+    case(ShadowCopy, "DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (a)"),
+    case(Careful, "ADD UNIQUE (a), DROP CONSTRAINT t_pkey"),
     case(ShadowCopy, "ADD EXCLUDE (a WITH =)"),
     case(Careful, "ADD COLUMN n int, ADD CHECK (d > 0), ADD UNIQUE (d)"),
     case(ShadowCopy, "ADD CHECK (d > 0), ALTER COLUMN a TYPE bigint"),

@@ -71,7 +71,13 @@ impl Run<'_> {
             return Ok((state, "`pgwraith run` begins another".to_owned()));
         }
         let state = state_of(&session, migration, self.table).await?;
-        Ok((state, ways_on(self.table)))
+        let next = match error.kind() {
+            Kind::NotResumable => {
+                format!("`pgwraith abort {}` removes what is left", shell_word(self.table))
+            }
+            _ => ways_on(self.table),
+        };
+        Ok((state, next))
     }
 }
 

@@ -48,12 +48,15 @@ impl Stretch<'_, '_> {
         }
         let source = self.supervisor.guard(found(&control, &stored)).await?;
         let steps = self.supervisor.guard(self.steps_of(&control, &stored, &source)).await?;
-        let watchdog = self.watchdog().await?;
-        let worked = self.work_on(&control, &source, &steps, made).await;
-        watchdog.finish().await;
-        worked?;
-        store::finish_in_place(&control, self.migration, self.epoch).await?;
-        failpoint!("in place finished");
+        // That all is done may have been put down, and nobody heard of it.
+        if !store::is_finished(&control, self.migration).await? {
+            let watchdog = self.watchdog().await?;
+            let worked = self.work_on(&control, &source, &steps, made).await;
+            watchdog.finish().await;
+            worked?;
+            store::finish_in_place(&control, self.migration, self.epoch).await?;
+            failpoint!("in place finished");
+        }
         // What PostgreSQL does as typed, without keeping anybody out, is one step a flag.
         let typed = |stored: &StoredStep| stored.step.does == Does::Typed;
         let way = if steps.iter().all(typed) { Way::Online } else { Way::Careful };
