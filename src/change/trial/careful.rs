@@ -40,9 +40,18 @@ impl Careful<'_> {
             Some(column) => self.fill(column),
             None => new.into_iter().map(|c| self.add_column(c)).collect(),
         };
+        // A primary key proves its columns itself.
+        let by_key = |column: &String| {
+            gains
+                .iter()
+                .any(|gain| matches!(gain, Gain::Key { nullable, .. } if nullable.contains(column)))
+        };
+        let twice = |gain: &&Gain| matches!(gain, Gain::NotNull { column } if by_key(column));
         // What a new column's rows have as values comes before what is asked of those.
-        let (empty, rest): (Vec<&Gain>, Vec<&Gain>) =
-            gains.iter().partition(|gain| matches!(gain, Gain::NoValue { .. }));
+        let (empty, rest): (Vec<&Gain>, Vec<&Gain>) = gains
+            .iter()
+            .filter(|gain| !twice(gain))
+            .partition(|gain| matches!(gain, Gain::NoValue { .. }));
         for gain in empty.into_iter().chain(rest) {
             out.extend(self.gain(gain)?);
         }
