@@ -74,6 +74,24 @@ pub const OF_TRUNCATE: &[&str] = &["truncate stored", "truncate ready", "truncat
 #[cfg(feature = "failpoints")]
 pub const IN_PLACE: &[&str] = &["alter ready", "alter locked", "altered"];
 
+/// Those that a change in careful steps comes by, where it fills rows, reads all of them and builds an index.
+#[cfg(feature = "failpoints")]
+pub const IN_STEPS: &[&str] = &[
+    "in place begun",
+    "steps recorded",
+    "step begun",
+    "alter ready",
+    "alter locked",
+    "altered",
+    "step made",
+    "chunk recorded",
+    "range filled",
+    "fill committed",
+    "index made",
+    "step read",
+    "in place finished",
+];
+
 /// Those that a run comes by besides, where its table becomes a partitioned one.
 #[cfg(feature = "failpoints")]
 pub const OF_PARTITIONS: &[&str] = &["index joined"];

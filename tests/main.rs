@@ -15,6 +15,7 @@ mod forced_rls;
 mod generator;
 mod harness;
 mod hooks;
+mod in_place;
 mod index;
 mod instant;
 mod keys;

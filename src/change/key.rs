@@ -8,6 +8,31 @@ use crate::pg::name::free_name;
 use crate::pg::{Session, quote_ident};
 use crate::shadow;
 
+/// The columns of a table's key, where its rows stay what they are. Says why rows cannot be looked up by it.
+pub fn own(table: &Table) -> std::result::Result<Vec<KeyColumn>, String> {
+    let key = table.key()?;
+    let column = |column: &&Column| {
+        if column.operator_schema != "pg_catalog" {
+            return Err(format!(
+                "its key column {:?} has the type {}, whose comparison is not PostgreSQL's own",
+                column.name, column.type_sql
+            ));
+        }
+        Ok(KeyColumn {
+            source: column.name.clone(),
+            source_type_oid: column.type_oid,
+            source_type_sql: column.base_type_sql.clone(),
+            source_collation: column.collation.clone(),
+            canonical: is_canonical(column),
+            target: column.name.clone(),
+            target_type_sql: column.type_sql.clone(),
+            expression: expression::column(&column.name),
+            keeps_order: true,
+        })
+    };
+    key.columns.iter().map(column).collect()
+}
+
 /// The key's columns in key order. `reads` are the source's columns that each expression of the
 /// projection reads.
 pub(super) fn mapping(

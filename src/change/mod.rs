@@ -20,6 +20,7 @@ mod retarget;
 mod stand_in;
 pub mod trial;
 
+pub use key::own as own_key;
 pub use order_by::refuse_crowds;
 pub use rehearse::{left_behind, rehearse, rehearse_within};
 
@@ -48,6 +49,8 @@ pub struct Request {
     pub shadow_ddl: Option<String>,
     /// The index whose order rows are written in.
     pub order_by: Option<String>,
+    /// The table itself is altered, in careful steps. Of the migration, too: nobody goes on with steps by a copy.
+    pub in_place: bool,
 }
 
 impl Request {

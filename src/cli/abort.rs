@@ -6,7 +6,7 @@ use super::args::AbortArgs;
 use super::resolve;
 use super::run::failure;
 use crate::error::Result;
-use crate::migration::{self, Aborted, AfterSwap, Shadow};
+use crate::migration::{self, Aborted, AfterSwap, Shadow, Undone};
 use crate::say;
 use crate::telemetry::{Show, Telemetry};
 
@@ -44,6 +44,9 @@ fn as_json(aborted: &Aborted) -> serde_json::Value {
                 "table": table, "outcome": "aborted", "phase": phase, "dropped": dropped, "left": left,
             })
         }
+        Aborted::InPlace { table, undone } => json!({
+            "table": table, "outcome": "aborted", "phase": "in place", "undone": undone.undone, "left": undone.left,
+        }),
         Aborted::Swapped(AfterSwap { table, retired, to_validate, .. }) => json!({
             "table": table, "outcome": "swapped", "retired": retired, "to_validate": to_validate,
         }),
@@ -66,8 +69,23 @@ fn as_text(aborted: &Aborted) -> String {
                 }
             }
         }
+        Aborted::InPlace { table, undone } => in_place(table, undone),
         Aborted::Swapped(after) => after_swap(after),
     }
+}
+
+fn in_place(table: &str, undone: &Undone) -> String {
+    let mut out = match (undone.undone.is_empty(), undone.left.is_empty()) {
+        (true, true) => format!("nothing was changed in {table} yet; the state is gone\n"),
+        (_, true) => format!("{table} is as it was before; the state is gone\n"),
+        (_, false) => format!(
+            "{table} is as it was before but for what was typed and done, which nobody here knows how to undo; the state is gone\n"
+        ),
+    };
+    let undo = undone.undone.iter().map(|sql| format!("  undone by  {sql};\n"));
+    let left = undone.left.iter().map(|sql| format!("  stays      {sql};\n"));
+    out.extend(undo.chain(left));
+    out
 }
 
 fn after_swap(after: &AfterSwap) -> String {

@@ -77,6 +77,10 @@ pub struct RunArgs {
     /// Copy the table also where PostgreSQL makes the change in place, in a moment
     #[arg(long)]
     pub force_copy: bool,
+    /// Alter the table itself: at once where that takes a moment, else in the careful steps that plan shows; never
+    /// by a copy
+    #[arg(long, conflicts_with = "force_copy")]
+    pub in_place: bool,
     #[command(flatten)]
     pub limits: LimitArgs,
     #[command(flatten)]

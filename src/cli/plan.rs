@@ -5,7 +5,7 @@ use serde_json::json;
 use super::args::PlanArgs;
 use super::run::failure;
 use super::{resolve, runbook};
-use crate::change::trial::{Step, Way};
+use crate::change::trial::{Does, How, Step, Way};
 use crate::error::{Error, Kind, Result};
 use crate::migration::{CopyWay, Planned};
 use crate::say;
@@ -118,7 +118,13 @@ fn step_lines(planned: &Planned, step: &Step) -> Vec<String> {
 pub(super) fn step_lock(planned: &Planned, step: &Step) -> String {
     let time = match step.takes.as_str() {
         "" => "for a moment".to_owned(),
-        takes => format!("for {} ({takes})", about(planned.size.read_seconds())),
+        takes => {
+            let seconds = match step.how() {
+                How::Fill => planned.size.rewrite_seconds(),
+                _ => planned.size.read_seconds(),
+            };
+            format!("for {} ({takes})", about(seconds))
+        }
     };
     let others = step.others.iter().map(|o| format!(", {} on {}", o.lock.sql(), o.table));
     let others: String = others.collect();
@@ -153,12 +159,22 @@ fn copy_lines(copy: &CopyWay) -> Vec<String> {
     out
 }
 
+/// Whether somebody has to fill rows by hand.
+fn leaves_rows_empty(planned: &Planned) -> bool {
+    let mut steps = planned.in_place.iter().flat_map(|trial| &trial.steps);
+    steps.any(|step| matches!(step.does, Does::Fill { by_default: false, .. }))
+}
+
 /// What to do with the plan.
 pub(super) fn next(planned: &Planned) -> &'static str {
     match planned.way {
         Way::Instant => "`pgwraith run` makes the change in place, with lock_timeout and retries",
-        Way::Online => "run the statement; `pgwraith run` would copy the table",
-        Way::Careful => "run the statements one by one; `pgwraith run` would copy the table",
+        Way::Online | Way::Careful if leaves_rows_empty(planned) => {
+            "run the statements one by one and fill the rows; `pgwraith run --in-place` needs a DEFAULT for them, `pgwraith run` copies the table"
+        }
+        Way::Online | Way::Careful => {
+            "`pgwraith run --in-place` makes these steps, `pgwraith run` without it copies the table"
+        }
         Way::ShadowCopy if planned.refused.is_empty() => {
             "`pgwraith dry-run` rehearses the copy, `pgwraith run` makes it"
         }

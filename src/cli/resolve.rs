@@ -41,6 +41,7 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         partition: partition(args)?,
         order_by: args.order_by.as_deref().map(one_name).transpose()?,
         shadow_ddl: args.shadow_ddl.as_deref().map(file).transpose()?,
+        in_place: false,
     };
     if request == Request::default() && !args.rebuild {
         return Err(Error::usage("no change was asked for").next(
@@ -55,6 +56,25 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         .next("Leave one of the two out"));
     }
     Ok(Request { indexes_before, ..request })
+}
+
+/// The change asked for, to be made in the table itself; what needs a copy is refused by name.
+pub(super) fn request_in_place(args: &ChangeArgs) -> Result<Request> {
+    let flags = [
+        (args.rebuild, "--rebuild"),
+        (!args.map.is_empty(), "--map"),
+        (args.keep.is_some(), "--where"),
+        (args.column_order.is_some(), "--column-order"),
+        (args.partition_by.is_some(), "--partition-by"),
+        (args.index_build.is_some(), "--index-build"),
+    ];
+    if let Some((_, flag)) = flags.into_iter().find(|(given, _)| *given) {
+        return Err(Error::usage(format!(
+            "{flag} is of a copy, and --in-place alters the table itself"
+        ))
+        .next("Leave one of them out"));
+    }
+    Ok(Request { in_place: true, ..request(args)? })
 }
 
 /// What the table is to be partitioned by, if that is consistent in itself.

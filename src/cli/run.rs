@@ -1,5 +1,7 @@
 //! `pgwraith run` and `pgwraith resume`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::args::{HostArgs, LimitArgs, ResumeArgs, RunArgs};
@@ -8,14 +10,19 @@ use crate::change::Request;
 use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
-use crate::migration::{self, Consent, How, Report, Run, Supervisor, Unfinished};
+use crate::migration::{
+    self, Changed, Consent, How, InPlaceDone, Outcome, Report, Run, Supervisor, Unfinished,
+};
 use crate::pg::{Connector, quote_ident, shell_word};
 use crate::say;
 use crate::telemetry::{Listener, Show, Summary, Telemetry};
 
 pub(super) async fn run(args: RunArgs) -> Result<()> {
     let prepared = async {
-        let mut request = resolve::request(&args.change)?;
+        let mut request = match args.in_place {
+            true => resolve::request_in_place(&args.change)?,
+            false => resolve::request(&args.change)?,
+        };
         let connector = resolve::connector(&args.connection)?;
         let before = match args.or_resume {
             true => migration::unfinished(&connector, &args.table).await?,
@@ -27,6 +34,7 @@ pub(super) async fn run(args: RunArgs) -> Result<()> {
         }
         let (work, options) = match before {
             None if args.force_copy || args.change.rebuild => (Work::Copy(request), Value::Null),
+            None if args.in_place => (Work::InPlace(request), Value::Null),
             None => (Work::Begin(request), Value::Null),
             Some(Unfinished { request: begun, options }) if begun == request => {
                 (Work::Resume(How::default()), options)
@@ -58,12 +66,15 @@ enum Work {
     /// In place where that is instant.
     Begin(Request),
     Copy(Request),
+    /// Never by a copy.
+    InPlace(Request),
     Resume(How),
 }
 
 /// What came of it.
 enum Done {
     Altered(Altered),
+    Changed(Changed),
     Swapped(Box<Report>),
 }
 
@@ -112,6 +123,7 @@ async fn carry_out(
         say::out(match done {
             Done::Swapped(report) => as_text(report, &summary),
             Done::Altered(altered) => altered_as_text(table, altered),
+            Done::Changed(changed) => changed_as_text(changed, &summary),
         });
     }
     done.map(drop)
@@ -120,7 +132,18 @@ async fn carry_out(
 async fn carry(run: &Run<'_>, work: Work) -> Result<Done> {
     let swapped = |report| Done::Swapped(Box::new(report));
     let request = match work {
-        Work::Resume(how) => return run.resume(how).await.map(swapped),
+        Work::Resume(how) => {
+            return Ok(match run.resume(how).await? {
+                Outcome::Swapped(report) => Done::Swapped(report),
+                Outcome::Changed(changed) => Done::Changed(changed),
+            });
+        }
+        Work::InPlace(request) => {
+            return Ok(match run.change_in_place(&request).await? {
+                InPlaceDone::Altered(altered) => Done::Altered(altered),
+                InPlaceDone::Changed(changed) => Done::Changed(changed),
+            });
+        }
         Work::Copy(request) => request,
         Work::Begin(request) => match run.alter_in_place(&request).await? {
             Some(altered) => return Ok(Done::Altered(altered)),
@@ -165,9 +188,12 @@ fn another_change(table: &str, begun: &Request) -> Error {
         .collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     let index_build = if begun.indexes_before { " --index-build before" } else { "" };
+    let in_place = if begun.in_place { " --in-place" } else { "" };
     Error::new(
         Kind::Refused,
-        format!("{table} has an unfinished migration to another change:{flags}{index_build}"),
+        format!(
+            "{table} has an unfinished migration to another change:{flags}{index_build}{in_place}"
+        ),
     )
     .state("Nothing was touched")
     .next(format!("`pgwraith resume {word}` goes on with that, `pgwraith abort {word}` undoes it"))
@@ -182,14 +208,19 @@ pub(super) fn failure(table: &str, e: &Error) -> serde_json::Value {
 
 /// The machine-readable result: one object.
 fn as_json(table: &str, done: &Result<Done>, summary: &Summary) -> serde_json::Value {
-    let phases: serde_json::Map<String, serde_json::Value> = summary
-        .phases
-        .iter()
-        .map(|(name, seconds)| (name.replace(' ', "_"), json!(seconds)))
-        .collect();
+    // Steps of one kind may come several times.
+    let mut seconds: BTreeMap<String, f64> = BTreeMap::new();
+    for (name, took) in &summary.phases {
+        *seconds.entry(name.replace(' ', "_")).or_default() += took;
+    }
+    let phases = json!(seconds);
     match done {
         Ok(Done::Altered(altered)) => json!({
             "table": table, "way": "instant", "outcome": "altered", "cutover": altered, "phases": phases,
+        }),
+        Ok(Done::Changed(changed)) => json!({
+            "table": changed.table, "way": changed.way, "outcome": "altered", "steps": changed.steps,
+            "made": changed.made, "rows_filled": summary.rows_copied, "times": times(summary), "phases": phases,
         }),
         Ok(Done::Swapped(report)) => json!({
             "table": report.table, "way": "copy", "outcome": "swapped", "retired": report.retired,
@@ -201,7 +232,7 @@ fn as_json(table: &str, done: &Result<Done>, summary: &Summary) -> serde_json::V
             let mut object = failure(table, e);
             object["rows_copied"] = json!(summary.rows_copied);
             object["times"] = times(summary);
-            object["phases"] = json!(phases);
+            object["phases"] = phases;
             object
         }
     }
@@ -217,6 +248,30 @@ fn altered_as_text(table: &str, altered: &Altered) -> String {
         "{table} is altered in place\n  attempt {}, lock held {:.1} ms, application stalled at most {:.1} ms\n",
         altered.attempts, altered.lock_held_ms, altered.stall_ms
     )
+}
+
+fn changed_as_text(changed: &Changed, summary: &Summary) -> String {
+    let mut out = format!("{} is altered in place, in {} steps\n", changed.table, changed.steps);
+    let before = changed.steps - changed.made.len();
+    if before > 0 {
+        out.push_str(&format!("  {before} of them were made before\n"));
+    }
+    for made in &changed.made {
+        out.push_str(&format!("  {:8.1} s  {}\n", made.seconds, made.sql));
+        if let Some(lock) = &made.lock {
+            out.push_str(&format!(
+                "              attempt {}, lock held {:.1} ms, application stalled at most {:.1} ms\n",
+                lock.attempts, lock.lock_held_ms, lock.stall_ms
+            ));
+        }
+        if let Some(rows) = made.rows {
+            out.push_str(&format!(
+                "              {rows} rows filled, in {} ranges by this run\n",
+                summary.chunks
+            ));
+        }
+    }
+    out
 }
 
 /// The same for people.

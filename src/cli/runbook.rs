@@ -18,7 +18,7 @@ pub(super) fn markdown(planned: &Planned, change: &ChangeArgs) -> String {
     section(&mut out, "Before", &before(planned));
     match planned.way {
         Way::Instant => instant(&mut out, &word, &flags),
-        Way::Online | Way::Careful => in_place(&mut out, planned),
+        Way::Online | Way::Careful => in_place(&mut out, planned, &word, &flags),
         Way::ShadowCopy => {
             if let Some(copy) = &planned.copy {
                 by_copy(&mut out, copy, &word, &flags);
@@ -70,11 +70,19 @@ fn instant(out: &mut String, word: &str, flags: &str) {
     );
 }
 
-fn in_place(out: &mut String, planned: &Planned) {
+fn in_place(out: &mut String, planned: &Planned, word: &str, flags: &str) {
     let steps = planned.in_place.iter().flat_map(|trial| &trial.steps);
+    let run = format!("pgwraith run {word} {flags} --in-place");
+    phase(out, "All of it", &[&run, &format!("pgwraith status {word} --watch")], "sh");
     line(
         out,
-        "Each statement for itself, outside of a transaction. Before those that keep somebody out: `SET lock_timeout = '250ms'`; where the lock is not granted, wait a moment and repeat it. Before the others: `SET lock_timeout = 0`, since one that is cut short leaves something half done.",
+        &format!(
+            "Check: exit code 0; `pgwraith resume {word}` goes on with what is left. Rollback lever: `pgwraith set {word} pause=on` rests, `pgwraith abort {word}` takes back the steps that are made."
+        ),
+    );
+    line(
+        out,
+        "By hand it is this. Each statement for itself, outside of a transaction. Before those that keep somebody out: `SET lock_timeout = '250ms'`; where the lock is not granted, wait a moment and repeat it. Before the others: `SET lock_timeout = 0`, since one that is cut short leaves something half done.",
     );
     for (n, step) in steps.enumerate() {
         phase(out, &format!("{}. Step", n + 1), &[&format!("{};", step.sql)], "sql");

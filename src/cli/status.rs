@@ -37,15 +37,19 @@ fn as_text(s: &Status) -> String {
     let percent = s.percent.map(|p| format!(" {p:.0} %")).unwrap_or_default();
     let stop = match s.phase.as_str() {
         "done" => "the names are swapped",
+        "in place" => "table in use: safe to stop",
         _ => "old table in use: safe to stop",
     };
     let application = if s.blocks { "APPLICATION WAITS FOR US" } else { "application OK" };
+    let shadow = s.shadow.as_ref().map(|shadow| format!(" → {shadow}")).unwrap_or_default();
+    let at = s.step.as_ref().map(|step| format!(" step {} of {}", step.number, step.of));
     let mut lines = vec![format!(
-        "{} → {}   {}{percent}   {application}   {stop}",
+        "{}{shadow}   {}{}{percent}   {application}   {stop}",
         s.source,
-        s.shadow,
-        s.phase.to_uppercase()
+        s.phase.to_uppercase(),
+        at.unwrap_or_default()
     )];
+    lines.extend(s.step.as_ref().map(|step| format!("step: {}", step.sql)));
     lines.push(format!("needs you: {}", needed(s, &table)));
     lines.push(match &s.run_by {
         Some(by) => format!("run by {by}"),

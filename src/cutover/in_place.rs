@@ -1,4 +1,5 @@
-//! The instant way: an ALTER TABLE that changes the catalogs alone, under the cutover's discipline of locks.
+//! An ALTER TABLE that changes the catalogs alone, under the cutover's discipline of locks: the instant way, and the
+//! short steps of the careful one.
 //!
 //! The statement takes a moment, but its lock waits for whoever uses the table, and everybody else behind it.
 //! So it is taken as the swap's: looked first who is in the way; SHARE UPDATE EXCLUSIVE with patience, which
@@ -9,17 +10,18 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use super::deadline::Deadline;
 use super::locker::{deadlock_timeout, late, lock_out_ddl, watch};
 use super::look::{self, Obstacle};
 use super::met::Met;
-use super::{Before, Limits, Window, ask, back_off, out_of_patience, outcome};
+use super::{Before, HELD_POLL, Limits, Window, ask, back_off, out_of_patience, outcome};
 use crate::catalog::{self, Table};
 use crate::change::Request;
 use crate::change::trial::{self, Lock, Trial, Way};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Connector, Session};
@@ -32,15 +34,35 @@ const HOURS_POLL: Duration = Duration::from_secs(1);
 /// A change in place.
 pub struct InPlace<'a> {
     pub connector: &'a Connector,
+    /// What the names of its sessions begin with.
+    pub role: &'a str,
     pub table: &'a Table,
-    pub request: &'a Request,
+    pub work: &'a dyn Work,
     pub meter: &'a Meter,
     pub limits: Limits,
     /// The hours in which it may be.
     pub window: Option<&'a Window>,
+    /// What the operator has it wait for, if anything.
+    pub held: &'a (dyn Fn() -> Option<String> + Sync),
     pub before: &'a dyn Before,
     /// The transaction whose COMMIT was sent.
     pub sent: &'a Sent,
+}
+
+/// What is done under the lock.
+pub trait Work: Sync {
+    /// Behind the first lock, which keeps DDL out, and in its transaction. The session acts as the table's owner
+    /// from then on.
+    fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>>;
+}
+
+/// What is to be done.
+pub struct Ready {
+    /// The strongest lock on the table.
+    pub lock: Lock,
+    /// Other tables that are locked.
+    pub others: Vec<u32>,
+    pub statements: Vec<String>,
 }
 
 /// The transaction whose COMMIT was sent, if one was: its outcome has to be asked for where nobody heard the
@@ -67,10 +89,15 @@ impl Sent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is one.
+    pub fn is_sent(&self) -> bool {
+        self.lock().is_some()
+    }
+
     /// What became of it; None where it was not sent, or rolled back.
-    pub async fn outcome(&self, connector: &Connector) -> Result<Option<Altered>> {
+    pub async fn outcome(&self, connector: &Connector, role: &str) -> Result<Option<Altered>> {
         let Some((xid, altered)) = self.lock().clone() else { return Ok(None) };
-        let committed = outcome::committed(connector, "outcome", &xid).await?;
+        let committed = outcome::committed(connector, &format!("{role}outcome"), &xid).await?;
         Ok(committed.then_some(altered))
     }
 }
@@ -78,11 +105,11 @@ impl Sent {
 impl InPlace<'_> {
     /// Makes it; tries again until `limits.patience` is over.
     pub async fn run(&self) -> Result<Altered> {
-        let observer = self.connector.session("observer").await?;
+        let observer = self.session("observer").await?;
         let (mut started, mut asked) = (Instant::now(), false);
         let (mut attempts, mut met) = (0, Met::default());
         loop {
-            if self.waits_for_its_hours(&observer).await? {
+            if self.waits_for_its_hours(&observer).await? | self.is_held().await {
                 (started, asked) = (Instant::now(), false);
             }
             if !asked {
@@ -97,9 +124,7 @@ impl InPlace<'_> {
             };
             let is_news = met.again(&obstacle, Instant::now());
             if started.elapsed() > self.limits.patience {
-                let name = self.table.qualified();
-                return Err(out_of_patience(&self.limits, attempts, &met)
-                    .state(format!("Nothing was changed; {name} is in use as it was")));
+                return Err(out_of_patience(&self.limits, attempts, &met));
             }
             if is_news {
                 self.meter.note(format!("the change waits: {}", obstacle.text));
@@ -107,6 +132,23 @@ impl InPlace<'_> {
             look::wait_for_standbys(&observer).await?;
             sleep(back_off(attempts)).await;
         }
+    }
+
+    async fn session(&self, name: &str) -> Result<Session> {
+        self.connector.session(&format!("{}{name}", self.role)).await
+    }
+
+    /// Waits for the operator. Returns whether it did.
+    async fn is_held(&self) -> bool {
+        let mut told = String::new();
+        while let Some(why) = (self.held)() {
+            if told != why {
+                self.meter.note(format!("the change waits: {why}"));
+                told = why;
+            }
+            sleep(HELD_POLL).await;
+        }
+        !told.is_empty()
     }
 
     /// Returns whether it did.
@@ -132,7 +174,7 @@ impl InPlace<'_> {
         if let Some(obstacle) = look::long_users(observer, oid, &[], None).await? {
             return Ok(Err(obstacle));
         }
-        let session = self.connector.session("alter").await?;
+        let session = self.session("alter").await?;
         let deadlock_timeout = deadlock_timeout(&session).await?;
         session.batch("BEGIN").await?;
         let name = self.table.qualified();
@@ -142,15 +184,14 @@ impl InPlace<'_> {
         {
             return Ok(Err(obstacle));
         }
-        let trial = match self.still_instant(&session).await {
-            Ok(trial) => trial,
+        let ready = match self.work.prepare(&session).await {
+            Ok(ready) => ready,
             Err(e) if matches!(classify(&e), Class::Late | Class::Transient) => {
                 return Ok(Err(late(&e, None)));
             }
             Err(e) => return Err(e),
         };
-        let others: Vec<u32> = trial.observed.others.iter().map(|other| other.oid).collect();
-        if let Some(obstacle) = look::long_users(observer, oid, &others, None).await? {
+        if let Some(obstacle) = look::long_users(observer, oid, &ready.others, None).await? {
             return Ok(Err(obstacle));
         }
         let xid = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text";
@@ -160,7 +201,7 @@ impl InPlace<'_> {
         let started = Instant::now();
         let limit = self.limits.lock_timeout.min(deadlock_timeout / 2);
         let attempt = Attempt { in_place: self, observer, session: &session, started, limit };
-        let done = attempt.under_lock(trial.observed.lock, &xid, *attempts).await;
+        let done = attempt.under_lock(&ready, &xid, *attempts).await;
         if done.is_err() {
             session.rollback().await;
         }
@@ -171,30 +212,31 @@ impl InPlace<'_> {
             Err(Stop::Definite(e)) => Err(e),
         }
     }
+}
 
-    /// What was found out may not hold any more: a constraint that proved something may be gone. From here on
-    /// DDL waits.
-    async fn still_instant(&self, session: &Session) -> Result<Trial> {
-        let changed = |what: String| {
-            Error::failed(what)
-                .state("Nothing was changed")
-                .next("Look at the table, and start again")
-        };
-        let name = self.table.qualified();
-        let now = catalog::read(session, self.table.oid).await?;
-        let now = now.filter(|now| now.qualified() == name && now.owner == self.table.owner);
-        let now =
-            now.ok_or_else(|| changed(format!("{name} is another table now than just before")))?;
-        let trial = trial::observe_within(session, &now, self.request).await?;
-        session.batch(&set_role(Some(&now.owner))).await?;
-        match trial.verdict.way {
-            Way::Instant => Ok(trial),
-            _ => Err(changed(format!(
-                "the change of {name} was instant, and is not any more: {}",
-                trial.verdict.why
-            ))),
-        }
+/// Makes ready for the clauses of `request`. What was found out of them may not hold any more: a constraint that
+/// proved something may be gone. From here on DDL waits.
+pub async fn still_instant(session: &Session, table: &Table, request: &Request) -> Result<Ready> {
+    let changed = |what: String| Error::failed(what).next("Look at the table, and start again");
+    let name = table.qualified();
+    let now = catalog::read(session, table.oid).await?;
+    let now = now.filter(|now| now.qualified() == name && now.owner == table.owner);
+    let now =
+        now.ok_or_else(|| changed(format!("{name} is another table now than just before")))?;
+    let Trial { verdict, observed, .. } = trial::observe_within(session, &now, request).await?;
+    session.batch(&set_role(Some(&now.owner))).await?;
+    if verdict.way != Way::Instant {
+        let why = verdict.why;
+        return Err(changed(format!(
+            "the change of {name} was instant, and is not any more: {why}"
+        )));
     }
+    let alter = |clauses: &String| format!("ALTER TABLE {name} {clauses}\n");
+    Ok(Ready {
+        lock: observed.lock,
+        others: observed.others.iter().map(|other| other.oid).collect(),
+        statements: request.alters.iter().map(alter).collect(),
+    })
 }
 
 /// One attempt.
@@ -213,21 +255,20 @@ enum Stop {
 }
 
 impl Attempt<'_> {
-    async fn under_lock(&self, lock: Lock, xid: &str, attempts: u32) -> Result<Altered, Stop> {
-        let (InPlace { table, request, .. }, session) = (self.in_place, self.session);
+    async fn under_lock(&self, ready: &Ready, xid: &str, attempts: u32) -> Result<Altered, Stop> {
+        let (InPlace { table, connector, role, sent, .. }, session) = (self.in_place, self.session);
         let deadline = Deadline::after(self.in_place.limits.max_lock_hold);
         let name = table.qualified();
-        let ask = format!("LOCK TABLE ONLY {name} IN {} MODE", lock.sql());
+        let ask = format!("LOCK TABLE ONLY {name} IN {} MODE", ready.lock.sql());
         self.waiting(session.batch(&format!("{}; {ask}", self.limits(deadline)))).await?;
         let granted = Instant::now();
         failpoint!("alter locked");
         // As the operator's own session would understand it.
         let own = "RESET search_path; SET LOCAL row_security = on";
         session.batch(own).await.map_err(Stop::of)?;
-        for clauses in &request.alters {
+        for sql in &ready.statements {
             session.batch(&self.limits(deadline)).await.map_err(Stop::of)?;
-            let sql = format!("ALTER TABLE {name} {clauses}\n");
-            self.waiting(async { session.execute(&sql, &[]).await.map(drop) }).await?;
+            self.waiting(async { session.execute(sql, &[]).await.map(drop) }).await?;
         }
         failpoint!("altered");
         if deadline.is_over() {
@@ -235,11 +276,11 @@ impl Attempt<'_> {
         }
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1000.0;
         let told = || Altered { attempts, lock_held_ms: ms(granted), stall_ms: ms(self.started) };
-        self.in_place.sent.set(xid, &told());
+        sent.set(xid, &told());
         match session.batch("COMMIT").await {
             Ok(()) => Ok(told()),
             Err(e) if e.db().is_some() && !session.is_closed() => Err(Stop::of(e)),
-            Err(_) => match self.in_place.sent.outcome(self.in_place.connector).await {
+            Err(_) => match sent.outcome(connector, role).await {
                 Ok(Some(altered)) => Ok(altered),
                 Ok(None) => Err(Stop::Late(Obstacle::new("the connection broke at COMMIT"))),
                 Err(e) => Err(Stop::Definite(e)),
@@ -270,11 +311,7 @@ impl Stop {
             Class::Late | Class::Transient | Class::ConnectionLost => {
                 Stop::Late(Obstacle::new(e.what()))
             }
-            _ => Stop::Definite(
-                e.with_kind(Kind::Refused)
-                    .context("the change in place is refused")
-                    .state("Nothing was changed"),
-            ),
+            _ => Stop::Definite(e),
         }
     }
 }

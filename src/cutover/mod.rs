@@ -41,7 +41,7 @@ use crate::shadow::Names;
 use crate::telemetry::Meter;
 
 use attempt::{Attempt, Tried};
-pub use in_place::{Altered, InPlace, Sent};
+pub use in_place::{Altered, InPlace, Ready, Sent, Work, still_instant};
 use locker::Locker;
 use look::Obstacle;
 use met::Met;

@@ -19,7 +19,7 @@ use super::write::{Isolation, Writer};
 use crate::change::Course;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
-use crate::pg::{Raw, Session};
+use crate::pg::{Lsn, Raw, Session, Snapshot};
 
 /// How far a copy is is told to about one in so many.
 const LANDMARKS: i64 = 100;
@@ -29,6 +29,8 @@ const LANDMARKS: i64 = 100;
 pub enum Kind {
     Copy,
     Verify,
+    /// Of the captured relation itself.
+    Fill,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
         match self {
             Kind::Copy => "copy",
             Kind::Verify => "verify",
+            Kind::Fill => "fill",
         }
     }
 }
@@ -124,6 +127,40 @@ impl Pace {
     fn want(&mut self, rows: f64) {
         self.wanted = rows.clamp(1.0, Self::MOST as f64);
     }
+}
+
+/// Locks the range's row, and says where the log was and whether the range is done (**Invariant 9**: none is done
+/// twice); None where the row is gone.
+pub(super) async fn claim(
+    session: &Session,
+    flow: &Flow,
+    kind: Kind,
+    number: i64,
+) -> Result<Option<(Lsn, bool)>> {
+    let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn(), done FROM pgwraith.chunk \
+               WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 FOR UPDATE";
+    let identity: [&(dyn ToSql + Sync); 4] =
+        [&flow.migration, &flow.number, &kind.as_str(), &number];
+    let row = session.maybe(sql, &identity).await?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
+/// Notes, in its own transaction, that a range is done. Returns where the log is.
+pub(super) async fn settle(
+    session: &Session,
+    flow: &Flow,
+    (kind, number): (Kind, i64),
+    rows: u64,
+    snapshot: &Snapshot,
+) -> Result<Lsn> {
+    let sql = "UPDATE pgwraith.chunk SET done = true, rows = $5, snapshot_xmax = \
+               $6::pg_catalog.text::pg_catalog.xid8, finished_at = pg_catalog.clock_timestamp() \
+               WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 \
+               RETURNING pg_catalog.pg_current_wal_insert_lsn()";
+    let (rows, xmax) = (rows as i64, snapshot.xmax().to_string());
+    let all: [&(dyn ToSql + Sync); 6] =
+        [&flow.migration, &flow.number, &kind.as_str(), &number, &rows, &xmax];
+    Ok(session.one(sql, &all).await?.get(0))
 }
 
 /// Hands out ranges one after another until the key space is covered.
@@ -253,10 +290,10 @@ impl Planner {
         let Some(row) = row else { return Ok(()) };
         let (handed_out, there, apart): (Option<i64>, i64, i64) =
             (row.get(0), row.get(1), row.get(2));
-        let all = handed_out.filter(|_| self.kind == Kind::Copy).unwrap_or(there);
+        let all = handed_out.filter(|_| self.kind != Kind::Verify).unwrap_or(there);
         match apart == 0 && there == all {
             true => Ok(()),
-            false => Err(not_covered(there, all)),
+            false => Err(not_covered(self.kind, there, all)),
         }
     }
 
@@ -347,7 +384,7 @@ impl Planner {
             &position,
         ];
         self.session.execute(sql, &parameters).await?;
-        if self.kind == Kind::Copy {
+        if self.kind != Kind::Verify {
             let sql = "UPDATE pgwraith.flow SET ranges = $3 WHERE migration_id = $1 AND flow = $2";
             let handed_out = range.number + 1;
             self.session.execute(sql, &[&flow.migration, &flow.number, &handed_out]).await?;
@@ -373,20 +410,26 @@ pub async fn copied_segments(session: &Session, flow: &Flow) -> Result<Vec<Segme
     Ok(rows.iter().map(|row| segment(row.get(0), row.get(1))).collect())
 }
 
-fn not_covered(there: i64, all: i64) -> Error {
+fn not_covered(kind: Kind, there: i64, all: i64) -> Error {
     let found = match there == all {
         true => "they do not follow each other".to_owned(),
         false => format!("{there} of {all} are there"),
     };
     let what = format!(
-        "the state does not cover the table's keys any more: rows of pgwraith.chunk, which say what was copied, \
+        "the state does not cover the table's keys any more: rows of pgwraith.chunk, which say what was done, \
          were deleted or changed by somebody ({found})"
     );
-    Error::new(ErrorKind::NotResumable, what)
-        .state(
+    let state = match kind {
+        Kind::Fill => {
+            "The table is in use; which of its rows are filled is not known by ranges any more"
+        }
+        Kind::Copy | Kind::Verify => {
             "The source is in use as it was, and so is all that the application wrote; the state is kept, but \
-             what of the rows the shadow has is not known",
-        )
+             what of the rows the shadow has is not known"
+        }
+    };
+    Error::new(ErrorKind::NotResumable, what)
+        .state(state)
         .next("`pgwraith abort` the migration, and begin again")
 }
 

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
-use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
 use super::blame::blame;
 use super::capture::Tracker;
-use super::chunk::{Kind, Planner, Range};
+use super::chunk::{self, Kind, Planner, Range};
 use super::clash::{Way, store_absent};
 use super::piece::{Inserted, PIECE, Pieces};
 use super::write::{Door, Isolation, Writer};
@@ -18,7 +17,7 @@ use super::{Flow, sql::Bounds};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lsn, Session, Snapshot};
+use crate::pg::{Lsn, Session};
 use crate::throttle::valve::Valve;
 
 /// A chunk that failed for a passing reason is tried so often.
@@ -32,7 +31,7 @@ pub struct Copied {
     /// Without the rests in it.
     pub took: Duration,
     /// What of it was not rested for yet.
-    unrested: Duration,
+    pub(super) unrested: Duration,
 }
 
 /// Copies one flow; shared by its workers.
@@ -61,7 +60,7 @@ pub struct Worked {
 }
 
 impl Worked {
-    fn add(&self, wal: u64, took: Duration) {
+    pub(super) fn add(&self, wal: u64, took: Duration) {
         self.wal.fetch_add(wal, Ordering::Relaxed);
         self.micros.fetch_add(micros(took), Ordering::Relaxed);
     }
@@ -201,7 +200,8 @@ impl Copier {
             _ => store_absent(session, &self.flow, &self.writer, range, rows).await?,
         };
         self.writer.as_tool(session).await?;
-        let wal_after = self.settle(session, range, rows, &snapshot).await?;
+        let which = (Kind::Copy, range.number);
+        let wal_after = chunk::settle(session, &self.flow, which, rows, &snapshot).await?;
         failpoint!("chunk copied");
         self.commit(session, absent).await?;
         failpoint!("chunk committed");
@@ -232,10 +232,7 @@ impl Copier {
 
     /// Locks the chunk's row and finds it not done (**Invariant 9**: no chunk is copied twice).
     async fn claim(&self, session: &Session, range: &Range) -> Result<Lsn> {
-        let sql = "SELECT pg_catalog.pg_current_wal_insert_lsn(), done FROM pgwraith.chunk \
-                   WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 FOR UPDATE";
-        let row = session.maybe(sql, &self.identity(&range.number)).await?;
-        match row.map(|row| (row.get(0), row.get(1))) {
+        match chunk::claim(session, &self.flow, Kind::Copy, range.number).await? {
             Some((at, false)) => Ok(at),
             Some((_, true)) => {
                 Err(Error::failed(format!("chunk {} was copied by another run", range.number)))
@@ -244,27 +241,6 @@ impl Copier {
                 Error::failed(format!("chunk {} is not in the state any more", range.number))
             })),
         }
-    }
-
-    async fn settle(
-        &self,
-        session: &Session,
-        range: &Range,
-        rows: u64,
-        snapshot: &Snapshot,
-    ) -> Result<Lsn> {
-        let sql = "UPDATE pgwraith.chunk SET done = true, rows = $5, snapshot_xmax = \
-                   $6::pg_catalog.text::pg_catalog.xid8, finished_at = pg_catalog.clock_timestamp() \
-                   WHERE migration_id = $1 AND flow = $2 AND kind = $3 AND number = $4 \
-                   RETURNING pg_catalog.pg_current_wal_insert_lsn()";
-        let (rows, xmax) = (rows as i64, snapshot.xmax().to_string());
-        let [a, b, c, d] = self.identity(&range.number);
-        Ok(session.one(sql, &[a, b, c, d, &rows, &xmax]).await?.get(0))
-    }
-
-    fn identity<'a>(&'a self, number: &'a i64) -> [&'a (dyn ToSql + Sync); 4] {
-        const COPY: &str = Kind::Copy.as_str();
-        [&self.flow.migration, &self.flow.number, &COPY, number]
     }
 
     async fn rows_do_not_fit(&self, session: &Session, range: &Range, error: Error) -> Error {

@@ -21,6 +21,7 @@ pub mod dirty;
 #[cfg(test)]
 mod dirty_tests;
 mod duplicate;
+pub mod fill;
 pub mod keeper;
 pub mod key;
 mod landmarks;

@@ -57,6 +57,45 @@ impl Flow {
         )
     }
 
+    /// Gives those rows of a range that have no value in a column its default: at most as many as the parameter
+    /// behind the bounds says, and none that somebody else has locked.
+    pub fn fill_range(&self, bounds: Bounds, column: &str) -> String {
+        let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
+        let unfilled = Some(format!("s.{} IS NULL", quote_ident(column)));
+        let from = format!("FROM ONLY {} AS s", self.captured.name);
+        let limit = format!(" LIMIT ${}", sides * self.key.len() + 1);
+        let rows = where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), unfilled]);
+        self.fill("", &format!("{from}{rows}{limit}"), column)
+    }
+
+    /// The same of those of the key set.
+    pub fn fill_keys(&self, column: &str) -> String {
+        let keys = format!("k AS MATERIALIZED ({}), ", self.keys());
+        let (name, same) = (&self.captured.name, self.same_key("s", "q"));
+        let unfilled = format!("s.{} IS NULL", quote_ident(column));
+        let rows = format!("FROM k AS q JOIN ONLY {name} AS s ON {same} WHERE {unfilled}");
+        self.fill(&keys, &rows, column)
+    }
+
+    fn fill(&self, with: &str, rows: &str, column: &str) -> String {
+        format!(
+            "WITH {with}mine AS MATERIALIZED (SELECT s.ctid AS at {rows} FOR NO KEY UPDATE OF s SKIP LOCKED) \
+             UPDATE ONLY {} AS u SET {} = DEFAULT FROM mine AS m WHERE u.ctid = m.at",
+            self.captured.name,
+            quote_ident(column)
+        )
+    }
+
+    /// The keys of the first so many rows that have no value in a column, in whatever order.
+    pub fn unfilled(&self, column: &str) -> String {
+        format!(
+            "SELECT {} FROM ONLY {} AS s WHERE s.{} IS NULL LIMIT $1",
+            self.source_key("s"),
+            self.captured.name,
+            quote_ident(column)
+        )
+    }
+
     /// The number of rows in a range of the copy.
     pub fn count_range(&self, bounds: Bounds) -> String {
         let range = where_all([self.source_range(&self.course(Kind::Copy), bounds, 0)]);

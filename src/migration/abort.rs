@@ -4,9 +4,10 @@
 //! Once the names are swapped nothing is undone. A run that died right after that has left its slot,
 //! which holds WAL back: such things go, the tables and the state stay.
 
+use super::in_place::Undone;
 use super::store::Stored;
 use super::unfinished::Shadow;
-use super::{after, resume, store, takeover, teardown};
+use super::{after, in_place, resume, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
@@ -17,6 +18,8 @@ use crate::telemetry::Meter;
 pub enum Aborted {
     /// Nothing of the migration is left, but for a table that may not be its shadow.
     Undone { table: String, phase: String, shadow: Shadow },
+    /// What steps had made in the table itself is taken back, but for what is left.
+    InPlace { table: String, undone: Undone },
     /// The names were swapped before: only what held the server back is gone.
     Swapped(AfterSwap),
 }
@@ -48,13 +51,21 @@ pub async fn abort(connector: &Connector, table: &str, meter: &Meter) -> Result<
         Error::usage(format!("{table} has no unfinished migration"))
             .next("Nothing was changed. See pgwraith.migration for finished ones; `pgwraith cleanup` lists what no state knows of")
     })?;
-    undo(&session, found, meter).await
+    undo(connector, &session, found, meter).await
 }
 
 /// Aborts this migration, or cleans up after it.
-pub(super) async fn undo(session: &Session, found: Stored, meter: &Meter) -> Result<Aborted> {
+pub(super) async fn undo(
+    connector: &Connector,
+    session: &Session,
+    found: Stored,
+    meter: &Meter,
+) -> Result<Aborted> {
     store::ensure(session).await?;
-    takeover::cut_off(session, found.id).await?;
+    let epoch = takeover::cut_off(session, found.id).await?;
+    if found.request.in_place {
+        return undo_in_place(connector, session, &found, epoch, meter).await;
+    }
     // Asked only now: a run that is alive may have swapped until its epoch was over.
     if store::is_swapped(session, found.id).await? {
         return Ok(Aborted::Swapped(clean_up(session, &found).await?));
@@ -62,6 +73,26 @@ pub(super) async fn undo(session: &Session, found: Stored, meter: &Meter) -> Res
     let shadow = teardown::undo(session, &found, meter).await?;
     store::forget(session, found.id).await?;
     Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase, shadow })
+}
+
+async fn undo_in_place(
+    connector: &Connector,
+    session: &Session,
+    found: &Stored,
+    epoch: i64,
+    meter: &Meter,
+) -> Result<Aborted> {
+    let table = found.names.source.to_string();
+    // Asked only now: a run that is alive may have come to its end until its epoch was over.
+    if store::is_finished(session, found.id).await? {
+        return Err(Error::usage(format!(
+            "the change of {table} in place is done: there is nothing to abort"
+        ))
+        .next("What it did is undone by ALTER TABLE"));
+    }
+    let undone = in_place::undo(connector, session, found, epoch, meter).await?;
+    store::forget(session, found.id).await?;
+    Ok(Aborted::InPlace { table, undone })
 }
 
 /// The rest of what the run's end would have done, and what there is to be told.

@@ -80,7 +80,7 @@ impl Stretch<'_, '_> {
         }
     }
 
-    async fn context(
+    pub(super) async fn context(
         &self,
         source: &Table,
         flow: Arc<Flow>,

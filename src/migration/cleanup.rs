@@ -63,7 +63,7 @@ pub async fn cleanup(connector: &Connector, meter: &Meter) -> Result<Vec<Leftove
         leftover.note(&session, done).await;
     }
     for leftover in found.iter_mut().filter(|leftover| leftover.failed.is_none()) {
-        let done = rest_of(&session, leftover, meter).await;
+        let done = rest_of((connector, &session), leftover, meter).await;
         if done.is_err() {
             // Its slot is gone.
             leftover.holds_wal = None;
@@ -112,10 +112,14 @@ async fn slot_of(session: &Session, leftover: &mut Leftover) -> Result<()> {
     teardown::drop_slot(session, &stored.slot).await
 }
 
-async fn rest_of(session: &Session, leftover: &mut Leftover, meter: &Meter) -> Result<()> {
+async fn rest_of(
+    (connector, session): (&Connector, &Session),
+    leftover: &mut Leftover,
+    meter: &Meter,
+) -> Result<()> {
     match std::mem::replace(&mut leftover.thing, Thing::Nothing) {
         Thing::Migration(stored) => {
-            let done = abort::undo(session, *stored, meter).await?;
+            let done = abort::undo(connector, session, *stored, meter).await?;
             if let Aborted::Undone { shadow: Shadow::Left(why), .. } = done {
                 leftover.left = Some(why);
             }

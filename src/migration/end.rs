@@ -139,7 +139,7 @@ impl Run<'_> {
 
     /// Somebody asked for it with pgwraith.abort().
     async fn aborted(&self, session: &Session, stored: Stored) -> Result<Told> {
-        super::abort::undo(session, stored, &self.meter).await?;
+        super::abort::undo(self.connector, session, stored, &self.meter).await?;
         Ok(Told {
             state: format!("{} is untouched; nothing of the migration is left", self.table),
             next: "`pgwraith run` begins another".to_owned(),

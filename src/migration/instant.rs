@@ -4,6 +4,8 @@
 //! with or to undo, and what it did is in the catalogs. A schema would stay behind in databases that never had
 //! a migration.
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::json;
 
 use super::Phase;
@@ -12,7 +14,7 @@ use super::run::Run;
 use crate::catalog::{self, Table};
 use crate::change::Request;
 use crate::change::trial::{self, Trial, Way};
-use crate::cutover::{Altered, InPlace, Sent};
+use crate::cutover::{self, Altered, InPlace, Ready, Sent, Work};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hook;
 use crate::pg::Session;
@@ -20,6 +22,18 @@ use crate::pg::sqlstate::{Class, classify};
 use crate::preflight::{self, Severity};
 use crate::shadow::Names;
 use crate::telemetry::Sample;
+
+/// All of it at once.
+struct Change<'a> {
+    table: &'a Table,
+    request: &'a Request,
+}
+
+impl Work for Change<'_> {
+    fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
+        cutover::still_instant(session, self.table, self.request).boxed()
+    }
+}
 
 impl Run<'_> {
     /// Makes the change in place where that is instant; None where it is not, or where it cannot be found
@@ -32,12 +46,22 @@ impl Run<'_> {
             if trial.verdict.way != Way::ShadowCopy {
                 let way = trial.verdict.way.as_str();
                 self.meter.note(format!(
-                    "the change can be made {way}: {}; `pgwraith plan` says how. This run copies the table",
+                    "the change can be made {way} (--in-place): {}; `pgwraith plan` says how. This run copies the table",
                     trial.verdict.why
                 ));
             }
             return Ok(None);
         }
+        self.alter_at_once(&table, &trial, request).await.map(Some)
+    }
+
+    /// Makes a change that is instant.
+    pub(super) async fn alter_at_once(
+        &self,
+        table: &Table,
+        trial: &Trial,
+        request: &Request,
+    ) -> Result<Altered> {
         if self.settings.postponed || self.settings.paused {
             return Err(Error::usage("the change is instant: there is nothing to do before it that could be postponed or paused")
                 .state("Nothing was touched")
@@ -48,10 +72,10 @@ impl Run<'_> {
             trial.verdict.why
         ));
         let sent = Sent::default();
-        let done = self.supervisor.guard(self.alter(&table, request, &sent)).await;
+        let done = self.supervisor.guard(self.alter(table, request, &sent)).await;
         let done = match done {
             // It may have been done at that moment.
-            Err(e) if e.kind() == Kind::Stopped => match sent.outcome(self.connector).await {
+            Err(e) if e.kind() == Kind::Stopped => match sent.outcome(self.connector, "").await {
                 Ok(Some(altered)) => Ok(altered),
                 Ok(None) => Err(e.state("Nothing was changed")),
                 Err(unknown) => Err(unknown),
@@ -66,7 +90,7 @@ impl Run<'_> {
                     "lock_held_ms": altered.lock_held_ms, "stall_ms": altered.stall_ms,
                 });
                 let _ = caller.call(Hook::AfterCutover, None, facts).await;
-                Ok(Some(altered))
+                Ok(altered)
             }
             Err(e) => {
                 caller.ended(None, &e).await;
@@ -82,15 +106,27 @@ impl Run<'_> {
         let before = BeforeCutover { caller, migration: None };
         let in_place = InPlace {
             connector: self.connector,
+            role: "",
             table,
-            request,
+            work: &Change { table, request },
             meter: &self.meter,
             limits: self.settings.cutover,
             window: self.settings.window.as_ref(),
+            held: &|| None,
             before: &before,
             sent,
         };
-        in_place.run().await
+        let unchanged = |e: Error| {
+            let e = match e.db().is_some() && !classify(&e).passes() {
+                true => e.with_kind(Kind::Refused).context("the change in place is refused"),
+                false => e,
+            };
+            match e.has_state() || sent.is_sent() {
+                true => e,
+                false => e.state("Nothing was changed; the table is in use as it was"),
+            }
+        };
+        in_place.run().await.map_err(unchanged)
     }
 
     /// What PostgreSQL would do in place. Where that cannot be found out, the reason is the copy's to tell:

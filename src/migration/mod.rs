@@ -11,6 +11,7 @@ mod copy;
 mod end;
 mod governor;
 mod hooked;
+mod in_place;
 mod index;
 mod instant;
 mod liveness;
@@ -43,13 +44,14 @@ mod watchdog;
 pub use abort::{Aborted, AfterSwap, abort};
 pub use cleanup::{Leftover, cleanup, leftovers};
 pub use copy::CopySettings;
+pub use in_place::{Changed, InPlaceDone, Made, Undone};
 pub use index::IndexSettings;
 pub use planned::{CopyWay, Estimate, PhaseSql, Planned};
 pub use rehearsal::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Seen, Span};
 pub use resume::{Unfinished, unfinished};
-pub use run::{Consent, How, Report, Run, Settings};
+pub use run::{Consent, How, Outcome, Report, Run, Settings};
 pub use set::set;
-pub use status::{Disk, Keys, Slot, Status, status};
+pub use status::{AtStep, Disk, Keys, Slot, Status, status};
 pub use supervisor::Supervisor;
 pub use unfinished::Shadow;
 
@@ -63,6 +65,8 @@ pub enum Phase {
     CatchUp,
     Verify,
     Cutover,
+    /// Of what is altered itself, in steps, from the first of them to the last.
+    InPlace,
     Done,
 }
 
@@ -76,14 +80,15 @@ impl Phase {
             Phase::CatchUp => "catch up",
             Phase::Verify => "verify",
             Phase::Cutover => "cutover",
+            Phase::InPlace => "in place",
             Phase::Done => "done",
         }
     }
 
     /// The phase stored so.
     fn parse(stored: &str) -> Option<Phase> {
-        use Phase::{CatchUp, Copy, Cutover, Done, Index, Prepare, Verify};
-        let all = [Prepare, Copy, Index, CatchUp, Verify, Cutover, Done];
+        use Phase::{CatchUp, Copy, Cutover, Done, InPlace, Index, Prepare, Verify};
+        let all = [Prepare, Copy, Index, CatchUp, Verify, Cutover, InPlace, Done];
         all.into_iter().find(|phase| phase.as_str() == stored)
     }
 }

@@ -30,7 +30,7 @@ pub(super) async fn start(
 
 /// Who probes the source: one that is copied in a moment is not worth the time that calm reads take.
 async fn prober(context: &Context, source: &Table) -> Result<Option<Prober>> {
-    if source.heap_bytes < PROBED {
+    if source.heap_bytes < PROBED || context.flow.key.is_empty() {
         return Ok(None);
     }
     let session = context.session("probe").await?;

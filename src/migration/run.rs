@@ -7,9 +7,10 @@ use tokio::time::{sleep, timeout};
 
 use super::copy::CopySettings;
 use super::hooked::Caller;
+use super::in_place::Changed;
 use super::index::IndexSettings;
 use super::retry::Patience;
-use super::store::{self, DRY_RUN};
+use super::store::{self, DRY_RUN, Stored};
 use super::stretch::Stretch;
 use super::supervisor::Supervisor;
 use super::takeover;
@@ -120,6 +121,13 @@ impl Report {
     }
 }
 
+/// What going on with a migration came to.
+#[derive(Debug)]
+pub enum Outcome {
+    Swapped(Box<Report>),
+    Changed(Changed),
+}
+
 /// How an unfinished migration is taken up.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct How {
@@ -157,7 +165,7 @@ impl Run<'_> {
     }
 
     /// Tells the hooks.
-    async fn ended(&self, migration: Option<i64>, error: Error) -> Result<Report> {
+    pub(super) async fn ended<T>(&self, migration: Option<i64>, error: Error) -> Result<T> {
         Caller::of(self).ended(migration, &error).await;
         Err(error)
     }
@@ -244,9 +252,9 @@ impl Run<'_> {
     }
 
     /// Goes on with the unfinished migration of the table, from wherever it stands.
-    pub async fn resume(&self, how: How) -> Result<Report> {
+    pub async fn resume(&self, how: How) -> Result<Outcome> {
         let mut patience = Patience::new(self.settings.retry_for);
-        let (migration, epoch) = loop {
+        let (stored, epoch) = loop {
             let began = Instant::now();
             match self.supervisor.guard(self.take_up(how)).await {
                 Ok(taken) => break taken,
@@ -257,11 +265,15 @@ impl Run<'_> {
                 }
             }
         };
-        self.go_on(migration, epoch, None, how.recover).await
+        if stored.request.in_place {
+            return self.go_on_in_place(stored.id, epoch).await.map(Outcome::Changed);
+        }
+        let report = self.go_on(stored.id, epoch, None, how.recover).await?;
+        Ok(Outcome::Swapped(Box::new(report)))
     }
 
     /// Takes the migration over. Nothing of that is undone by doing it again.
-    async fn take_up(&self, how: How) -> Result<(i64, i64)> {
+    async fn take_up(&self, how: How) -> Result<(Stored, i64)> {
         let control = self.connector.session("control").await?;
         let stored = resume::find(&control, self.table).await?;
         if stored.is_dry_run() {
@@ -274,7 +286,7 @@ impl Run<'_> {
         if let Some(source) = catalog::read(&control, stored.source_oid).await? {
             self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
         }
-        Ok((stored.id, epoch))
+        Ok((stored, epoch))
     }
 
     /// Waits until it is worth trying again; what does not pass by itself comes back at once.
@@ -326,41 +338,55 @@ impl Run<'_> {
 
     /// Stretch after stretch: what passes by itself is waited for, and then the next one goes on from the
     /// state, on new connections and in an epoch of its own (**Invariant 9**: after any lost connection).
+    /// `stretch` is told its epoch, and whether it is another one.
+    pub(super) async fn stretches<T>(
+        &self,
+        migration: i64,
+        epoch: &mut i64,
+        mut stretch: impl AsyncFnMut(i64, bool) -> Result<T>,
+    ) -> Result<T> {
+        let mut patience = Patience::new(self.settings.retry_for);
+        let mut lost = false;
+        loop {
+            let began = Instant::now();
+            let work = async {
+                if lost {
+                    let back = self.take_back(migration, *epoch);
+                    *epoch = self.supervisor.guard(back).await?;
+                }
+                stretch(*epoch, lost).await
+            };
+            match work.await {
+                Ok(done) => return Ok(done),
+                Err(error) => self.rest(error, &mut patience, began.elapsed()).await?,
+            }
+            lost = true;
+        }
+    }
+
     async fn go_on(
         &self,
         migration: i64,
         mut epoch: i64,
         mut fresh: Option<(Table, Plan)>,
-        mut recover: bool,
+        recover: bool,
     ) -> Result<Report> {
-        let mut patience = Patience::new(self.settings.retry_for);
         let mut report = None;
-        let mut lost = false;
-        loop {
-            let began = Instant::now();
-            let stretch = async {
-                if lost {
-                    let back = self.take_back(migration, epoch);
-                    epoch = self.supervisor.guard(back).await?;
-                }
-                let supervisor = self.supervisor.next_stretch();
-                Stretch { run: self, supervisor, migration, epoch, recover }
-                    .work(fresh.take(), &mut report)
-                    .await
-            };
-            let error = match stretch.await {
-                Ok(()) => return report.ok_or_else(|| Error::failed("nothing was swapped")),
-                Err(error) => error,
-            };
-            if let Err(error) = self.rest(error, &mut patience, began.elapsed()).await {
-                return match self.end(migration, epoch, error, report).await {
-                    Ok(report) => Ok(report),
-                    Err(error) => self.ended(Some(migration), error).await,
-                };
-            }
+        let stretch = async |epoch, again: bool| {
+            let supervisor = self.supervisor.next_stretch();
             // A new slot was asked for once; where it got lost again, that is news.
-            recover = false;
-            lost = true;
+            let recover = recover && !again;
+            let stretch = Stretch { run: self, supervisor, migration, epoch, recover };
+            stretch.work(fresh.take(), &mut report).await
+        };
+        let done = self.stretches(migration, &mut epoch, stretch).await;
+        let error = match done {
+            Ok(()) => return report.ok_or_else(|| Error::failed("nothing was swapped")),
+            Err(error) => error,
+        };
+        match self.end(migration, epoch, error, report).await {
+            Ok(report) => Ok(report),
+            Err(error) => self.ended(Some(migration), error).await,
         }
     }
 

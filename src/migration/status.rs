@@ -9,8 +9,11 @@ use crate::pg::{Connector, Session, Who};
 #[derive(Debug, serde::Serialize)]
 pub struct Status {
     pub source: String,
-    pub shadow: String,
+    /// None where the table itself is altered.
+    pub shadow: Option<String>,
     pub phase: String,
+    /// Of what is altered in place.
+    pub step: Option<AtStep>,
     /// Who runs it; None where nobody does.
     pub run_by: Option<String>,
     /// Of the phase; None where that is not known.
@@ -43,6 +46,15 @@ pub struct Status {
     /// Locks of ours on the source that keep others waiting.
     pub blocks: bool,
     pub last_event: Option<String>,
+}
+
+/// How far a change in place is.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct AtStep {
+    /// From 1.
+    pub number: i32,
+    pub of: i32,
+    pub sql: String,
 }
 
 /// Changed keys.
@@ -122,7 +134,7 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
     let sql = "SELECT s.source, s.shadow, s.phase, s.rows_copied, s.rows_verified, s.rows_estimated, \
                s.rows_last_minute, s.rows_last_quarter, s.key_position, s.reason, s.paused, s.postponed, \
                s.cutover_window, s.keys_waiting, s.keys_in_per_second, s.keys_out_per_second, s.slot, s.slot_bytes, \
-               s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, \
+               s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, s.step, s.steps, s.step_sql, \
                (SELECT pg_catalog.date_part('epoch', pg_catalog.max(pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8 \
                  FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot, \
                EXISTS (SELECT 1 FROM pg_catalog.pg_locks w WHERE NOT w.granted AND w.relation = m.source_oid \
@@ -149,8 +161,12 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         xmin_age: row.get("slot_xmin_age"),
         lost: row.get("lost"),
     });
+    let step: Option<i32> = row.get("step");
+    let step = step.zip(row.get("step_sql"));
+    let step = step.map(|(number, sql)| AtStep { number, of: row.get("steps"), sql });
     Ok(Some(Status {
         percent: done.percent(&phase),
+        step,
         source: row.get("source"),
         shadow: row.get("shadow"),
         run_by: None,
@@ -220,6 +236,8 @@ impl Done {
                 Some(position) => f64::from(position),
                 None => self.copied as f64 / self.estimated?.max(1) as f64,
             },
+            // Of filling; what else is done is told by steps.
+            "in place" => f64::from(self.key_position?),
             "verify" => self.verified as f64 / self.all()?.max(1) as f64,
             _ => return None,
         };
@@ -230,7 +248,7 @@ impl Done {
     fn left(&self, phase: &str) -> Option<f64> {
         let share = self.percent(phase)? / 100.0;
         match phase {
-            "copy" if self.key_position.is_some_and(|p| p > 0.0) => {
+            "copy" | "in place" if self.key_position.is_some_and(|p| p > 0.0) => {
                 Some(self.copied as f64 / share.max(0.001) * (1.0 - share))
             }
             "copy" => Some((self.estimated? - self.copied).max(0) as f64),

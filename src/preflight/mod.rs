@@ -76,6 +76,18 @@ pub async fn before_a_trial(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     Ok(report.findings())
 }
 
+/// The checks of what careful steps in place need besides: they are throttled as a copy is, and wait for
+/// whoever is in the way.
+pub async fn in_place(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let s = subject;
+    let mut report = Report::of(s.session);
+    report.take("replicas", replicas::check(s).await).await?;
+    report.take("prepared_transactions", prepared_transactions::check(s).await).await?;
+    let mut all = before_a_trial(subject).await?;
+    all.extend(report.findings());
+    Ok(all)
+}
+
 /// Runs every check. Fails only where the session is lost.
 pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let s = subject;

@@ -115,7 +115,7 @@ impl Facts {
     pub(super) fn progress(&self) -> Option<(u64, u64)> {
         let copied = self.rows_copied + self.rows_before;
         match self.phase?.0 {
-            "copy" => Some((copied, self.rows_expected)),
+            "copy" | "fill" => Some((copied, self.rows_expected)),
             // What was copied is known better than what the server once estimated.
             "verify" => Some((self.rows_compared, self.rows_expected.max(copied))),
             _ => None,

@@ -16,7 +16,7 @@ use super::sample::{Held, Timed};
 pub(super) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// All phases, in order, and as labels.
-const PHASES: [(&str, &str); 7] = [
+const PHASES: [(&str, &str); 10] = [
     ("prepare", "prepare"),
     ("copy", "copy"),
     ("index", "index"),
@@ -24,6 +24,9 @@ const PHASES: [(&str, &str); 7] = [
     ("verify", "verify"),
     ("cutover", "cutover"),
     ("validate", "validate"),
+    ("alter", "alter"),
+    ("fill", "fill"),
+    ("vacuum", "vacuum"),
 ];
 
 /// The facts as metrics.

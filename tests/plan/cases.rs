@@ -57,6 +57,10 @@ const STATISTICS: &str = "CREATE STATISTICS s.both ON a, d FROM s.t";
 const UNLOGGED: &str = "ALTER TABLE s.t SET UNLOGGED";
 const ON_EXPRESSION: &str = "CREATE INDEX t_lower ON s.t (lower(c))";
 const PARTIAL: &str = "CREATE INDEX t_some ON s.t (c) WHERE c <> ''";
+const KEYLESS: &str = "ALTER TABLE s.t DROP CONSTRAINT t_pkey";
+const FIRES: &str = "CREATE FUNCTION s.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$; \
+    CREATE TRIGGER seen BEFORE UPDATE ON s.t FOR EACH ROW EXECUTE FUNCTION s.f()";
+const FORCED: &str = "ALTER TABLE s.t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY";
 const UNCHECKED: &str = "ALTER TABLE s.t DROP CONSTRAINT k_there";
 
 pub const CASES: &[Case] = &[
@@ -66,14 +70,22 @@ pub const CASES: &[Case] = &[
     case(Instant, "ADD COLUMN n text NOT NULL DEFAULT 'x'"),
     case(Instant, "ADD COLUMN n timestamptz DEFAULT now()"),
     case(Instant, "ADD COLUMN IF NOT EXISTS a int"),
-    case(ShadowCopy, "ADD COLUMN n uuid DEFAULT gen_random_uuid()"),
-    case(ShadowCopy, "ADD COLUMN n double precision DEFAULT random()"),
+    case(Careful, "ADD COLUMN n uuid DEFAULT gen_random_uuid()"),
+    case(Careful, "ADD COLUMN n uuid NOT NULL DEFAULT gen_random_uuid()"),
+    case(Careful, "ADD COLUMN n double precision DEFAULT random()"),
+    case(Careful, "ADD COLUMN n double precision DEFAULT random() CHECK (n >= 0)"),
+    case(Careful, "ADD COLUMN n uuid DEFAULT gen_random_uuid() UNIQUE"),
+    case(ShadowCopy, "ADD COLUMN n s.positive DEFAULT 1 + random()::int"),
+    after(KEYLESS, ShadowCopy, "ADD COLUMN n uuid DEFAULT gen_random_uuid()"),
+    after(FIRES, ShadowCopy, "ADD COLUMN n uuid DEFAULT gen_random_uuid()"),
+    after(FORCED, ShadowCopy, "ADD COLUMN n uuid DEFAULT gen_random_uuid()"),
     case(ShadowCopy, "ADD COLUMN n int GENERATED ALWAYS AS IDENTITY"),
     case(ShadowCopy, "ADD COLUMN n serial"),
     case(ShadowCopy, "ADD COLUMN n int GENERATED ALWAYS AS (a + 1) STORED"),
     since(18, "", Instant, "ADD COLUMN n int GENERATED ALWAYS AS (a + 1) VIRTUAL"),
     case(Careful, "ADD COLUMN n int CHECK (n > 0)"),
     case(Careful, "ADD COLUMN n int DEFAULT 5 CHECK (n > 0)"),
+    case(Careful, "ADD COLUMN n int NOT NULL DEFAULT 5 CHECK (n > 0)"),
     case(Careful, "ADD COLUMN n int UNIQUE"),
     case(Instant, "ADD COLUMN n int REFERENCES s.p"),
     case(Careful, "ADD COLUMN n int DEFAULT 7 REFERENCES s.p"),
@@ -187,6 +199,9 @@ pub const CASES: &[Case] = &[
         Instant,
         "ADD PRIMARY KEY USING INDEX t_e",
     ),
+    // Between the steps there would be no key.
+    case(ShadowCopy, "DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (a)"),
+    case(Careful, "ADD UNIQUE (a), DROP CONSTRAINT t_pkey"),
     case(ShadowCopy, "ADD EXCLUDE (a WITH =)"),
     case(Careful, "ADD COLUMN n int, ADD CHECK (d > 0), ADD UNIQUE (d)"),
     case(ShadowCopy, "ADD CHECK (d > 0), ALTER COLUMN a TYPE bigint"),

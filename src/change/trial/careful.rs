@@ -1,47 +1,13 @@
 //! The same change in steps of which none keeps anybody out for long: pure.
 
 use super::lock::Lock;
-use super::observed::{Gain, Observed, Other};
+use super::observed::{Gain, Observed};
+use super::step::{Does, Step};
 use crate::catalog::{Column, Table};
-use crate::pg::name::derived_name;
+use crate::change::own_key;
+use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident};
 use crate::shadow::index_plans;
-
-/// One statement in place.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Step {
-    pub sql: String,
-    /// The strongest lock on the table.
-    pub lock: Lock,
-    pub others: Vec<Other>,
-    /// What it does for that long; empty where that is a moment.
-    pub takes: String,
-    /// What to know of it.
-    pub note: String,
-}
-
-const READS: &str = "reads all rows";
-const BUILDS: &str = "reads all rows twice and sorts";
-
-impl Step {
-    fn new(sql: String, lock: Lock, takes: &str) -> Step {
-        Step { sql, lock, others: Vec::new(), takes: takes.to_owned(), note: String::new() }
-    }
-
-    fn note(self, note: impl Into<String>) -> Step {
-        Step { note: note.into(), ..self }
-    }
-
-    /// As typed.
-    pub(super) fn typed(table: &QualifiedName, clauses: &str, observed: &Observed) -> Step {
-        let takes = match observed.scans > 0 || !observed.built.is_empty() {
-            true => READS,
-            false => "",
-        };
-        let sql = format!("ALTER TABLE {table} {}", clauses.trim());
-        Step { others: observed.others.clone(), ..Step::new(sql, observed.lock, takes) }
-    }
-}
 
 /// Makes the steps of one clause.
 pub(super) struct Careful<'a> {
@@ -57,31 +23,67 @@ impl Careful<'_> {
     /// None where there are none.
     pub(super) fn steps(&self) -> Option<Vec<Step>> {
         let Observed { gains, rewritten, moved, others, .. } = self.observed;
-        if *rewritten || *moved || gains.is_empty() || others.iter().any(|o| o.scanned) {
-            return None;
-        }
-        if !self.all_built_is_gained() || !self.columns_stay() {
+        if *moved || others.iter().any(|o| o.scanned) || !self.columns_stay() {
             return None;
         }
         let known = |c: &&Column| self.before.column(c.attnum).is_some();
-        let new = self.after.columns.iter().filter(|c| !known(c));
-        let mut out: Vec<Step> = new.map(|c| self.add_column(c)).collect();
+        let new: Vec<&Column> = self.after.columns.iter().filter(|c| !known(c)).collect();
+        let filled = match (rewritten, new.as_slice()) {
+            (true, [column]) if self.rewritten_for(column) => Some(*column),
+            (true, _) => return None,
+            (false, _) => None,
+        };
+        if (gains.is_empty() && filled.is_none()) || !self.all_built_is_gained(*rewritten) {
+            return None;
+        }
+        let mut out = match filled {
+            Some(column) => self.fill(column),
+            None => new.into_iter().map(|c| self.add_column(c)).collect(),
+        };
+        // A primary key proves its columns itself.
+        let by_key = |column: &String| {
+            gains
+                .iter()
+                .any(|gain| matches!(gain, Gain::Key { nullable, .. } if nullable.contains(column)))
+        };
+        let twice = |gain: &&Gain| matches!(gain, Gain::NotNull { column } if by_key(column));
         // What a new column's rows have as values comes before what is asked of those.
-        let (empty, rest): (Vec<&Gain>, Vec<&Gain>) =
-            gains.iter().partition(|gain| matches!(gain, Gain::NoValue { .. }));
+        let (empty, rest): (Vec<&Gain>, Vec<&Gain>) = gains
+            .iter()
+            .filter(|gain| !twice(gain))
+            .partition(|gain| matches!(gain, Gain::NoValue { .. }));
         for gain in empty.into_iter().chain(rest) {
             out.extend(self.gain(gain)?);
         }
         Some(out)
     }
 
-    fn all_built_is_gained(&self) -> bool {
+    /// Whether the table was written anew for nothing but this new column, whose default gives each row a value
+    /// of its own.
+    fn rewritten_for(&self, column: &Column) -> bool {
+        let stored = |table: &Table| {
+            let Table { persistence, access_method, tablespace, sequences, .. } = table.clone();
+            (persistence, access_method, tablespace, sequences.len())
+        };
+        column.default.is_some()
+            && !column.default_names_table
+            && column.generated.is_empty()
+            && column.identity.is_empty()
+            // A domain's checks are looked at for every row.
+            && column.type_kind != 'd'
+            && stored(self.before) == stored(self.after)
+            && own_key(self.before).is_ok()
+    }
+
+    /// A table that is written anew has its indexes built anew too.
+    fn all_built_is_gained(&self, rewritten: bool) -> bool {
         let keys = self.observed.gains.iter().filter_map(|gain| match gain {
             Gain::Key { name, .. } => Some(name),
             _ => None,
         });
-        let keys: Vec<&String> = keys.collect();
-        self.observed.built.iter().all(|index| keys.contains(&index))
+        let had = self.before.indexes.iter().map(|index| &index.name).filter(|_| rewritten);
+        let expected: Vec<&String> = keys.chain(had).collect();
+        self.observed.built.iter().all(|index| expected.contains(&index))
     }
 
     /// Nothing of the columns that were there changes but that they may be NULL.
@@ -98,15 +100,12 @@ impl Careful<'_> {
         })
     }
 
-    fn alter(&self, what: impl std::fmt::Display, lock: Lock, takes: &str) -> Step {
-        Step::new(format!("ALTER TABLE {} {what}", self.table), lock, takes)
+    fn alter(&self, what: impl Into<String>, lock: Lock, does: Does) -> Step {
+        Step::alter(self.table, what, lock, does)
     }
 
     fn add_column(&self, column: &Column) -> Step {
-        let mut what = format!("ADD COLUMN {} {}", quote_ident(&column.name), column.type_sql);
-        if let Some(collation) = &column.collation {
-            what.push_str(&format!(" COLLATE {collation}"));
-        }
+        let mut what = defined(column);
         match (&column.default, column.generated.as_str()) {
             (Some(default), "v") => {
                 what.push_str(&format!(" GENERATED ALWAYS AS ({default}) VIRTUAL"));
@@ -114,18 +113,39 @@ impl Careful<'_> {
             (Some(default), _) => what.push_str(&format!(" DEFAULT {default}")),
             (None, _) => {}
         }
-        self.alter(what, Lock::AccessExclusive, "")
+        // With a default that is the same for all rows, NOT NULL is known to hold.
+        if column.not_null && column.default.is_some() {
+            let named = self.not_null_name(column.attnum);
+            let named = named.map(|name| format!(" CONSTRAINT {}", quote_ident(name)));
+            what.push_str(&format!("{} NOT NULL", named.unwrap_or_default()));
+        }
+        let does = Does::AddColumn { column: column.name.clone() };
+        self.alter(what, Lock::AccessExclusive, does)
+    }
+
+    /// The column without a value, its default for the rows to come, and then value after value.
+    fn fill(&self, column: &Column) -> Vec<Step> {
+        let name = quote_ident(&column.name);
+        let default = column.default.as_deref().unwrap_or("NULL");
+        let add = format!("{}, ALTER COLUMN {name} SET DEFAULT {default}", defined(column));
+        let does = Does::AddColumn { column: column.name.clone() };
+        let mut out = vec![
+            self.alter(add, Lock::AccessExclusive, does)
+                .note("new rows have their value from here on"),
+            Step::fill(self.table, &column.name, true),
+            Step::vacuum(self.table),
+        ];
+        if column.not_null {
+            out.extend(self.not_null(&column.name));
+        }
+        out
     }
 
     fn gain(&self, gain: &Gain) -> Option<Vec<Step>> {
         match gain {
             Gain::NotNull { column } => Some(self.not_null(column)),
             Gain::NoValue { column, .. } => {
-                let quoted = quote_ident(column);
-                let fill = format!("UPDATE {} SET {quoted} = … WHERE {quoted} IS NULL", self.table);
-                let fill = Step::new(fill, Lock::RowExclusive, "writes every row")
-                    .note("the application writes the column from now on; fill the rows that were there in batches by the key, \
-                           each in a transaction of its own, with VACUUM in between");
+                let fill = Step::fill(self.table, column, false);
                 Some([fill].into_iter().chain(self.not_null(column)).collect())
             }
             Gain::Check { name, definition } => {
@@ -144,37 +164,56 @@ impl Careful<'_> {
     }
 
     fn not_valid(&self, name: &str, definition: &str, lock: Lock) -> Vec<Step> {
-        let name = quote_ident(name);
+        let add = format!("ADD CONSTRAINT {} {definition} NOT VALID", quote_ident(name));
+        let does = Does::AddConstraint { name: name.to_owned() };
         vec![
-            self.alter(format!("ADD CONSTRAINT {name} {definition} NOT VALID"), lock, "")
-                .note("from here on it holds for what is written"),
-            self.validate(&name),
+            self.alter(add, lock, does).note("from here on it holds for what is written"),
+            self.validate(name),
         ]
     }
 
-    fn validate(&self, quoted: &str) -> Step {
-        let what = format!("VALIDATE CONSTRAINT {quoted}");
-        self.alter(what, Lock::ShareUpdateExclusive, READS)
+    fn validate(&self, name: &str) -> Step {
+        let what = format!("VALIDATE CONSTRAINT {}", quote_ident(name));
+        let does = Does::Validate { name: name.to_owned() };
+        self.alter(what, Lock::ShareUpdateExclusive, does)
+            .reads()
             .note("fails where a row does not fulfil it: correct the row and repeat this step")
+    }
+
+    /// The name that PostgreSQL gave the NOT NULL of a column: since 18 it is a constraint.
+    fn not_null_name(&self, attnum: i16) -> Option<&str> {
+        let all = self.after.constraints.iter();
+        all.filter(|c| c.kind == 'n' && c.attnums == [attnum]).map(|c| c.name.as_str()).next()
     }
 
     fn not_null(&self, column: &str) -> Vec<Step> {
         let quoted = quote_ident(column);
-        let name = derived_name(&format!("{}_{column}", self.table.name), "_not_null");
-        let name = quote_ident(&name);
         let exclusive = Lock::AccessExclusive;
-        // Since 18 NOT NULL is a constraint, and may be NOT VALID itself.
+        let attnum = self.after.column_named(column).map(|c| c.attnum);
+        let given = attnum.and_then(|n| self.not_null_name(n)).map(str::to_owned);
+        let taken = |name: &str| {
+            let mut all = self.before.constraints.iter().chain(&self.after.constraints);
+            all.any(|c| c.name == name)
+        };
+        let name = given.unwrap_or_else(|| {
+            free_name(&format!("{}_{column}", self.table.name), "_not_null", taken)
+        });
+        let does = Does::AddConstraint { name: name.clone() };
+        let constraint = quote_ident(&name);
+        // Since 18 NOT NULL may be NOT VALID itself.
         if self.version >= 180_000 {
-            let add = format!("ADD CONSTRAINT {name} NOT NULL {quoted} NOT VALID");
-            return vec![self.alter(add, exclusive, ""), self.validate(&name)];
+            let add = format!("ADD CONSTRAINT {constraint} NOT NULL {quoted} NOT VALID");
+            return vec![self.alter(add, exclusive, does), self.validate(&name)];
         }
-        let check = format!("ADD CONSTRAINT {name} CHECK ({quoted} IS NOT NULL) NOT VALID");
+        let check = format!("ADD CONSTRAINT {constraint} CHECK ({quoted} IS NOT NULL) NOT VALID");
+        let set = Does::SetNotNull { column: column.to_owned() };
+        let set = self.alter(format!("ALTER COLUMN {quoted} SET NOT NULL"), exclusive, set);
+        let drop = Does::DropHelper { name: name.clone() };
         vec![
-            self.alter(check, exclusive, ""),
+            self.alter(check, exclusive, does),
             self.validate(&name),
-            self.alter(format!("ALTER COLUMN {quoted} SET NOT NULL"), exclusive, "")
-                .note("the check proves it: no row is read"),
-            self.alter(format!("DROP CONSTRAINT {name}"), exclusive, ""),
+            set.note("the check proves it: no row is read"),
+            self.alter(format!("DROP CONSTRAINT {constraint}"), exclusive, drop),
         ]
     }
 
@@ -195,14 +234,11 @@ impl Careful<'_> {
             }
             out.extend(proof);
         }
+        let own_index = index.is_some();
         let index = match index {
             Some(index) => index,
             None => {
-                let leftover = format!("DROP INDEX CONCURRENTLY {}", self.table.sibling(name));
-                out.push(Step::new(create, Lock::ShareUpdateExclusive, BUILDS).note(format!(
-                    "outside of a transaction; waits for every older transaction; where it fails it leaves an invalid \
-                     index: {leftover}, and repeat this step"
-                )));
+                out.push(Step::build(create, &self.table.sibling(name), &plan.index));
                 name
             }
         };
@@ -212,8 +248,19 @@ impl Careful<'_> {
             &format!("USING INDEX {}", quote_ident(index)),
             1,
         );
-        out.push(Step::new(by_name, Lock::AccessExclusive, ""));
+        let clauses = by_name.strip_prefix(&format!("ALTER TABLE {} ", self.table))?;
+        let does = Does::UseIndex { name: name.to_owned(), own_index };
+        out.push(self.alter(clauses, Lock::AccessExclusive, does));
         out.extend(last);
         Some(out)
     }
+}
+
+/// Adds it, with neither value nor default.
+fn defined(column: &Column) -> String {
+    let mut what = format!("ADD COLUMN {} {}", quote_ident(&column.name), column.type_sql);
+    if let Some(collation) = &column.collation {
+        what.push_str(&format!(" COLLATE {collation}"));
+    }
+    what
 }

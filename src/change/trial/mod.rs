@@ -7,15 +7,17 @@
 //! server's own version ([`observe`]); what follows from it is a pure function ([`verdict`]).
 
 mod careful;
+mod likeness;
 mod lock;
 mod observe;
 mod observed;
+mod step;
 mod verdict;
 
-pub use careful::Step;
 pub use lock::Lock;
 pub use observe::{observe, observe_within};
 pub use observed::{Gain, Observed, Other};
+pub use step::{Does, How, Step};
 pub use verdict::{Verdict, Way};
 
 use super::Request;
@@ -59,8 +61,12 @@ impl Trial {
                 request.cascades().then(|| why.to_owned())
             });
         if let Some(why) = why {
-            self.verdict = Verdict { way: Way::ShadowCopy, why };
-            self.steps.clear();
+            self.copy_instead(why);
         }
+    }
+
+    fn copy_instead(&mut self, why: String) {
+        self.verdict = Verdict { way: Way::ShadowCopy, why };
+        self.steps.clear();
     }
 }

@@ -27,7 +27,7 @@ pub struct Observed {
 }
 
 /// Another table that it locks.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Other {
     /// Quoted and qualified.
     pub table: String,

@@ -45,7 +45,11 @@ impl Verdict {
             None => (Way::Instant, format!("PostgreSQL changes its catalogs alone, {under}")),
             Some(work) if !blocks(observed) => (
                 Way::Online,
-                format!("PostgreSQL {work}, and meanwhile reads and writes pass ({})", lock.sql()),
+                format!(
+                    "PostgreSQL {}, and meanwhile reads and writes pass ({})",
+                    work.trim_end_matches(','),
+                    lock.sql()
+                ),
             ),
             Some(work) if careful => (
                 Way::Careful,

@@ -206,7 +206,12 @@ async fn drop_invalid(context: &Context, session: &Session, plan: &IndexPlan) {
 
 /// Tells, once for each, whom the build of backend `pid` waits for. That it cannot is no reason to give
 /// the build up.
-async fn tell_waits(context: &Context, watcher: &Session, pid: i32, name: &str) -> Infallible {
+pub(in crate::migration) async fn tell_waits(
+    context: &Context,
+    watcher: &Session,
+    pid: i32,
+    name: &str,
+) -> Infallible {
     let sql = format!(
         "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (\
          SELECT p.current_locker_pid FROM pg_catalog.pg_stat_progress_create_index p WHERE p.pid = $1 \

@@ -37,6 +37,7 @@ use super::catch_up;
 use super::context::Context;
 use super::prepare::{self, shadow_settings};
 use announce::Announcer;
+pub(super) use build::tell_waits;
 use size::Extent;
 pub(super) use size::{build_seconds, wal_end};
 use whole::Whole;
@@ -279,7 +280,11 @@ pub(super) async fn vacuum(
 }
 
 /// A session that builds; it does so as the table's owner, each time anew.
-async fn builder(context: &Context, settings: &IndexSettings, n: usize) -> Result<Session> {
+pub(super) async fn builder(
+    context: &Context,
+    settings: &IndexSettings,
+    n: usize,
+) -> Result<Session> {
     let session = context.session(&format!("index {n}")).await?;
     let workers = settings.parallel_workers.to_string();
     session.set("max_parallel_maintenance_workers", &workers).await?;

@@ -132,7 +132,7 @@ impl Run<'_> {
         let session = self.connector.session("end").await?;
         // An abort was faster.
         let Some(stored) = store::load(&session, migration).await? else { return Ok(()) };
-        abort::undo(&session, stored, &self.meter).await.map(drop)
+        abort::undo(self.connector, &session, stored, &self.meter).await.map(drop)
     }
 }
 

@@ -104,6 +104,18 @@ pub(in crate::migration) async fn kept(session: &Session, migration: i64) -> Res
     }))
 }
 
+/// The key that ranges of this flow were handed out by; None before the first of them.
+pub(in crate::migration) async fn kept_key(
+    session: &Session,
+    migration: i64,
+    flow: i32,
+) -> Result<Option<Vec<KeyColumn>>> {
+    let sql = "SELECT f.key FROM pgwraith.flow f WHERE f.migration_id = $1 AND f.flow = $2";
+    let Some(row) = session.maybe(sql, &[&migration, &flow]).await? else { return Ok(None) };
+    let unreadable = |e| Error::failed(format!("a stored key cannot be read: {e}"));
+    serde_json::from_value(row.get(0)).map(Some).map_err(unreadable)
+}
+
 /// Keeps what the source is from here on, for as long as the migration lasts.
 pub(in crate::migration) async fn keep_fingerprint(
     session: &Session,

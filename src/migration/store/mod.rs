@@ -7,11 +7,12 @@ mod flow;
 mod progress;
 mod record;
 mod schema;
+mod step;
 
 pub(super) use after::{ToDo, left_to_do, left_to_validate};
 pub(super) use epoch::{hold_epoch, host, raise_epoch, silence};
 pub(super) use flow::{
-    Kept, dirty, keep_fingerprint, kept, mark_unproven, record_flow, record_slot,
+    Kept, dirty, keep_fingerprint, kept, kept_key, mark_unproven, record_flow, record_slot,
 };
 pub(super) use progress::{copy_rate, keep_progress};
 pub(super) use record::{
@@ -20,6 +21,9 @@ pub(super) use record::{
     unfinished_by_name,
 };
 pub(super) use schema::ensure;
+pub(super) use step::{
+    StoredStep, begin_step, claim_step, finish_in_place, is_mine, record_steps, steps, unmake_steps,
+};
 
 use crate::error::Result;
 use crate::pg::Session;

@@ -279,7 +279,7 @@ pub(in crate::migration) async fn is_finished(session: &Session, migration: i64)
 /// Removes a migration's state, and the schema with the last one.
 pub(in crate::migration) async fn forget(session: &Session, migration: i64) -> Result<()> {
     session.batch("BEGIN").await?;
-    for table in ["dirty", "chunk", "flow", "event", "progress"] {
+    for table in ["dirty", "chunk", "flow", "event", "progress", "step"] {
         let sql = format!("DELETE FROM pgwraith.{table} WHERE migration_id = $1");
         session.execute(&sql, &[&migration]).await?;
     }

@@ -1,11 +1,13 @@
 //! The state's tables, and how those of an older version become those of this one.
 
 use super::access::{self, Use};
+use super::step::IN_PLACE;
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 7] = [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, COURSE];
+const VERSIONS: [&str; 8] =
+    [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, COURSE, IN_PLACE];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.

@@ -1,0 +1,187 @@
+//! One statement of a change in place: what plan prints and a run executes.
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::Lock;
+use super::observed::{Observed, Other};
+use crate::pg::{QualifiedName, quote_ident};
+
+/// One statement in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub sql: String,
+    /// The strongest lock on the table.
+    pub lock: Lock,
+    pub others: Vec<Other>,
+    /// What it does for that long; empty where that is a moment.
+    pub takes: String,
+    /// What to know of it.
+    pub note: String,
+    pub does: Does,
+    /// What follows ALTER TABLE name, where it is one.
+    pub clauses: Option<String>,
+}
+
+/// What a step does, for whoever executes it, looks whether it is done, or undoes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Does {
+    /// Clauses as they were typed.
+    Typed,
+    AddColumn {
+        column: String,
+    },
+    /// Gives the rows that were there a value in a new column.
+    Fill {
+        column: String,
+        /// The column's default is that value; without one nobody here knows it.
+        by_default: bool,
+    },
+    Vacuum,
+    /// NOT VALID.
+    AddConstraint {
+        name: String,
+    },
+    Validate {
+        name: String,
+    },
+    SetNotNull {
+        column: String,
+    },
+    /// Of a check that has proven what it was made for.
+    DropHelper {
+        name: String,
+    },
+    /// CONCURRENTLY.
+    BuildIndex {
+        name: String,
+        /// What follows the table's name.
+        definition: String,
+        unique: bool,
+    },
+    /// Makes an index a constraint.
+    UseIndex {
+        name: String,
+        /// The index was there before the change, under whatever name.
+        own_index: bool,
+    },
+}
+
+/// How a step is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// In a moment, under a lock that keeps others out: with the cutover's discipline.
+    Short,
+    /// For as long as it takes, under a lock that keeps no reads and writes out.
+    Long,
+    /// In ranges of the key, each a transaction.
+    Fill,
+    /// Outside of a transaction.
+    Vacuum,
+    Build,
+}
+
+const READS: &str = "reads all rows";
+const BUILDS: &str = "reads all rows twice and sorts";
+const WRITES: &str = "writes every row";
+
+impl Step {
+    /// A clause that was typed.
+    pub(super) fn typed(table: &QualifiedName, clauses: &str, observed: &Observed) -> Step {
+        let reads = observed.scans > 0 || !observed.built.is_empty();
+        let step = Step::alter(table, clauses.trim(), observed.lock, Does::Typed);
+        Step { others: observed.others.clone(), ..if reads { step.reads() } else { step } }
+    }
+
+    /// An ALTER TABLE that takes a moment.
+    pub(super) fn alter(
+        table: &QualifiedName,
+        clauses: impl Into<String>,
+        lock: Lock,
+        does: Does,
+    ) -> Step {
+        let clauses = clauses.into();
+        let sql = format!("ALTER TABLE {table} {clauses}");
+        Step { clauses: Some(clauses), ..Step::plain(sql, lock, does) }
+    }
+
+    fn plain(sql: String, lock: Lock, does: Does) -> Step {
+        let (others, takes, note) = (Vec::new(), String::new(), String::new());
+        Step { sql, lock, others, takes, note, does, clauses: None }
+    }
+
+    pub(super) fn reads(self) -> Step {
+        Step { takes: READS.to_owned(), ..self }
+    }
+
+    pub(super) fn note(self, note: impl Into<String>) -> Step {
+        Step { note: note.into(), ..self }
+    }
+
+    /// Gives a new column's rows that were there their value.
+    pub(super) fn fill(table: &QualifiedName, column: &str, by_default: bool) -> Step {
+        let quoted = quote_ident(column);
+        let value = if by_default { "DEFAULT" } else { "…" };
+        let sql = format!("UPDATE {table} SET {quoted} = {value} WHERE {quoted} IS NULL");
+        let does = Does::Fill { column: column.to_owned(), by_default };
+        let note = match by_default {
+            true => {
+                "in ranges of the key, each a transaction of its own; until it is done NULL in the column means that the row was not \
+                 come to yet; subscribers and consumers of logical decoding get every row as an update"
+            }
+            false => {
+                "the application writes the column from now on; fill the rows that were there in batches by the key, each in a \
+                 transaction of its own, with VACUUM in between"
+            }
+        };
+        let step = Step::plain(sql, Lock::RowExclusive, does).note(note);
+        Step { takes: WRITES.to_owned(), ..step }
+    }
+
+    /// After every row was written: what that left behind is of use again, and statistics know the column.
+    pub(super) fn vacuum(table: &QualifiedName) -> Step {
+        let sql = format!("VACUUM (ANALYZE) {table}");
+        Step::plain(sql, Lock::ShareUpdateExclusive, Does::Vacuum).reads()
+    }
+
+    /// CREATE INDEX CONCURRENTLY.
+    pub(super) fn build(
+        create: String,
+        name: &QualifiedName,
+        index: &crate::catalog::Index,
+    ) -> Step {
+        let does = Does::BuildIndex {
+            name: name.name.clone(),
+            definition: index.definition.clone(),
+            unique: index.unique,
+        };
+        let step = Step::plain(create, Lock::ShareUpdateExclusive, does).note(format!(
+            "outside of a transaction; waits for every older transaction; where it fails it leaves an invalid \
+             index: DROP INDEX CONCURRENTLY {name}, and repeat this step"
+        ));
+        Step { takes: BUILDS.to_owned(), ..step }
+    }
+
+    /// How it is executed.
+    pub fn how(&self) -> How {
+        match (&self.does, self.takes.is_empty()) {
+            (Does::Fill { .. }, _) => How::Fill,
+            (Does::Vacuum, _) => How::Vacuum,
+            (Does::BuildIndex { .. }, _) => How::Build,
+            (_, true) => How::Short,
+            (_, false) => How::Long,
+        }
+    }
+
+    /// The same on an empty table, in a transaction; None where it changes no catalog.
+    pub(super) fn rehearsed(&self, table: &QualifiedName) -> Option<String> {
+        match &self.does {
+            Does::Fill { .. } | Does::Vacuum => None,
+            Does::BuildIndex { name, definition, unique } => {
+                let unique = if *unique { "UNIQUE " } else { "" };
+                Some(format!("CREATE {unique}INDEX {} ON {table} {definition}", quote_ident(name)))
+            }
+            _ => self.clauses.as_ref().map(|clauses| format!("ALTER TABLE {table} {clauses}")),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Gives the rows of a relation that have no value in a column its default, range by range, and proves that
+//! none is left.
+//!
+//! The application writes meanwhile, and is not to wait. A row that somebody has locked is passed over, so that we
+//! wait for nobody while rows are locked by us; whoever wants one of those waits for the end of one piece, which the
+//! server cuts off. What is passed over, and what a new key moves from a range that is to come into one that is
+//! done, is found by the look at the end ([`Filler::sweep`]): it reads all rows at one snapshot, whatever
+//! their keys, and rows that are younger have had the default since before the first range.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+use tokio_postgres::types::ToSql;
+use tokio_util::sync::CancellationToken;
+
+use super::Flow;
+use super::chunk::{self, Kind, Planner, Range};
+use super::copy::{Copied, Worked};
+use super::key::{Key, key_arrays};
+use super::write::{Isolation, Writer};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::failpoint::failpoint;
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Lsn, Session};
+use crate::throttle::valve::Valve;
+
+/// What fails for a passing reason is tried so often.
+const ATTEMPTS: u32 = 20;
+/// A range that takes too long at once is done in pieces, of so many rows at first.
+const PIECE: i64 = 1_000;
+/// Rows that one look names, and that are filled at a time.
+const LOOK: i64 = 5_000;
+const BATCH: usize = 100;
+/// Whoever writes NULL himself would keep us looking for ever.
+const LOOKS: u32 = 3;
+/// Pauses for those who have locked rows.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Fills one column; shared by its workers.
+pub struct Filler {
+    pub flow: Arc<Flow>,
+    pub column: String,
+    pub writer: Writer,
+    pub planner: Mutex<Planner>,
+    pub valve: Valve,
+    /// Every range was handed out.
+    pub covered: CancellationToken,
+    /// What a range should take, and the longest that one piece may: so long its rows are locked.
+    pub aim: Duration,
+    pub most: Duration,
+    pub worked: Arc<Worked>,
+}
+
+/// What became of one piece.
+struct Piece {
+    rows: u64,
+    wal: u64,
+    /// There are no more in the range.
+    last: bool,
+}
+
+impl Filler {
+    /// The worker `number`, from 0: takes range after range, as fast as it may. Tells each to `report`.
+    pub async fn work(
+        &self,
+        session: &Session,
+        number: usize,
+        report: impl Fn(Copied),
+    ) -> Result<()> {
+        session.batch(BY_INDEX).await?;
+        let mut worked = Duration::ZERO;
+        loop {
+            let _there = tokio::select! {
+                biased;
+                () = self.covered.cancelled() => return Ok(()),
+                there = self.valve.pass(number, worked) => there,
+            };
+            let range = {
+                let mut planner = self.planner.lock().await;
+                planner.pace.aim(self.aim);
+                planner.pace.take_a_share(self.valve.share());
+                planner.next().await?
+            };
+            let Some(range) = range else {
+                self.covered.cancel();
+                return Ok(());
+            };
+            let copied = self.fill(session, &range).await?;
+            report(copied);
+            worked = copied.took;
+        }
+    }
+
+    async fn fill(&self, session: &Session, range: &Range) -> Result<Copied> {
+        let (started, mut attempts) = (Instant::now(), 0);
+        let (mut rows, mut wal, mut most_rows) = (0, 0, i64::MAX);
+        loop {
+            let error = match self.piece(session, range, most_rows, rows).await {
+                Ok(piece) => {
+                    (rows, wal) = (rows + piece.rows, wal + piece.wal);
+                    if !piece.last {
+                        continue;
+                    }
+                    let took = started.elapsed();
+                    self.worked.add(wal, took);
+                    self.planner.lock().await.pace.learn(rows as i64, took, wal);
+                    return Ok(Copied { number: range.number, rows, took, unrested: took });
+                }
+                Err(error) => error,
+            };
+            if session.is_closed() {
+                return Err(error);
+            }
+            session.rollback().await;
+            attempts += 1;
+            match classify(&error) {
+                Class::Late if attempts < ATTEMPTS => {
+                    most_rows = if most_rows == i64::MAX { PIECE } else { (most_rows / 4).max(1) };
+                    tracing::debug!("range {} goes on in pieces of {most_rows}", range.number);
+                }
+                Class::Transient if attempts < ATTEMPTS => {}
+                _ => return Err(self.told(error, range.number)),
+            }
+        }
+    }
+
+    fn told(&self, e: Error, range: i64) -> Error {
+        let what = format!("filling column {:?} in range {range} of the key", self.column);
+        match classify(&e) {
+            Class::RowsDoNotFit | Class::Duplicate => e
+                .with_kind(ErrorKind::DataDiffers)
+                .context(what)
+                .next("pgwraith.chunk has the bounds of the range (kind \"fill\"); correct what refuses the value"),
+            _ => e.context(what),
+        }
+    }
+
+    /// At most so many rows of a range in one transaction, and with the last of them that it is done: committed
+    /// both or none. `before` have been filled already.
+    async fn piece(
+        &self,
+        session: &Session,
+        range: &Range,
+        most_rows: i64,
+        before: u64,
+    ) -> Result<Piece> {
+        let flow = &self.flow;
+        let snapshot = self.writer.begin(session, Isolation::ReadCommitted).await?;
+        let began = self.claim(session, range).await?;
+        let limit = self.most.as_millis().max(1);
+        session.batch(&format!("SET LOCAL statement_timeout = {limit}")).await?;
+        self.writer.as_owner(session).await?;
+        let mut parameters = range.parameters();
+        parameters.push(&most_rows);
+        let sql = flow.fill_range(range.bounds(), &self.column);
+        let rows = session.execute(&sql, &parameters).await?;
+        self.writer.as_tool(session).await?;
+        session.batch("SET LOCAL statement_timeout = 0").await?;
+        let last = (rows as i64) < most_rows;
+        let ended: Lsn = if last {
+            let which = (Kind::Fill, range.number);
+            chunk::settle(session, flow, which, before + rows, &snapshot).await?
+        } else {
+            session.one("SELECT pg_catalog.pg_current_wal_insert_lsn()", &[]).await?.get(0)
+        };
+        failpoint!("range filled");
+        session.batch("COMMIT").await?;
+        failpoint!("fill committed");
+        Ok(Piece { rows, wal: ended.bytes_since(began), last })
+    }
+
+    async fn claim(&self, session: &Session, range: &Range) -> Result<Lsn> {
+        match chunk::claim(session, &self.flow, Kind::Fill, range.number).await? {
+            Some((at, false)) => Ok(at),
+            Some((_, true)) => {
+                Err(Error::failed(format!("range {} was filled by another run", range.number)))
+            }
+            None => Err(self.planner.lock().await.check().await.err().unwrap_or_else(|| {
+                Error::failed(format!("range {} is not in the state any more", range.number))
+            })),
+        }
+    }
+
+    /// Fills what the ranges have left, until a look at all rows finds none. `looker` reads, `session` writes.
+    pub async fn sweep(
+        &self,
+        (looker, session): (&Session, &Session),
+        tell: impl Fn(String),
+    ) -> Result<()> {
+        looker.set_role(&self.writer.owner).await?;
+        session.batch(BY_INDEX).await?;
+        let (mut looks, mut pause, mut worked) = (0, PAUSE, Duration::ZERO);
+        loop {
+            let rows = looker.query(&self.flow.unfilled(&self.column), &[&LOOK]).await?;
+            let width = self.flow.key.len();
+            let found: Vec<Key> = rows.iter().map(|row| Key::of_row(row, width)).collect();
+            if found.is_empty() {
+                return Ok(());
+            }
+            let mut filled = 0;
+            for keys in found.chunks(BATCH) {
+                let _there = self.valve.pass(0, worked).await;
+                let started = Instant::now();
+                filled += self.fill_keys(session, keys).await?;
+                worked = started.elapsed();
+            }
+            if filled == 0 {
+                if pause == PAUSE {
+                    tell(format!(
+                        "rows that are not filled yet are locked by others: {} at least",
+                        found.len()
+                    ));
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            } else if found.len() < LOOK as usize && filled == found.len() as u64 {
+                looks += 1;
+            }
+            if looks == LOOKS {
+                tell(format!(
+                    "column {:?}: somebody writes NULL into it all the time",
+                    self.column
+                ));
+                return Ok(());
+            }
+        }
+    }
+
+    async fn fill_keys(&self, session: &Session, keys: &[Key]) -> Result<u64> {
+        let arrays = key_arrays(self.flow.key_type_oids(), keys);
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+        self.writer.begin(session, Isolation::ReadCommitted).await?;
+        let limit = self.most.as_millis().max(1);
+        session.batch(&format!("SET LOCAL statement_timeout = {limit}")).await?;
+        self.writer.as_owner(session).await?;
+        match session.execute(&self.flow.fill_keys(&self.column), &parameters).await {
+            Ok(rows) => session.batch("COMMIT").await.map(|()| rows),
+            Err(e) if matches!(classify(&e), Class::Late | Class::Transient) => {
+                session.rollback().await;
+                Ok(0)
+            }
+            Err(e) => {
+                session.rollback().await;
+                let what = format!("filling column {:?}", self.column);
+                Err(e.context(what))
+            }
+        }
+    }
+}
+
+/// Rows are found by the key and then by where they are, never by a look at all of them.
+const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
+    SET max_parallel_workers_per_gather = 0";

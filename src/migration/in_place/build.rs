@@ -1,0 +1,140 @@
+//! Builds an index CONCURRENTLY. A build that fails, or is cut off, leaves an invalid index, which may refuse rows
+//! and helps no query: it is dropped before the next one, and whatever became of a build nobody heard of again is
+//! looked up in the catalogs.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::violating;
+use super::work::{Did, Steps};
+use crate::catalog::{self, Index, Table};
+use crate::change::trial::{Does, Lock};
+use crate::cutover::{InPlace, Ready, Sent, Work};
+use crate::error::{Error, Result};
+use crate::failpoint::failpoint;
+use crate::flow::write::{Isolation, superseded};
+use crate::migration::hooked::{BeforeCutover, Caller};
+use crate::migration::index;
+use crate::migration::store::{self, StoredStep};
+use crate::pg::Session;
+use crate::pg::sqlstate::{Class, classify};
+use crate::shadow::set_role;
+
+impl Steps<'_, '_, '_> {
+    pub(super) async fn build(&self, stored: &StoredStep) -> Result<Did> {
+        let Does::BuildIndex { name, definition, unique } = &stored.step.does else {
+            return Ok(Did::default());
+        };
+        let is_it = |index: &Index| {
+            index.valid && index.definition == *definition && index.unique == *unique
+        };
+        match self.index(name).await? {
+            Some(index) if is_it(&index) => self.settle(stored).await?,
+            Some(index) if index.valid => {
+                let what = format!("somebody made another index {name:?} meanwhile");
+                return Err(Error::failed(what).next("Rename or drop it"));
+            }
+            there => {
+                if there.is_some() {
+                    self.drop_invalid(name).await?;
+                }
+                self.create(stored, name).await?;
+                failpoint!("index made");
+                self.settle(stored).await?;
+            }
+        }
+        Ok(Did::default())
+    }
+
+    async fn index(&self, name: &str) -> Result<Option<Index>> {
+        let now = catalog::read(self.control, self.source.oid).await?;
+        let now = now.ok_or_else(|| Error::failed("the table is gone"))?;
+        Ok(now.indexes.into_iter().find(|index| index.name == name))
+    }
+
+    /// It waits for every snapshot of the database that is older than it, of which none is ours.
+    async fn create(&self, stored: &StoredStep, name: &str) -> Result<()> {
+        let context = self.context;
+        let settings = context.settings.borrow().index.clone();
+        // It can be in no transaction of ours: Invariant 9 is asked just before.
+        context.writer.begin(self.control, Isolation::ReadCommitted).await?;
+        self.control.batch("COMMIT").await?;
+        let session = index::builder(context, &settings, 0).await?;
+        session.set_role(&context.writer.owner).await?;
+        // As the operator's own session would understand it.
+        let watcher = context.session("index watch").await?;
+        let _unthrottled = context.unthrottled.begin();
+        let built = tokio::select! {
+            built = session.batch(&stored.step.sql) => built,
+            never = index::tell_waits(context, &watcher, session.pid(), name) => match never {},
+        };
+        let error = match built {
+            Ok(()) => return Ok(()),
+            Err(e) if session.is_closed() => return Err(e),
+            Err(e) => e,
+        };
+        let of_the_data = classify(&error) == Class::Duplicate
+            && error.db().is_some_and(|db| db.schema() != Some("pg_catalog"));
+        let error = match of_the_data {
+            true => violating::duplicates(self, name, error).await,
+            false => error.context(format!("building index {name:?}")),
+        };
+        // It may refuse rows that the table takes. Where it cannot go now, it does before the next build.
+        if let Err(e) = self.drop_invalid(name).await {
+            context.meter.note(format!("the invalid index {name:?} is left: {}", e.what()));
+        }
+        Err(error)
+    }
+
+    async fn drop_invalid(&self, name: &str) -> Result<()> {
+        let (context, run) = (self.context, self.stretch.run);
+        let migration = context.flow.migration;
+        let work = DropInvalid { table: self.source, name, migration, epoch: context.writer.epoch };
+        let before = BeforeCutover { caller: Caller::of(run), migration: Some(migration) };
+        let limits = context.settings.borrow().cutover;
+        let in_place = InPlace {
+            connector: &context.connector,
+            role: &format!("{migration}/"),
+            table: self.source,
+            work: &work,
+            meter: &context.meter,
+            limits,
+            window: None,
+            held: &|| None,
+            before: &before,
+            sent: &Sent::default(),
+        };
+        in_place.run().await?;
+        context.meter.note(format!("the invalid index {name:?} is dropped"));
+        Ok(())
+    }
+}
+
+/// Behind the first lock nobody builds it, or builds it anew: an index that is invalid there stays so.
+struct DropInvalid<'a> {
+    table: &'a Table,
+    name: &'a str,
+    migration: i64,
+    epoch: i64,
+}
+
+impl Work for DropInvalid<'_> {
+    fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
+        let ready = async {
+            if !store::is_mine(session, self.migration, self.epoch).await? {
+                return Err(superseded());
+            }
+            let now = catalog::read(session, self.table.oid).await?;
+            let invalid = |index: &&Index| index.name == self.name && !index.valid;
+            let there = now.as_ref().is_some_and(|now| now.indexes.iter().any(|i| invalid(&i)));
+            session.batch(&set_role(Some(&self.table.owner))).await?;
+            let drop = || format!("DROP INDEX {}", self.table.qualified().sibling(self.name));
+            Ok(Ready {
+                lock: if there { Lock::AccessExclusive } else { Lock::AccessShare },
+                others: Vec::new(),
+                statements: there.then(drop).into_iter().collect(),
+            })
+        };
+        ready.boxed()
+    }
+}

@@ -1,0 +1,99 @@
+//! Gives the rows that were there a value in a new column, as fast as the throttle lets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::work::{Did, Steps};
+use crate::catalog;
+use crate::change::trial::Does;
+use crate::change::{KeyColumn, own_key};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::flow::Flow;
+use crate::flow::chunk::{Kind, Pace, Planner};
+use crate::flow::copy::Copied;
+use crate::flow::fill::Filler;
+use crate::migration::store::{self, StoredStep};
+use crate::telemetry::{Sample, Timed};
+
+/// A range writes no more log than this.
+const RANGE_WAL: u64 = 64 << 20;
+
+impl Steps<'_, '_, '_> {
+    pub(super) async fn fill(&self, stored: &StoredStep) -> Result<Did> {
+        let Does::Fill { column, .. } = &stored.step.does else { return Ok(Did::default()) };
+        let context = self.context;
+        let flow = Arc::new(self.flow_of(stored).await?);
+        let settings = context.settings.borrow().clone();
+        // Whoever wants a row that is locked by us waits for no longer than for the cutover's lock, by and large.
+        let aim = settings.copy.chunk_time.min(settings.cutover.lock_timeout / 2);
+        let session = context.session("plan").await?;
+        let pace = Pace::new(settings.copy.first_chunk, aim, RANGE_WAL);
+        let writer = context.writer.clone();
+        let mut planner =
+            Planner::new(session, Arc::clone(&flow), writer.clone(), Kind::Fill, pace).await?;
+        let (before, position) = planner.go_on().await?;
+        planner.set_landmarks(position).await?;
+        context.meter.tell(Sample::CopiedBefore(before.max(0) as u64));
+        let filler = Filler {
+            flow,
+            column: column.clone(),
+            writer,
+            planner: Mutex::new(planner),
+            valve: context.valve.clone(),
+            covered: CancellationToken::new(),
+            aim,
+            most: settings.cutover.max_lock_hold.max(Duration::from_millis(10)),
+            worked: Arc::clone(&context.worked),
+        };
+        let rows = self.ranges(&filler, settings.copy.workers).await?;
+        let (looker, session) = (context.session("look").await?, context.session("fill").await?);
+        filler.sweep((&looker, &session), |told| context.meter.note(told)).await?;
+        self.settle(stored).await?;
+        Ok(Did { lock: None, rows: Some(rows + before.max(0) as u64) })
+    }
+
+    async fn ranges(&self, filler: &Filler, workers: usize) -> Result<u64> {
+        let context = self.context;
+        let rows = std::sync::atomic::AtomicU64::new(0);
+        let worker = async |number: usize| {
+            let session = context.session(&format!("fill {}", number + 1)).await?;
+            let tell = |copied: Copied| {
+                rows.fetch_add(copied.rows, std::sync::atomic::Ordering::Relaxed);
+                context.meter.tell(Sample::Copied(copied.rows, copied.number));
+                context.meter.took(Timed::Chunk, copied.took);
+            };
+            filler.work(&session, number, tell).await
+        };
+        try_join_all((0..workers.max(1)).map(worker)).await?;
+        let planner = filler.planner.lock().await;
+        if !planner.is_complete() {
+            return Err(Error::failed("filling ended before the last range"));
+        }
+        planner.check().await?;
+        Ok(rows.into_inner())
+    }
+
+    /// The key as it was when the first range was handed out.
+    async fn flow_of(&self, stored: &StoredStep) -> Result<Flow> {
+        let flow = Flow { number: stored.number, ..(*self.context.flow).clone() };
+        if let Some(key) = store::kept_key(self.control, flow.migration, flow.number).await? {
+            return Ok(Flow { key, ..flow });
+        }
+        let now = catalog::read(self.control, self.source.oid).await?;
+        let key: Vec<KeyColumn> = match now.as_ref().map(own_key) {
+            Some(Ok(key)) => key,
+            Some(Err(why)) => {
+                let what = format!("rows cannot be filled in ranges of a key: {why}");
+                return Err(Error::new(ErrorKind::Refused, what));
+            }
+            None => return Err(Error::failed("the table is gone")),
+        };
+        let flow = Flow { key, ..flow };
+        store::record_flow(self.control, &flow, self.source, None).await?;
+        Ok(flow)
+    }
+}

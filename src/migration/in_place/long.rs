@@ -1,0 +1,84 @@
+//! ALTER TABLE that reads all rows, under a lock that keeps no reads and writes out: VALIDATE, above all.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::violating;
+use super::work::{Did, Steps};
+use crate::change::trial::Does;
+use crate::error::Result;
+use crate::failpoint::failpoint;
+use crate::migration::store::{self, StoredStep};
+use crate::pg::Session;
+use crate::pg::sqlstate::{Class, classify};
+
+/// Nobody but DDL and VACUUM queues behind one that waits, and autovacuum gives way only to who waits for longer
+/// than deadlock_timeout.
+const LOCK_TIMEOUT: &str = "10s";
+/// Pauses between two tries begin with this and double.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+impl Steps<'_, '_, '_> {
+    pub(super) async fn long(&self, stored: &StoredStep) -> Result<Did> {
+        let context = self.context;
+        let patience = context.settings.borrow().cutover.patience;
+        let (started, mut pause, mut told) = (Instant::now(), PAUSE, false);
+        let _unthrottled = context.unthrottled.begin();
+        loop {
+            let session = context.session("step").await?;
+            let error = match self.once(&session, stored).await {
+                Ok(()) => return Ok(Did::default()),
+                Err(error) => error,
+            };
+            session.rollback().await;
+            match classify(&error) {
+                Class::Late | Class::Transient if started.elapsed() < patience => {
+                    if !told {
+                        let (sql, why) = (&stored.step.sql, error.what());
+                        context.meter.note(format!("{sql} waits for its locks: {why}"));
+                    }
+                    told = true;
+                }
+                Class::RowsDoNotFit => return Err(self.violated(stored, error).await),
+                _ => return Err(error),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The state is locked only once all rows are read: the transaction has no number until then, and keeps back
+    /// nobody's slot.
+    async fn once(&self, session: &Session, stored: &StoredStep) -> Result<()> {
+        let writer = &self.context.writer;
+        session.batch("BEGIN").await?;
+        writer.as_owner(session).await?;
+        // As the operator's own session would understand it.
+        session
+            .batch(&format!(
+                "SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; RESET search_path; SET LOCAL row_security = on"
+            ))
+            .await?;
+        session.execute(&format!("{}\n", stored.step.sql), &[]).await?;
+        session
+            .batch("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off")
+            .await?;
+        writer.as_tool(session).await?;
+        store::claim_step(session, writer.migration, writer.epoch, stored.number).await?;
+        failpoint!("step read");
+        session.batch("COMMIT").await
+    }
+
+    async fn violated(
+        &self,
+        stored: &StoredStep,
+        error: crate::error::Error,
+    ) -> crate::error::Error {
+        match &stored.step.does {
+            Does::Validate { name } => violating::told(self, name, error).await,
+            _ => error,
+        }
+    }
+}

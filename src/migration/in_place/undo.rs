@@ -1,0 +1,178 @@
+//! Takes back what steps have made, as far as anybody can: in one transaction, under one short lock.
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::catalog::{self, Table};
+use crate::change::Request;
+use crate::change::trial::{Does, Lock};
+use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
+use crate::error::{Error, Result};
+use crate::flow::write::superseded;
+use crate::migration::store::{self, Stored, StoredStep};
+use crate::pg::{Connector, QualifiedName, Session, quote_ident, shell_word};
+use crate::shadow::set_role;
+use crate::telemetry::Meter;
+
+/// What became of the steps.
+#[derive(Debug, Default)]
+pub struct Undone {
+    /// What took them back.
+    pub undone: Vec<String>,
+    /// Steps that were made and stay: what was before them is not known here.
+    pub left: Vec<String>,
+}
+
+/// Takes back the steps of a migration that nobody else runs.
+pub(in crate::migration) async fn undo(
+    connector: &Connector,
+    session: &Session,
+    stored: &Stored,
+    epoch: i64,
+    meter: &Meter,
+) -> Result<Undone> {
+    let steps = store::steps(session, stored.id).await?;
+    let now = catalog::read(session, stored.source_oid).await?;
+    // Where another table has its number, or its name is another, nothing of ours is known to be in it.
+    let Some(now) = now.filter(|now| now.qualified() == stored.names.source) else {
+        return Ok(Undone::default());
+    };
+    let back = Back::of(&steps, &now);
+    let (undone, left) = (back.statements(&now.qualified()), back.left.clone());
+    if !undone.is_empty() {
+        let work = Undo { table: &now, steps: &steps, migration: stored.id, epoch };
+        let in_place = InPlace {
+            connector,
+            role: &format!("{}/", stored.id),
+            table: &now,
+            work: &work,
+            meter,
+            limits: Limits::default(),
+            window: None,
+            held: &|| None,
+            before: &Nobody,
+            sent: &Sent::default(),
+        };
+        in_place.run().await.map_err(|e| cannot(e, &now.qualified()))?;
+    }
+    Ok(Undone { undone, left })
+}
+
+fn cannot(e: Error, table: &QualifiedName) -> Error {
+    let word = shell_word(&table.to_string());
+    e.context("taking back what was done in place")
+        .state("Nothing was taken back, and the state is kept")
+        .next(format!("When that is mended: `pgwraith abort {word}`"))
+}
+
+/// What takes steps back.
+#[derive(Debug, Default, PartialEq)]
+struct Back {
+    clauses: Vec<String>,
+    /// Indexes that are no constraints.
+    indexes: Vec<String>,
+    left: Vec<String>,
+}
+
+impl Back {
+    /// The last step first; by what is there: also of a step that was cut off.
+    fn of(steps: &[StoredStep], now: &Table) -> Back {
+        let mut back = Back::default();
+        for stored in steps.iter().rev().filter(|stored| stored.began) {
+            back.step(stored, now);
+        }
+        back
+    }
+
+    fn step(&mut self, stored: &StoredStep, now: &Table) {
+        let constraint = |name: &str| {
+            now.constraints.iter().any(|c| c.name == name)
+                || now.foreign_keys.iter().any(|k| k.name == name && k.from.oid == now.oid)
+        };
+        let mut clause = |what: &str, name: &str| {
+            self.clauses.push(format!("{what} {}", quote_ident(name)));
+        };
+        match &stored.step.does {
+            Does::BuildIndex { name, .. } => {
+                let index = now.indexes.iter().find(|index| index.name == *name);
+                // With its constraint it goes anyway.
+                if index.is_some_and(|index| now.constraint_of(index).is_none()) {
+                    self.indexes.push(name.clone());
+                }
+            }
+            // Each of the others is a transaction, and knows whether it is done.
+            _ if !stored.done => {}
+            Does::AddColumn { column } if now.column_named(column).is_some() => {
+                clause("DROP COLUMN", column);
+            }
+            Does::AddConstraint { name } | Does::UseIndex { name, own_index: false }
+                if constraint(name) =>
+            {
+                clause("DROP CONSTRAINT", name);
+            }
+            Does::SetNotNull { column } if now.column_named(column).is_some_and(|c| c.not_null) => {
+                self.clauses.push(format!("ALTER COLUMN {} DROP NOT NULL", quote_ident(column)));
+            }
+            // The index was the user's own, and would go with the constraint.
+            Does::Typed | Does::UseIndex { own_index: true, .. } => {
+                self.left.push(stored.step.sql.clone());
+            }
+            Does::AddColumn { .. }
+            | Does::Fill { .. }
+            | Does::Vacuum
+            | Does::AddConstraint { .. }
+            | Does::Validate { .. }
+            | Does::SetNotNull { .. }
+            | Does::DropHelper { .. }
+            | Does::UseIndex { .. } => {}
+        }
+    }
+
+    fn statements(&self, table: &QualifiedName) -> Vec<String> {
+        let alter = self.clauses.iter().map(|clause| format!("ALTER TABLE {table} {clause}"));
+        let drop = self.indexes.iter().map(|name| format!("DROP INDEX {}", table.sibling(name)));
+        alter.chain(drop).collect()
+    }
+}
+
+struct Undo<'a> {
+    table: &'a Table,
+    steps: &'a [StoredStep],
+    migration: i64,
+    epoch: i64,
+}
+
+impl Work for Undo<'_> {
+    fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
+        let ready = async {
+            if !store::is_mine(session, self.migration, self.epoch).await? {
+                return Err(superseded());
+            }
+            // Whoever goes on before the state is gone begins with the first step.
+            store::unmake_steps(session, self.migration).await?;
+            let now = catalog::read(session, self.table.oid).await?;
+            let now = now.ok_or_else(|| Error::failed("the table is gone"))?;
+            let back = Back::of(self.steps, &now);
+            let request = Request { alters: back.clauses.clone(), ..Request::default() };
+            let others = match request.alters.is_empty() {
+                true => {
+                    session.batch(&set_role(Some(&now.owner))).await?;
+                    Vec::new()
+                }
+                false => cutover::still_instant(session, self.table, &request).await?.others,
+            };
+            let statements = back.statements(&now.qualified());
+            Ok(Ready { lock: Lock::AccessExclusive, others, statements })
+        };
+        ready.boxed()
+    }
+}
+
+/// An abort asks nobody.
+struct Nobody;
+
+impl Before for Nobody {
+    fn minds(&self) -> BoxFuture<'_, Option<String>> {
+        async { None }.boxed()
+    }
+}

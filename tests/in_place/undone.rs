@@ -1,0 +1,75 @@
+//! An abort takes back what the steps have made.
+
+use crate::harness::{self, Background};
+use crate::scene::{SOON, exec};
+
+use super::{ALL_KINDS, abort, arguments, table};
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn the_table_is_as_it_was_wherever_the_run_died() {
+    let mut shop = table().await;
+    // The last of them before all is done.
+    let points = ["fill committed=return", "index made=return", "step made=6*off->return"];
+    for (n, point) in points.into_iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        crate::twins::twins(&shop, super::ROWS).await;
+        let dying =
+            Background::start_with(&[("FAILPOINTS", point)], arguments(&shop, ALL_KINDS, &[]));
+        let output = dying.finish(SOON).await;
+        assert_eq!(output.signal, Some(9), "{point}: {output}");
+        let output = abort(&shop).await.expect_code(0);
+        assert_eq!(output.json()["outcome"], "aborted", "{point}: {output}");
+        crate::twins::same(&shop, point).await;
+        assert!(shop.value::<bool>("SELECT to_regnamespace('pgwraith') IS NULL").await, "{point}");
+        abort(&shop).await.expect_code(2);
+    }
+}
+
+/// A run that is alive undoes itself; what was typed and has no inverse here is named.
+#[tokio::test]
+async fn what_was_typed_stays_and_is_named() {
+    let shop = table().await;
+    let alter = "ALTER COLUMN b SET DEFAULT 'x', ADD COLUMN token uuid DEFAULT gen_random_uuid(), ADD CHECK (a > 0)";
+    let holder = shop.session().await;
+    shop.exec("CREATE TABLE public.gate (n int); INSERT INTO public.gate VALUES (1)").await;
+    let gate = ["--throttle-query", "SELECT n FROM public.gate"];
+    let mut held = Background::start(arguments(&shop, alter, &gate));
+    held.wait_for_saying("step 3 of 6: UPDATE").await;
+    exec(&holder, "BEGIN; SELECT FROM ours.t WHERE id = 500 FOR UPDATE").await;
+    shop.exec("UPDATE public.gate SET n = 0").await;
+    held.wait_for_saying("rows that are not filled yet are locked by others").await;
+    // Nobody waits for that but the fill.
+    exec(&shop.client, "SET lock_timeout = '1s'; UPDATE ours.t SET a = a WHERE id <> 500").await;
+    let asked = shop.value::<String>("SELECT pgwraith.abort('ours.t')").await;
+    assert!(asked.contains("undoes itself"), "{asked}");
+    exec(&holder, "COMMIT").await;
+    let output = held.finish(SOON).await.expect_code(5);
+    assert!(output.stderr.contains("SET DEFAULT 'x'"), "{output}");
+    shop.exec("ALTER TABLE twin.t ALTER COLUMN b SET DEFAULT 'x'").await;
+    crate::twins::same(&shop, "aborted").await;
+    assert!(shop.value::<bool>("SELECT to_regnamespace('pgwraith') IS NULL").await);
+}
+
+/// What depends on a column by now is not dropped with it.
+#[tokio::test]
+async fn what_hangs_on_it_by_now_is_named() {
+    let shop = table().await;
+    let alter = "ADD COLUMN token uuid DEFAULT gen_random_uuid(), ADD CHECK (a > 1)";
+    super::run(&shop, alter, &[]).await.expect_code(4);
+    shop.exec("CREATE VIEW ours.v AS SELECT token FROM ours.t").await;
+    let output = abort(&shop).await.expect_code(1);
+    assert!(
+        output.stderr.contains("view") && output.stderr.contains("the state is kept"),
+        "{output}"
+    );
+    // Nor over SQL, which has no short locks, and asks a run that is there.
+    let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+    harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
+    let refused = shop.client.batch_execute("SELECT pgwraith.abort('ours.t')").await;
+    assert!(refused.is_err());
+    shop.exec("DROP VIEW ours.v").await;
+    let output = harness::run(["cleanup", "-d", &shop.dsn, "--yes"]).await.expect_code(0);
+    assert!(output.stdout.contains("in place"), "{output}");
+    crate::twins::same(&shop, "cleaned up").await;
+}
