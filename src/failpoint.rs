@@ -78,6 +78,10 @@ pub const IN_PLACE: &[&str] = &["alter ready", "alter locked", "altered"];
 #[cfg(feature = "failpoints")]
 pub const OF_PARTITIONS: &[&str] = &["index joined"];
 
+/// Those that a run comes by besides, where a partition comes to its table.
+#[cfg(feature = "failpoints")]
+pub const OF_NEWCOMERS: &[&str] = &["newcomer stored"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =

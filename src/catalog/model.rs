@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::parts::Part;
 use crate::pg::QualifiedName;
 
 /// One table, as it stood when it was read.
@@ -47,6 +48,9 @@ pub struct Table {
     pub statistics: Vec<Statistics>,
     /// From it, to it and to itself.
     pub foreign_keys: Vec<ForeignKey>,
+    /// Its partitions, where it is a partitioned one.
+    #[serde(default)]
+    pub parts: Vec<Part>,
 }
 
 /// One privilege in an access control list.

@@ -39,7 +39,7 @@ pub struct Request {
     /// that were copied without them leave the long build that this is to avoid, and an index that is built
     /// over ranges of different moments refuses values that are no duplicates.
     pub indexes_before: bool,
-    /// The table becomes a partitioned one.
+    /// The table becomes a partitioned one, or an ordinary one.
     pub partition: Option<partition::Asked>,
 }
 
@@ -58,7 +58,9 @@ impl Request {
         } else if !self.column_order.is_empty() {
             Some("columns take another order: PostgreSQL has no such ALTER TABLE")
         } else if self.partition.is_some() {
-            Some("PostgreSQL has no ALTER TABLE that divides a table into partitions")
+            Some(
+                "PostgreSQL has no ALTER TABLE that divides a table into partitions, or makes one of them",
+            )
         } else if self.alters.is_empty() {
             Some("the rows are to be written anew")
         } else {

@@ -27,6 +27,13 @@ pub(super) struct Known {
     pub(super) names: Names,
 }
 
+impl Known {
+    /// The source is a partitioned table, and so is the new one, in the same way.
+    pub(super) fn is_divided_alike(&self) -> bool {
+        self.source.is_partitioned() && self.request.partition.is_none()
+    }
+}
+
 /// What a stretch begins with.
 pub(super) struct Begun {
     pub(super) known: Known,

@@ -1,11 +1,12 @@
-//! The table is an ordinary, permanent heap table of the user's own.
+//! The table is an ordinary or partitioned, permanent table of the user's own, in heaps.
 
 use super::{Finding, Result, Subject};
 use crate::catalog::Table;
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
-    Ok([schema(table), kind(table), persistence(table), partition(table), access_method(table)]
+    let kind = kind(table).filter(|_| !table.is_partitioned());
+    Ok([schema(table), kind, persistence(table), partition(table), access_method(table)]
         .into_iter()
         .flatten()
         .collect())
@@ -44,7 +45,7 @@ fn kind(table: &Table) -> Option<Finding> {
         'r' => return None,
         'p' => (
             "a partitioned table",
-            "Wait for a version that migrates partitioned tables; this one takes ordinary tables only",
+            "ALTER TABLE it yourself where that is instant: it locks every partition; a run makes a copy of it",
         ),
         'f' => ("a foreign table", "Run pgwraith on the server that holds its rows"),
         'v' => ("a view", "Name the table underneath"),

@@ -159,6 +159,14 @@ impl Swap<'_> {
              FOR EACH STATEMENT EXECUTE FUNCTION pgwraith.refuse_write()",
             names.retired
         )));
+        if self.source.is_partitioned() {
+            // Whoever writes to a partition by its own name does not come by there.
+            out.push(self.own(format!(
+                "CREATE TRIGGER pgwraith_retired_row BEFORE INSERT OR UPDATE OR DELETE ON {} \
+                 FOR EACH ROW EXECUTE FUNCTION pgwraith.refuse_write()",
+                names.retired
+            )));
+        }
         out
     }
 

@@ -15,7 +15,7 @@ pub(super) use trial::become_partitioned;
 
 use super::{Plan, Request};
 use crate::catalog::Table;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session};
 use crate::shadow::Names;
 
@@ -31,6 +31,13 @@ pub struct Asked {
     pub premake: Option<u32>,
     /// Partitions of a HASH.
     pub partitions: Option<u32>,
+}
+
+impl Asked {
+    /// The table is to be an ordinary one.
+    pub fn is_none(&self) -> bool {
+        self.by.trim().eq_ignore_ascii_case("none")
+    }
 }
 
 /// How the target is partitioned.
@@ -78,4 +85,19 @@ impl Partitioning {
     pub fn leaves(&self, root: &QualifiedName) -> Vec<QualifiedName> {
         self.partitions.iter().map(|partition| root.sibling(&partition.name)).collect()
     }
+}
+
+/// Only a partitioned table can become an ordinary one.
+pub(super) fn refuse_ordinary(source: &Table) -> Result<()> {
+    match source.is_partitioned() {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "--partition-by none: {} is not partitioned",
+            source.qualified()
+        ))),
+    }
+}
+
+pub(super) fn not_alike(source: &Table) -> Error {
+    Error::new(Kind::Refused, format!("{} is partitioned", source.qualified()))
 }

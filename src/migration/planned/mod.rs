@@ -116,7 +116,7 @@ impl Planning<'_> {
         let mut copy = None;
         // Rehearsed too, where nothing forbids that: everything is told at once.
         let size = self.size().await?;
-        if source.kind == 'r' && !fires_event_triggers(&findings) {
+        if matches!(source.kind, 'r' | 'p') && !fires_event_triggers(&findings) {
             match self.copy(&size, &mut notes).await {
                 Ok((way, plan)) => {
                     let by_copy =
@@ -166,7 +166,7 @@ impl Planning<'_> {
         let source = self.source;
         let index = || source.indexes.iter().map(|index| index.bytes);
         let rows = match source.kind {
-            'r' => table::rows(self.session, source).await?,
+            'r' | 'p' => table::rows(self.session, source).await?,
             _ => source.estimated_rows.max(0.0),
         };
         Ok(Size {
