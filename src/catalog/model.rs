@@ -48,7 +48,10 @@ pub struct Table {
     pub statistics: Vec<Statistics>,
     /// From it, to it and to itself.
     pub foreign_keys: Vec<ForeignKey>,
-    /// Its partitions, where it is a partitioned one.
+    /// What follows PARTITION BY, where it is a partitioned one.
+    #[serde(default)]
+    pub partition_key: Option<String>,
+    /// Its partitions.
     #[serde(default)]
     pub parts: Vec<Part>,
 }

@@ -134,6 +134,7 @@ fn comment(catalog: &str, oid: &str, part: &str) -> String {
 const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, r.rolname AS owner, c.relkind AS kind,
     c.relpersistence AS persistence, am.amname AS access_method, ts.spcname AS tablespace,
+    pg_catalog.pg_get_partkeydef(c.oid) AS partition_key,
     c.relispartition AS is_partition, c.relrowsecurity AS row_security,
     c.relforcerowsecurity AS force_row_security, c.relreplident AS replica_identity,
     CASE c.relkind WHEN 'p' THEN size.rows ELSE c.reltuples::float8 END AS estimated_rows,

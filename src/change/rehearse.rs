@@ -87,12 +87,12 @@ async fn rehearse_in_transaction(
             partition::refuse_ordinary(source)?;
             None
         }
-        None if source.is_partitioned() => return Err(partition::not_alike(source)),
-        Some(asked) => {
-            let (table, stand_ins) = (&mut target, &mut stand_ins);
-            Some(partition::become_partitioned(session, &mut made, table, asked, stand_ins).await?)
+        None if !source.is_partitioned() => None,
+        asked => {
+            let (tables, stand_ins) = ((source, &mut target), &mut stand_ins);
+            let asked = asked.as_ref();
+            Some(partition::become_partitioned(session, &mut made, tables, asked, stand_ins).await?)
         }
-        None => None,
     };
     let rows = Rows { source, keep: keep.as_deref() };
     check_assignment(session, rows, &made.name, &projection, limit).await?;

@@ -254,6 +254,7 @@ impl Rehearsed {
         let plan = rehearse(cutover, session, &source, most).await?;
         let (target, carried) = (&plan.target, &plan.carried[..]);
         let (leaves, version) = (cutover.flow.target.leaves(), session.version());
+        let renamed = cutover.partitioning.map_or_else(Vec::new, |p| p.renamed(&names.shadow));
         let swap = Swap {
             names,
             source: &source,
@@ -261,6 +262,7 @@ impl Rehearsed {
             shadow: &shadow,
             carried,
             leaves,
+            renamed: &renamed,
             version,
             taken: &taken,
         };

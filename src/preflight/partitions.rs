@@ -6,7 +6,7 @@ use crate::catalog::Table;
 use crate::change::Plan;
 use crate::error::{Error, Kind};
 use crate::pg::Session;
-use crate::shadow;
+use crate::shadow::{self, Renamed};
 
 /// So many names are told.
 const SHOWN: usize = 10;
@@ -21,15 +21,30 @@ pub async fn refuse_partitions(
     let Some(partitioning) = &plan.partitioning else { return Ok(()) };
     let leaves = partitioning.leaves(&source.qualified());
     let tables = shadow::partitions(&partitioning.like, &leaves);
-    refuse_taken(session, source, &tables).await?;
+    refuse_taken(session, source, &tables, &partitioning.renamed(&source.qualified())).await?;
     let relations: usize = tables.iter().map(|table| 1 + table.indexes.len()).sum();
     refuse_locks(session, source, leaves.len(), relations * (workers + 2)).await
 }
 
 /// The names of partitions and of their indexes.
-async fn refuse_taken(session: &Session, source: &Table, tables: &[Table]) -> Result<()> {
+async fn refuse_taken(
+    session: &Session,
+    source: &Table,
+    tables: &[Table],
+    renamed: &[Renamed],
+) -> Result<()> {
     let indexes = tables.iter().flat_map(|table| table.indexes.iter().map(|i| i.name.as_str()));
-    let wanted: Vec<&str> = tables.iter().map(|table| table.name.as_str()).chain(indexes).collect();
+    // What the source's own partitions have is given up by them.
+    let own = |name: &&str| {
+        let beside = source.parts.iter().filter(|part| part.schema == source.schema);
+        beside.flat_map(|part| &part.relations).any(|held| held == name)
+    };
+    let last = renamed.iter().flat_map(|r| {
+        std::iter::once(r.to.name.as_str()).chain(r.indexes.iter().map(|(_, to)| to.as_str()))
+    });
+    let last = last.filter(|name| !own(name));
+    let wanted: Vec<&str> =
+        tables.iter().map(|table| table.name.as_str()).chain(indexes).chain(last).collect();
     let holders = holders(session, source, &wanted).await?;
     let mut taken: Vec<String> = wanted
         .iter()

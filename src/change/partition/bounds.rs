@@ -25,7 +25,7 @@ pub(super) async fn derive(
 ) -> Result<Vec<Partition>> {
     let Some(partitioning) = &plan.partitioning else { return Ok(Vec::new()) };
     let by = &partitioning.by;
-    let mut naming = Naming::of(names);
+    let mut naming = Naming::of(names, &source.parts);
     if by.strategy == Strategy::Hash {
         return Ok(hash(&mut naming, asked.partitions.unwrap_or(1)));
     }

@@ -1,8 +1,9 @@
-//! An ordinary table becomes a partitioned one: how it is to be divided, and into which partitions.
+//! A table becomes a partitioned one, or is divided otherwise than it was: how, and into which partitions.
 //!
 //! Bounds are derived by the server from the rows as they are when the migration begins, once, and kept in the
 //! state. Whatever is written for which there is none goes to the default partition.
 
+mod alike;
 mod bounds;
 mod by;
 mod names;
@@ -11,13 +12,14 @@ mod trial;
 
 use bounds::derive;
 pub use by::{By, Strategy};
+use names::Naming;
 pub(super) use trial::become_partitioned;
 
 use super::{Plan, Request};
 use crate::catalog::Table;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session};
-use crate::shadow::Names;
+use crate::shadow::{self, Names, Renamed};
 
 /// As the operator asked for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -53,8 +55,11 @@ pub struct Partitioning {
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Partition {
-    /// Final from the beginning: only the partitioned table changes its name.
+    /// Final from the beginning where it can be: only the partitioned table changes its name in the swap.
     pub name: String,
+    /// Its name some time after the swap, where until then a partition of the source has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub becomes: Option<String>,
     /// `FOR VALUES …`, or `DEFAULT`.
     pub bound: String,
 }
@@ -67,8 +72,10 @@ pub async fn lay_out(
     plan: &mut Plan,
     request: &Request,
 ) -> Result<()> {
-    let Some(asked) = &request.partition else { return Ok(()) };
-    let partitions = derive(session, source, names, plan, asked).await?;
+    let partitions = match &request.partition {
+        Some(asked) => derive(session, source, names, plan, asked).await?,
+        None => alike::partitions(source, &mut Naming::of(names, &source.parts)),
+    };
     if let Some(partitioning) = &mut plan.partitioning {
         partitioning.partitions = partitions;
     }
@@ -85,6 +92,17 @@ impl Partitioning {
     pub fn leaves(&self, root: &QualifiedName) -> Vec<QualifiedName> {
         self.partitions.iter().map(|partition| root.sibling(&partition.name)).collect()
     }
+
+    /// The names that they end with.
+    pub fn leaves_in_the_end(&self, root: &QualifiedName) -> Vec<QualifiedName> {
+        let last = |p: &Partition| root.sibling(p.becomes.as_ref().unwrap_or(&p.name));
+        self.partitions.iter().map(last).collect()
+    }
+
+    /// Those that get their names after the swap.
+    pub fn renamed(&self, root: &QualifiedName) -> Vec<Renamed> {
+        shadow::renamed(&self.like, &self.leaves(root), &self.leaves_in_the_end(root))
+    }
 }
 
 /// Only a partitioned table can become an ordinary one.
@@ -96,8 +114,4 @@ pub(super) fn refuse_ordinary(source: &Table) -> Result<()> {
             source.qualified()
         ))),
     }
-}
-
-pub(super) fn not_alike(source: &Table) -> Error {
-    Error::new(Kind::Refused, format!("{} is partitioned", source.qualified()))
 }
