@@ -154,6 +154,15 @@ impl Making<'_> {
         if !was.same_source(&now) {
             was.check(&now, &stored.names.source.to_string())?;
         }
+        if stored.request.partition.is_none() && !now.new_partitions(&was).is_empty() {
+            return Err(Error::new(
+                Kind::NotResumable,
+                format!(
+                    "a partition came to {} since, and the new table has none like it",
+                    source.qualified()
+                ),
+            ));
+        }
         let (target, partitioning) = self.same_target(&source, &kept).await?;
         flow.target = prepare::target(&stored.names, &target, &kept.key, partitioning.as_ref());
         self.shadow_is_there().await?;
