@@ -129,17 +129,15 @@ impl InPlace<'_> {
         attempts: &mut u32,
     ) -> Result<Result<Altered, Obstacle>> {
         let oid = self.table.oid;
-        if let Some(obstacle) = look::long_users(observer, oid, &[], None).await? {
+        let parts: Vec<u32> = self.table.parts.iter().map(|part| part.oid).collect();
+        if let Some(obstacle) = look::long_users(observer, oid, &parts, None).await? {
             return Ok(Err(obstacle));
         }
         let session = self.connector.session("alter").await?;
         let deadlock_timeout = deadlock_timeout(&session).await?;
         session.batch("BEGIN").await?;
-        let name = self.table.qualified();
-        if let Err(obstacle) =
-            lock_out_ddl(observer, &session, deadlock_timeout, &[format!("TABLE ONLY {name}")])
-                .await?
-        {
+        let table = [format!("TABLE {}", self.table.scanned())];
+        if let Err(obstacle) = lock_out_ddl(observer, &session, deadlock_timeout, &table).await? {
             return Ok(Err(obstacle));
         }
         let trial = match self.still_instant(&session).await {
@@ -149,7 +147,8 @@ impl InPlace<'_> {
             }
             Err(e) => return Err(e),
         };
-        let others: Vec<u32> = trial.observed.others.iter().map(|other| other.oid).collect();
+        let others = trial.observed.others.iter().map(|other| other.oid);
+        let others: Vec<u32> = others.chain(parts).collect();
         if let Some(obstacle) = look::long_users(observer, oid, &others, None).await? {
             return Ok(Err(obstacle));
         }
@@ -217,7 +216,7 @@ impl Attempt<'_> {
         let (InPlace { table, request, .. }, session) = (self.in_place, self.session);
         let deadline = Deadline::after(self.in_place.limits.max_lock_hold);
         let name = table.qualified();
-        let ask = format!("LOCK TABLE ONLY {name} IN {} MODE", lock.sql());
+        let ask = format!("LOCK TABLE {} IN {} MODE", table.scanned(), lock.sql());
         self.waiting(session.batch(&format!("{}; {ask}", self.limits(deadline)))).await?;
         let granted = Instant::now();
         failpoint!("alter locked");

@@ -29,7 +29,7 @@ impl Run<'_> {
             return Ok(None);
         };
         if trial.verdict.way != Way::Instant {
-            if trial.verdict.way != Way::ShadowCopy {
+            if trial.verdict.way != Way::ShadowCopy && !table.is_partitioned() {
                 let way = trial.verdict.way.as_str();
                 self.meter.note(format!(
                     "the change can be made {way}: {}; `pgwraith plan` says how. This run copies the table",

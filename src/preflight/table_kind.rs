@@ -5,21 +5,21 @@ use crate::catalog::Table;
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
-    let kind = kind(table).filter(|_| !table.is_partitioned());
-    Ok([schema(table), kind, persistence(table), partition(table), access_method(table)]
+    Ok([schema(table), kind(table), persistence(table), partition(table), access_method(table)]
         .into_iter()
         .flatten()
         .collect())
 }
 
 /// What is altered in place may be unlogged, and stored in whatever way; but an ALTER TABLE of a table that
-/// inherits, or is inherited from, is about others too.
+/// inherits, or is inherited from, is about others too. Partitions are the table's own.
 pub(super) async fn in_place(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
     let persistence = persistence(table).filter(|_| table.persistence == 't');
     let mut found: Vec<Finding> =
         [schema(table), kind(table), persistence, partition(table)].into_iter().flatten().collect();
-    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE $1 IN (i.inhrelid, i.inhparent))";
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent \
+               WHERE i.inhrelid = $1 OR i.inhparent = $1 AND p.relkind <> 'p')";
     if found.is_empty() && subject.session.one(sql, &[&table.oid]).await?.get(0) {
         found.push(Finding::refuse(
             format!("{} inherits from a table, or is inherited from", table.qualified()),
@@ -42,11 +42,7 @@ fn schema(table: &Table) -> Option<Finding> {
 
 fn kind(table: &Table) -> Option<Finding> {
     let (kind, mend) = match table.kind {
-        'r' => return None,
-        'p' => (
-            "a partitioned table",
-            "ALTER TABLE it yourself where that is instant: it locks every partition; a run makes a copy of it",
-        ),
+        'r' | 'p' => return None,
         'f' => ("a foreign table", "Run pgwraith on the server that holds its rows"),
         'v' => ("a view", "Name the table underneath"),
         'm' => (

@@ -3,6 +3,7 @@
 mod again;
 mod carried;
 mod from;
+mod hung;
 mod live;
 mod meanwhile;
 mod mover;

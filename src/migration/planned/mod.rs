@@ -156,6 +156,13 @@ impl Planning<'_> {
             )));
         }
         match trial::observe(self.session, self.source, self.request).await {
+            // Its steps are those of an ordinary table.
+            Ok(trial) if self.source.is_partitioned() && trial.verdict.way != Way::Instant => {
+                Ok(Err(format!(
+                    "PostgreSQL would do more than change its catalogs: {}",
+                    trial.verdict.why
+                )))
+            }
             Ok(trial) => Ok(Ok(trial)),
             Err(e) if e.kind() == Kind::Refused => Ok(Err(e.what().to_owned())),
             Err(e) => Err(e),
