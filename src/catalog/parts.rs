@@ -33,7 +33,12 @@ pub struct Part {
     pub identity: Vec<String>,
     /// The unique index of its own that is a part of the root's key; None where there is none.
     pub key_index: Option<String>,
-    /// What it has that the table does not give its partitions, as a DBA calls it.
+    /// Storage parameters, `name=value`.
+    pub options: Vec<String>,
+    /// Those of its TOAST table.
+    pub toast_options: Vec<String>,
+    pub comment: Option<String>,
+    /// What else it has that the table does not give its partitions, as a DBA calls it.
     pub own: Vec<String>,
     /// It and its indexes: the names of relations in its schema.
     pub relations: Vec<String>,
@@ -110,13 +115,12 @@ pub(super) fn sql_of_parts() -> String {
       WHERE ki.indrelid = $1 AND CASE root.relreplident WHEN 'i' THEN ki.indisreplident ELSE ki.indisprimary END
         AND k.oid = i.indexrelid AND i.indrelid = c.oid) AS key_index,
     pg_catalog.array_remove(ARRAY[
-      CASE WHEN c.reloptions IS NOT NULL OR EXISTS (SELECT 1 FROM pg_catalog.pg_class o
-        WHERE o.oid = c.reltoastrelid AND o.reloptions IS NOT NULL) THEN 'storage parameters' END,
       CASE WHEN c.reltablespace <> root.reltablespace THEN 'another tablespace' END,
       CASE WHEN n.oid <> root.relnamespace THEN 'another schema' END,
-      CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) THEN 'privileges' END,
-      CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_description d WHERE d.objoid = c.oid
-        AND d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass) THEN 'a comment' END], NULL) AS own,
+      CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) THEN 'privileges' END], NULL) AS own,
+    COALESCE(c.reloptions, '{{}}') AS options,
+    COALESCE((SELECT o.reloptions FROM pg_catalog.pg_class o WHERE o.oid = c.reltoastrelid), '{{}}') AS toast_options,
+    pg_catalog.obj_description(c.oid, 'pg_class') AS comment,
     ARRAY(SELECT c.relname UNION ALL SELECT ic.relname FROM pg_catalog.pg_index i
       JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid WHERE i.indrelid = c.oid ORDER BY 1) AS relations
   FROM {tree} t JOIN pg_catalog.pg_class c ON c.oid = t.oid

@@ -383,7 +383,11 @@ pub(super) fn create_sql(
 
 /// What each partition is to be.
 pub(super) fn partitions(flow: &Flow, partitioning: &Partitioning) -> Vec<Table> {
-    shadow::partitions(&partitioning.like, &flow.target.relations)
+    let mut tables = shadow::partitions(&partitioning.like, &flow.target.relations);
+    for (table, partition) in tables.iter_mut().zip(&partitioning.partitions) {
+        partition.make_own(table);
+    }
+    tables
 }
 
 /// Gives a partition its settings; returns it as it was before.

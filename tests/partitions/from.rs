@@ -13,6 +13,8 @@ use crate::scene::{SOON, Shop, die_in_the_copy, shop};
 /// One change of `orders` by quarter.
 struct Case {
     rows: u64,
+    /// What is done to it before.
+    before: &'static str,
     change: &'static [&'static str],
     /// What makes `twin.orders` what the change makes of `ours.orders`, but for its rows.
     twin: Twin,
@@ -40,7 +42,7 @@ impl Case {
     async fn holds(&self) -> Shop {
         let what = format!("{:?}", self.change);
         let shop = shop().await;
-        divided(&shop, "ours", self.rows, "").await;
+        divided(&shop, "ours", self.rows, self.before).await;
         let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
         let mover = Mover::start(&shop).await;
         let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
@@ -88,6 +90,7 @@ async fn same_definition(shop: &Shop, what: &str) {
 async fn a_partitioned_table_becomes_an_ordinary_one() {
     let shop = Case {
         rows: 200_000,
+        before: "",
         change: &["--partition-by", "none"],
         twin: Twin::Ordinary(
             "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at);
@@ -109,6 +112,7 @@ async fn a_partitioned_table_becomes_an_ordinary_one() {
 async fn a_partitioned_table_is_divided_otherwise() {
     let case = Case {
         rows: 30_000,
+        before: "",
         change: &["--partition-by", "RANGE (created_at)", "--partition-every", "1 month"],
         twin: Twin::None,
     };
@@ -132,16 +136,43 @@ async fn a_partitioned_table_is_divided_otherwise() {
 #[tokio::test]
 async fn a_partitioned_table_is_divided_by_hash() {
     let change = &["--partition-by", "HASH (id)", "--partitions", "3"];
-    Case { rows: 30_000, change, twin: Twin::None }.holds().await;
+    Case { rows: 30_000, before: "", change, twin: Twin::None }.holds().await;
 }
 
 #[tokio::test]
 async fn a_partitioned_table_stays_divided_as_it_is() {
     Case {
         rows: 30_000,
+        before: "ALTER TABLE orders_p20240101 SET (fillfactor = 70); COMMENT ON TABLE orders_p20240401 IS 'spring'",
         change: &["--alter", "ALTER COLUMN id TYPE bigint"],
-        twin: Twin::ByQuarter("ALTER TABLE orders ALTER COLUMN id TYPE bigint"),
+        twin: Twin::ByQuarter(
+            "ALTER TABLE orders ALTER COLUMN id TYPE bigint; ALTER TABLE orders_p20240101 SET (fillfactor = 70);
+             COMMENT ON TABLE orders_p20240401 IS 'spring'",
+        ),
     }
     .holds()
     .await;
+}
+
+/// PostgreSQL itself alters no column that rows are divided by.
+#[tokio::test]
+async fn what_rows_are_divided_by_becomes_wider() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE n (at date, id int, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+         CREATE TABLE n_low PARTITION OF n FOR VALUES FROM (MINVALUE) TO (1000);
+         CREATE TABLE n_high PARTITION OF n FOR VALUES FROM (1000) TO (2147483647);
+         INSERT INTO n SELECT date '2026-01-01', n FROM generate_series(1, 3000) n",
+    )
+    .await;
+    let change =
+        ["--alter", "ALTER COLUMN id TYPE bigint", "--alter", "RENAME COLUMN id TO number"];
+    shop.run("n", &change).await.expect_code(0);
+    let low = "SELECT count(*) = 999 AND max(number) = 999 AND max(pg_typeof(number)::text) = 'bigint' FROM n_low";
+    assert!(shop.value::<bool>(low).await);
+    let key = "SELECT pg_get_partkeydef('n'::regclass) || pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = 'n_high'::regclass";
+    assert_eq!(
+        shop.value::<String>(key).await,
+        "RANGE (number)FOR VALUES FROM ('1000') TO ('2147483647')"
+    );
 }

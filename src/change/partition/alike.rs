@@ -2,7 +2,7 @@
 //! once those have given them up.
 
 use super::names::Naming;
-use super::{By, Partition};
+use super::{By, Own, Partition};
 use crate::catalog::{Part, Table};
 use crate::error::{Error, Kind, Result};
 
@@ -42,7 +42,14 @@ pub(super) fn is_retyped(source: &Table, target: &Table, by: &By) -> bool {
 
 /// The partitions.
 pub(super) fn partitions(source: &Table, naming: &mut Naming<'_>) -> Vec<Partition> {
-    let one = |part: &Part| naming.named(&part.name, bound(part));
+    let one = |part: &Part| {
+        let own = Own {
+            options: part.options.clone(),
+            toast_options: part.toast_options.clone(),
+            comment: part.comment.clone(),
+        };
+        Partition { own: Some(own), ..naming.named(&part.name, bound(part)) }
+    };
     source.parts.iter().map(one).collect()
 }
 

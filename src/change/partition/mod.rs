@@ -62,6 +62,28 @@ pub struct Partition {
     pub becomes: Option<String>,
     /// `FOR VALUES …`, or `DEFAULT`.
     pub bound: String,
+    /// What the partition has of its own that it is to be like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own: Option<Own>,
+}
+
+/// What a partition has that is not the table's.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Own {
+    options: Vec<String>,
+    toast_options: Vec<String>,
+    comment: Option<String>,
+}
+
+impl Partition {
+    /// Gives it to `table`, which is what each partition is.
+    pub fn make_own(&self, table: &mut Table) {
+        if let Some(own) = &self.own {
+            table.options.clone_from(&own.options);
+            table.toast_options.clone_from(&own.toast_options);
+            table.comment.clone_from(&own.comment);
+        }
+    }
 }
 
 /// Says into which partitions the rows go, as they are now; where the change asks for some.

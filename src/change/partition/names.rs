@@ -38,12 +38,12 @@ impl<'a> Naming<'a> {
         let (name, bound) = (name.to_owned(), bound.into());
         self.used.insert(name.clone());
         if !self.held.contains(&name) {
-            return Partition { name, becomes: None, bound };
+            return Partition { name, becomes: None, bound, own: None };
         }
         let taken = |name: &str| self.used.contains(name) || self.held.contains(name);
         let until_then = free_name(&name, "_v2", taken);
         self.used.insert(until_then.clone());
-        Partition { name: until_then, becomes: Some(name), bound }
+        Partition { name: until_then, becomes: Some(name), bound, own: None }
     }
 
     /// That of the rows for which there is no other.
