@@ -118,3 +118,47 @@ async fn what_is_not_told_ends_the_run() {
         shop.exec("DROP VIEW IF EXISTS ours.seen; ALTER TABLE ours.orders_p20241001 REPLICA IDENTITY DEFAULT").await;
     }
 }
+
+/// Whatever was taken in or followed by then, and whichever partition has its name.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn dying_over_partitions_of_the_source_is_gone_on_from() {
+    let shop = shop().await;
+    let attach = "ALTER TABLE ours.orders ATTACH PARTITION ours.late FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')";
+    for (point, sql, change) in [
+        (pgwraith::failpoint::OF_NEWCOMERS[0], attach, &NONE[..]),
+        ("truncate ready", "TRUNCATE ours.orders_p20240401", &NONE),
+        ("step done", "", &["--rebuild"]),
+        ("step recorded", "", &["--rebuild"]),
+    ] {
+        let late = "ALTER TABLE orders DETACH PARTITION orders_default; DROP TABLE orders_default;
+                    CREATE TABLE late (LIKE orders INCLUDING ALL);
+                    INSERT INTO late (id, customer_id, status, amount, created_at)
+                      SELECT 10000 + n, n, 'late', n, '2031-01-05' FROM generate_series(1, 20) n";
+        shop.exec("DROP SCHEMA IF EXISTS ours CASCADE").await;
+        divided(&shop, "ours", 1_000, late).await;
+        let more: &[&str] = if sql.is_empty() { &[] } else { &["--postpone-cutover"] };
+        let action = format!("{point}=return");
+        let arguments = shop.arguments(TABLE, &[change, more].concat());
+        let mut run = Background::start_with(&[("FAILPOINTS", &action)], arguments);
+        if !sql.is_empty() {
+            run.wait_for_saying("postponed until `pgwraith cutover`").await;
+            shop.exec(sql).await;
+        }
+        let dead = run.finish(SOON).await;
+        assert_eq!(dead.signal, Some(libc::SIGKILL), "{point} was never reached: {dead}");
+        let rows = shop.rows(TABLE).await;
+        let resume = ["resume", TABLE, "-d", &shop.dsn, "--take-over"];
+        let mut run = Background::start(resume);
+        if !sql.is_empty() {
+            run.wait_for_saying("postponed until `pgwraith cutover`").await;
+            harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);
+        }
+        run.finish(SOON).await.expect_code(0);
+        same_rows(&shop, &rows, point).await;
+        let named =
+            "SELECT count(*) FILTER (WHERE c.relname LIKE '%\\_v2%') = 0 AND count(*) FILTER (
+                       WHERE c.relname = 'orders_p20240101_pkey') = 1 FROM pg_class c";
+        assert!(shop.value::<bool>(named).await, "{point}");
+    }
+}
