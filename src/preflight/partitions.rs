@@ -1,4 +1,5 @@
-//! What only a partitioned table needs, and is known once its partitions are: their names, and room for locks.
+//! What only partitioned tables need, the new one or the old one, and is known once their partitions are: names, and
+//! room for locks.
 
 use super::Result;
 use super::names::holders;
@@ -18,12 +19,19 @@ pub async fn refuse_partitions(
     plan: &Plan,
     workers: usize,
 ) -> Result<()> {
-    let Some(partitioning) = &plan.partitioning else { return Ok(()) };
-    let leaves = partitioning.leaves(&source.qualified());
-    let tables = shadow::partitions(&partitioning.like, &leaves);
-    refuse_taken(session, source, &tables, &partitioning.renamed(&source.qualified())).await?;
-    let relations: usize = tables.iter().map(|table| 1 + table.indexes.len()).sum();
-    refuse_locks(session, source, leaves.len(), relations * (workers + 2)).await
+    let mut relations: usize = source.parts.iter().map(|part| part.relations.len()).sum();
+    let mut partitions = source.parts.len();
+    if let Some(partitioning) = &plan.partitioning {
+        let leaves = partitioning.leaves(&source.qualified());
+        let tables = shadow::partitions(&partitioning.like, &leaves);
+        refuse_taken(session, source, &tables, &partitioning.renamed(&source.qualified())).await?;
+        relations += tables.iter().map(|table| 1 + table.indexes.len()).sum::<usize>();
+        partitions += leaves.len();
+    }
+    match partitions {
+        0 => Ok(()),
+        _ => refuse_locks(session, source, partitions, relations * (workers + 2)).await,
+    }
 }
 
 /// The names of partitions and of their indexes.
