@@ -100,6 +100,10 @@ pub const OF_PARTITIONS: &[&str] = &["index joined"];
 #[cfg(feature = "failpoints")]
 pub const OF_ORDER: &[&str] = &["moved rows taken out", "moved rows gone"];
 
+/// Those that a run comes by besides, where a partition comes to its table.
+#[cfg(feature = "failpoints")]
+pub const OF_NEWCOMERS: &[&str] = &["newcomer stored"];
+
 /// Those of an abort.
 #[cfg(feature = "failpoints")]
 pub const OF_ABORT: &[&str] =

@@ -142,7 +142,12 @@ async fn a_full_sync_waits_for_its_fence() {
     let flow = Flow {
         migration,
         number: 1,
-        captured: Captured { oid, name: source.qualified(), rows: source.qualified() },
+        captured: Captured {
+            oid,
+            name: source.qualified(),
+            rows: source.qualified(),
+            is_partitioned: false,
+        },
         target: Target { root: root.clone(), relations: vec![root], upserts: true },
         projection: plan.projection,
         key: plan.key,

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::naming;
+use super::parts;
 use super::passing;
 use super::read::parse;
 use crate::error::{Error, Kind, Result};
@@ -34,6 +35,13 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
             .replace("EXPRESSIONS", naming::EXPRESSIONS)
             .replace("OWN", naming::OWN)
             .replace("IS_INVALID", IS_INVALID)
+            .replace(
+                "PARTS",
+                &format!(
+                    "LATERAL (SELECT b.oid FROM {} b WHERE b.level > 0) p",
+                    parts::tree("toid")
+                )
+            )
     );
     parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
 }
@@ -73,10 +81,13 @@ const IS_INVALID: &str = "NOT (i.indisvalid AND i.indisready AND i.indislive)";
 /// The subscriptions that feed the table `oid`: after a change of names their workers would skip every
 /// change without a word.
 pub async fn subscriptions(session: &Session, oid: u32) -> Result<Vec<String>> {
-    let sql = "SELECT s.subname::pg_catalog.text FROM pg_catalog.pg_subscription_rel r
+    let sql = format!(
+        "SELECT DISTINCT s.subname::pg_catalog.text FROM pg_catalog.pg_subscription_rel r
                JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid
-               WHERE r.srrelid = $1 ORDER BY s.subname";
-    Ok(session.query(sql, &[&oid]).await?.iter().map(|row| row.get(0)).collect())
+               WHERE r.srrelid IN (SELECT b.oid FROM {} b) ORDER BY 1",
+        parts::tree("$1::pg_catalog.oid")
+    );
+    Ok(session.query(&sql, &[&oid]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 const KINDS: &[&str] = &[
@@ -92,7 +103,7 @@ const KINDS: &[&str] = &[
      WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
        AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = toid AND v.relkind = 'm'",
     "SELECT 'inheritance', pg_catalog.format('%s under %s', i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass)
-     FROM pg_catalog.pg_inherits i, t WHERE toid IN (i.inhrelid, i.inhparent)",
+     FROM pg_catalog.pg_inherits i, t WHERE i.inhrelid = toid OR i.inhparent = toid AND t.relkind <> 'p'",
     "SELECT 'constraint of a kind this version does not know', k.conname FROM pg_catalog.pg_constraint k, t
      WHERE k.conrelid = toid AND k.contype NOT IN ('p', 'u', 'c', 'n', 'f', 'x', 't')",
     "SELECT 'constraint trigger that names the table in its FROM', pg_catalog.format('%I on %s', g.tgname, g.tgrelid::pg_catalog.regclass)
@@ -144,6 +155,42 @@ const KINDS: &[&str] = &[
        AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f
          JOIN pg_catalog.pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
          WHERE f.adrelid = toid AND a.attgenerated <> ''))",
+    // What a partition has, or is named by, of its own: nothing of the new table is that partition.
+    "SELECT 'trigger of a partition', pg_catalog.format('%I on %s', g.tgname, g.tgrelid::pg_catalog.regclass)
+     FROM t, PARTS JOIN pg_catalog.pg_trigger g ON g.tgrelid = p.oid WHERE g.tgparentid = 0 AND NOT g.tgisinternal",
+    "SELECT 'index of a partition', ic.oid::pg_catalog.regclass::pg_catalog.text
+     FROM t, PARTS JOIN pg_catalog.pg_index i ON i.indrelid = p.oid JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+     WHERE NOT ic.relispartition AND i.indisvalid",
+    "SELECT CASE k.contype WHEN 'f' THEN 'foreign key of a partition' ELSE 'constraint of a partition' END,
+       pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass)
+     FROM t, PARTS JOIN pg_catalog.pg_constraint k ON k.conrelid = p.oid
+     WHERE k.contype = 'f' AND k.conparentid = 0 OR k.contype = 'c' AND k.coninhcount = 0",
+    "SELECT 'foreign key to a partition', pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass)
+     FROM t, PARTS JOIN pg_catalog.pg_constraint k ON k.confrelid = p.oid WHERE k.contype = 'f' AND k.conparentid = 0",
+    "SELECT 'row security of a partition', p.oid::pg_catalog.regclass::pg_catalog.text FROM t, PARTS
+     WHERE (SELECT c.relrowsecurity FROM pg_catalog.pg_class c WHERE c.oid = p.oid)
+       OR EXISTS (SELECT 1 FROM pg_catalog.pg_policy y WHERE y.polrelid = p.oid)",
+    "SELECT 'rule of a partition', pg_catalog.format('%I on %s', w.rulename, p.oid::pg_catalog.regclass)
+     FROM t, PARTS JOIN pg_catalog.pg_rewrite w ON w.ev_class = p.oid",
+    "SELECT 'extended statistics of a partition', pg_catalog.format('%s.%I', s.stxnamespace::pg_catalog.regnamespace, s.stxname)
+     FROM t, PARTS JOIN pg_catalog.pg_statistic_ext s ON s.stxrelid = p.oid",
+    "SELECT 'publication of a partition', pg_catalog.format('%s in %I', p.oid::pg_catalog.regclass, b.pubname)
+     FROM t, PARTS JOIN pg_catalog.pg_publication_rel r ON r.prrelid = p.oid JOIN pg_catalog.pg_publication b ON b.oid = r.prpubid
+     WHERE b.pubname OPERATOR(pg_catalog.!~) '^pgwraith_[0-9]+$'",
+    "SELECT 'use of a partition by name', pg_catalog.format('%s by %s', p.oid::pg_catalog.regclass,
+       pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid))
+     FROM t, PARTS JOIN pg_catalog.pg_class c ON c.oid = p.oid JOIN pg_catalog.pg_depend d ON d.deptype = 'n' AND (
+       d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = p.oid
+       OR d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.refobjid = c.reltype)
+     WHERE d.classid NOT IN ('pg_catalog.pg_constraint'::pg_catalog.regclass, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass,
+         'pg_catalog.pg_publication_rel'::pg_catalog.regclass)
+       AND (d.classid, d.objid) NOT IN (SELECT g.classid, g.objid FROM (PASSING) g)
+       AND NOT (d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass
+         AND d.objid IN (SELECT g.oid FROM pg_catalog.pg_trigger g WHERE g.tgrelid = p.oid))
+       AND NOT (d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+         AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f WHERE f.adrelid = p.oid))
+       AND NOT (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+         AND d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i WHERE i.indrelid = p.oid))",
     // The nets below: whatever refers to the row type, which no other table can have;
     "SELECT 'dependent object', pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d, t
      WHERE d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass

@@ -18,11 +18,17 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::Value;
 use tokio_postgres::Statement;
 
+use super::parts;
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
-/// The table's file number.
+/// The file numbers of the table, or of its partitions, by their object ids.
 const FILE: &str = "file";
+
+/// The partitions, by their object ids.
+const PARTITION: &str = "partition";
+/// How a difference begins that is about one of them.
+const OF_PARTITION: &str = "partition, ";
 
 /// Our publication.
 const PUBLICATION: &str = "publication";
@@ -67,10 +73,49 @@ impl Fingerprint {
 
     /// What differs between two readings, in the catalogs' own terms; empty where nothing does.
     pub fn differences(&self, now: &Fingerprint) -> Vec<String> {
-        let rewritten = self.0.get(FILE) != now.0.get(FILE);
+        let rewritten = self.is_rewritten(now);
+        let (was, mut is) = (self.telling(rewritten), now.telling(rewritten));
+        let came = now.came_since(self);
+        if let Some(Value::Object(parts)) = is.get_mut(PARTITION) {
+            parts.retain(|oid, _| !came.contains(oid));
+        }
         let mut out = Vec::new();
-        differences("", &self.telling(rewritten), &now.telling(rewritten), &mut out);
+        differences("", &was, &is, &mut out);
         out
+    }
+
+    /// The partitions that are there now and were not `before`. They void nothing: the publication covers them, and
+    /// what was in them as they were attached can be read.
+    pub fn new_partitions(&self, before: &Fingerprint) -> Vec<u32> {
+        self.came_since(before).iter().filter_map(|oid| oid.parse().ok()).collect()
+    }
+
+    fn came_since(&self, before: &Fingerprint) -> Vec<String> {
+        let of = |fingerprint: &Fingerprint| match fingerprint.0.get(PARTITION) {
+            Some(Value::Object(parts)) => parts.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        let known = of(before);
+        of(self).into_iter().filter(|oid| !known.contains(oid)).collect()
+    }
+
+    /// The same with the partitions, and nothing else, of another.
+    fn with_partitions_of(&self, other: &Fingerprint) -> Fingerprint {
+        let mut value = self.0.clone();
+        if let (Some(all), Some(parts)) = (value.as_object_mut(), other.0.get(PARTITION)) {
+            all.insert(PARTITION.to_owned(), parts.clone());
+        }
+        Fingerprint(value)
+    }
+
+    /// Whether a file that was there before is another one now.
+    fn is_rewritten(&self, now: &Fingerprint) -> bool {
+        match (self.0.get(FILE), now.0.get(FILE)) {
+            (Some(Value::Object(was)), Some(Value::Object(is))) => {
+                was.iter().any(|(oid, file)| is.get(oid).is_some_and(|now| now != file))
+            }
+            (was, is) => was != is,
+        }
     }
 
     /// Row versions of columns count only where the file is another one, and the file never alone.
@@ -79,8 +124,11 @@ impl Fingerprint {
         let Some(all) = value.as_object_mut() else { return value };
         all.remove(FILE);
         // None at all is told one by one, too.
-        if let Some(none) = all.get_mut(PUBLICATION).filter(|value| value.is_null()) {
-            *none = Value::Object(serde_json::Map::new());
+        for list in [PUBLICATION, PARTITION] {
+            let list = all.entry(list).or_insert(Value::Null);
+            if list.is_null() {
+                *list = Value::Object(serde_json::Map::new());
+            }
         }
         if let (false, Some(Value::Object(columns))) = (rewritten, all.get_mut("column")) {
             for column in columns.values_mut() {
@@ -113,6 +161,10 @@ impl Fingerprint {
             ));
         }
         let unsure = if differences.iter().any(|d| d.ends_with(REWRITTEN)) { UNSURE } else { "" };
+        let unsure = match differences.iter().any(|d| d.starts_with(OF_PARTITION)) {
+            true => " (rows that go or come with a partition are not told by the log)",
+            false => unsure,
+        };
         Err(Error::new(
             Kind::NotResumable,
             format!("{table} was changed while the migration ran: {told}{unsure}"),
@@ -134,8 +186,29 @@ impl Baseline {
     pub fn check(&self, now: &Fingerprint, table: &str) -> Result<()> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.check(now, table)?;
-        last.clone_from(now);
+        *last = now.with_partitions_of(&last);
         Ok(())
+    }
+
+    /// The partitions that came since the last look, as long as nobody has taken them in.
+    pub fn new_partitions(&self, now: &Fingerprint) -> Vec<u32> {
+        now.new_partitions(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whatever was in the new partitions of `now` as they came is known to be dirty: from here on they are as the others.
+    pub fn take_in(&self, now: &Fingerprint) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = last.with_partitions_of(now);
+    }
+
+    /// What it will be once those of `now` are taken in.
+    pub fn with_partitions_of(&self, now: &Fingerprint) -> Fingerprint {
+        self.current().with_partitions_of(now)
+    }
+
+    /// As it is to be kept.
+    pub fn current(&self) -> Fingerprint {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -150,7 +223,7 @@ pub struct FingerprintReader(Statement);
 impl FingerprintReader {
     /// Prepares the reading in `session`.
     pub async fn prepare(session: &Session) -> Result<Self> {
-        Ok(FingerprintReader(session.prepare(SQL).await?))
+        Ok(FingerprintReader(session.prepare(&sql()).await?))
     }
 
     /// Reads the fingerprint in the session that prepared it.
@@ -179,6 +252,10 @@ fn differences(path: &str, was: &Value, is: &Value, out: &mut Vec<String>) {
         _ if was == is => {}
         (Value::String(was), Value::String(is)) if without_xmin(was) == without_xmin(is) => {
             let how = if path.starts_with(COLUMN) { REWRITTEN } else { ALTERED };
+            // By its number alone nobody knows one.
+            let named =
+                path.starts_with(OF_PARTITION).then(|| told(" (", &Value::from(is.as_str()), ")"));
+            let path = format!("{path}{}", named.unwrap_or_default());
             out.push(format!("{path}{how}"));
         }
         (Value::Null, _) => out.push(format!("{path} appeared{}", told(": ", is, ""))),
@@ -205,8 +282,19 @@ fn without_xmin(text: &str) -> &str {
 // An index that is not valid is of a REINDEX CONCURRENTLY that is under way, or of one that failed: it
 // counts once it is valid, and the swap waits until it is gone.
 // Of foreign keys and constraint triggers there is none here: they are carried as they are at the swap.
+fn sql() -> String {
+    SQL.replace("TREE", &parts::tree("$1::pg_catalog.oid")).replace("IDENTITY", parts::IDENTITY)
+}
+
+// A partition that is truncated is told by the log, under its own name.
 const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
-  'file', (SELECT c.relfilenode::int8 FROM pg_catalog.pg_class c WHERE c.oid = $1),
+  'file', (SELECT pg_catalog.jsonb_object_agg(c.oid, c.relfilenode::int8) FROM TREE t
+      JOIN pg_catalog.pg_class c ON c.oid = t.oid),
+  'partition', (SELECT pg_catalog.jsonb_object_agg(c.oid, pg_catalog.concat_ws(' ', pg_catalog.format('%I.%I', n.nspname, c.relname),
+      'of', i.inhparent::pg_catalog.regclass, 'known by',
+      CASE c.relkind WHEN 'r' THEN pg_catalog.array_to_string(IDENTITY, ', ') END, c.relkind, c.relpersistence, 'xmin', i.xmin))
+    FROM TREE t JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid WHERE t.level > 0),
   'table', (SELECT pg_catalog.jsonb_build_object('schema', c.relnamespace::pg_catalog.regnamespace, 'name', c.relname,
       'owner', c.relowner::pg_catalog.regrole, 'persistence', c.relpersistence, 'replica identity', c.relreplident,
       'forced row security', c.relrowsecurity AND c.relforcerowsecurity, 'partition', c.relispartition,
@@ -238,7 +326,8 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
       WHERE y.typrelid = $1 AND NOT (d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = y.typarray)),
   'inheritance', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.format('%s under %s',
       i.inhrelid::pg_catalog.regclass, i.inhparent::pg_catalog.regclass), i.inhseqno)
-      FROM pg_catalog.pg_inherits i WHERE $1 IN (i.inhrelid, i.inhparent)),
+      FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent
+      WHERE $1 = i.inhrelid OR $1 = i.inhparent AND p.relkind <> 'p'),
   'extension', (SELECT pg_catalog.jsonb_object_agg(d.refobjid::pg_catalog.text, d.deptype) FROM pg_catalog.pg_depend d
       WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = $1 AND d.deptype IN ('e', 'x')),
   'security label', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.concat_ws(' ', l.provider, l.objsubid), l.label)

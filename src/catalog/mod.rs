@@ -10,6 +10,7 @@ mod fingerprint;
 pub mod meaning;
 mod model;
 mod naming;
+mod parts;
 mod passing;
 mod read;
 mod stamp;
@@ -22,6 +23,7 @@ pub use model::{
     Table,
 };
 pub use naming::naming;
+pub use parts::{Part, new_leaf, relations as tree, scanned};
 pub use passing::passing;
 pub use read::{find, name_of, read, read_named};
 pub use stamp::{Mentions, MentionsReader, Stamp, StampReader};

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::parts::Part;
 use crate::pg::QualifiedName;
 
 /// One table, as it stood when it was read.
@@ -47,6 +48,12 @@ pub struct Table {
     pub statistics: Vec<Statistics>,
     /// From it, to it and to itself.
     pub foreign_keys: Vec<ForeignKey>,
+    /// What follows PARTITION BY, where it is a partitioned one.
+    #[serde(default)]
+    pub partition_key: Option<String>,
+    /// Its partitions.
+    #[serde(default)]
+    pub parts: Vec<Part>,
 }
 
 /// One privilege in an access control list.

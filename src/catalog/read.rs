@@ -5,6 +5,7 @@ use serde_json::Value;
 use tokio_postgres::Row;
 
 use super::model::Table;
+use super::parts;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session};
 
@@ -71,8 +72,12 @@ pub async fn read(session: &Session, oid: u32) -> Result<Option<Table>> {
            'constraints', COALESCE(({CONSTRAINTS}), '[]'), \
            'sequences', COALESCE(({SEQUENCES}), '[]'), \
            'statistics', COALESCE(({STATISTICS}), '[]'), \
-           'foreign_keys', COALESCE(({FOREIGN_KEYS}), '[]'))"
+           'foreign_keys', COALESCE(({FOREIGN_KEYS}), '[]'), 'parts', COALESCE(({}), '[]'))",
+        parts::sql_of_parts()
     );
+    let sql = sql
+        .replace("TREE OF TABLE", &parts::tree("c.oid"))
+        .replace("TREE OF INDEX", &parts::tree("i.indexrelid"));
     let row = definitions(session, &expand(&sql), oid).await?;
     row.get::<_, Option<Value>>(0).map(parse).transpose()
 }
@@ -129,10 +134,11 @@ fn comment(catalog: &str, oid: &str, part: &str) -> String {
 const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, r.rolname AS owner, c.relkind AS kind,
     c.relpersistence AS persistence, am.amname AS access_method, ts.spcname AS tablespace,
+    pg_catalog.pg_get_partkeydef(c.oid) AS partition_key,
     c.relispartition AS is_partition, c.relrowsecurity AS row_security,
     c.relforcerowsecurity AS force_row_security, c.relreplident AS replica_identity,
-    c.reltuples::float8 AS estimated_rows, pg_catalog.pg_table_size(c.oid) AS heap_bytes,
-    pg_catalog.pg_total_relation_size(c.oid) AS total_bytes,
+    CASE c.relkind WHEN 'p' THEN size.rows ELSE c.reltuples::float8 END AS estimated_rows,
+    size.heap AS heap_bytes, size.total AS total_bytes,
     COALESCE(c.reloptions, '{}') AS options,
     COALESCE((SELECT x.reloptions FROM pg_catalog.pg_class x WHERE x.oid = c.reltoastrelid), '{}') AS toast_options,
     {comment of pg_class c.oid 0} AS comment, {comment of pg_type c.reltype 0} AS type_comment,
@@ -142,6 +148,10 @@ const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
   FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_catalog.pg_roles r ON r.oid = c.relowner LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
+  CROSS JOIN LATERAL (SELECT COALESCE(pg_catalog.sum(pg_catalog.pg_table_size(l.oid)), 0)::pg_catalog.int8 AS heap,
+    COALESCE(pg_catalog.sum(pg_catalog.pg_total_relation_size(l.oid)), 0)::pg_catalog.int8 AS total,
+    COALESCE(pg_catalog.sum(GREATEST(l.reltuples, 0)), 0)::float8 AS rows
+    FROM TREE OF TABLE t JOIN pg_catalog.pg_class l ON l.oid = t.oid) size
   WHERE c.oid = $1) x";
 
 // Only a generated column's expression names columns. For the others the relation is left out: naming
@@ -201,7 +211,7 @@ const INDEXES: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
       FROM pg_catalog.generate_series(1, i.indnkeyatts) o
       JOIN pg_catalog.pg_opclass oc ON oc.oid = i.indclass[o - 1]
       LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[o - 1]) AS plain_key,
-    pg_catalog.pg_relation_size(i.indexrelid) AS bytes, ts.spcname AS tablespace,
+    (SELECT COALESCE(pg_catalog.sum(pg_catalog.pg_relation_size(t.oid)), 0)::pg_catalog.int8 FROM TREE OF INDEX t) AS bytes, ts.spcname AS tablespace,
     COALESCE(ic.reloptions, '{}') AS options, {comment of pg_class i.indexrelid 0} AS comment,
     COALESCE((SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(ia.attnum, ia.attstattarget) ORDER BY ia.attnum)
       FROM pg_catalog.pg_attribute ia WHERE ia.attrelid = i.indexrelid AND ia.attstattarget >= 0), '[]') AS statistics_targets

@@ -43,7 +43,7 @@ pub struct Request {
     /// that were copied without them leave the long build that this is to avoid, and an index that is built
     /// over ranges of different moments refuses values that are no duplicates.
     pub indexes_before: bool,
-    /// The table becomes a partitioned one.
+    /// The table becomes a partitioned one, or an ordinary one.
     pub partition: Option<partition::Asked>,
     /// The text of the file that makes the new table.
     pub shadow_ddl: Option<String>,
@@ -70,7 +70,9 @@ impl Request {
         } else if !self.column_order.is_empty() {
             Some("columns take another order: PostgreSQL has no such ALTER TABLE")
         } else if self.partition.is_some() {
-            Some("PostgreSQL has no ALTER TABLE that divides a table into partitions")
+            Some(
+                "PostgreSQL has no ALTER TABLE that divides a table into partitions, or makes one of them",
+            )
         } else if self.order_by.is_some() {
             Some("the rows are to be written anew, in the order of an index")
         } else if self.alters.is_empty() {

@@ -17,6 +17,13 @@ pub(super) async fn course(session: &Session, source: &Table, named: &str) -> Re
             format!("It has {}", if all.is_empty() { "none".to_owned() } else { all.join(", ") }),
         ));
     };
+    if source.is_partitioned() {
+        return Err(refused(
+            named,
+            "is one of a partitioned table, whose rows are where their partition is",
+        )
+        .next("Give partitions, or an ordinary table made of them, their order later"));
+    }
     let descending = direction(session, index).await?;
     let key = source.key().map_err(|why| refused(named, &format!("needs a key besides: {why}")))?;
     let mut columns = Vec::new();

@@ -79,11 +79,17 @@ async fn rehearse_in_transaction(
         None => None,
     };
     let mut partitioning = match &request.partition {
-        Some(asked) => {
-            let (table, stand_ins) = (&mut target, &mut stand_ins);
-            Some(partition::become_partitioned(session, &mut made, table, asked, stand_ins).await?)
+        Some(asked) if asked.is_none() => {
+            partition::refuse_ordinary(source)?;
+            None
         }
-        None => divided,
+        None if request.shadow_ddl.is_some() => divided,
+        None if !source.is_partitioned() => None,
+        asked => {
+            let (tables, stand_ins) = ((source, &mut target), &mut stand_ins);
+            let asked = asked.as_ref();
+            Some(partition::become_partitioned(session, &mut made, tables, asked, stand_ins).await?)
+        }
     };
     let rows = Rows { source, keep: keep.as_deref() };
     check_assignment(session, rows, &made.name, &projection, limit).await?;
@@ -152,8 +158,8 @@ async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> 
 /// server estimates it without reading them.
 pub async fn left_behind(session: &Session, source: &Table, keep: &str) -> Result<(u64, u64)> {
     let rows = async |condition: &str| -> Result<u64> {
-        let from = source.qualified();
-        let sql = format!("EXPLAIN (FORMAT JSON) SELECT FROM ONLY {from} AS s WHERE {condition}");
+        let from = source.scanned();
+        let sql = format!("EXPLAIN (FORMAT JSON) SELECT FROM {from} AS s WHERE {condition}");
         let plan: serde_json::Value = session.one(&sql, &[]).await?.get(0);
         Ok(plan[0]["Plan"]["Plan Rows"].as_f64().unwrap_or(0.0) as u64)
     };
@@ -422,10 +428,10 @@ async fn check_assignment(
     let values: Vec<_> = filled.iter().map(|(_, e)| e.as_str()).collect();
     let rows = rows_of(session, from, clone).await?;
     let sql = format!(
-        "INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s",
+        "INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s",
         columns.join(", "),
         values.join(", "),
-        rows
+        catalog::scanned(&rows, from.source.is_partitioned())
     );
     session.simple(&format!("EXPLAIN {sql}")).await.map(drop).map_err(|e| match e.db() {
         Some(_) if e.sqlstate() == Some("42501") => Error::new(

@@ -111,7 +111,8 @@ pub struct ChangeArgs {
     /// Keep only the rows for which this is true: "created_at > '2020-01-01'"
     #[arg(long = "where", value_name = "CONDITION", allow_hyphen_values = true)]
     pub keep: Option<String>,
-    /// Make it a partitioned table: "RANGE (created_at)", "LIST (region)", "HASH (id)"
+    /// Make it a partitioned table: "RANGE (created_at)", "LIST (region)", "HASH (id)"; or an ordinary one of a partitioned
+    /// one: none
     #[arg(long, value_name = "STRATEGY (COLUMN)")]
     pub partition_by: Option<String>,
     /// What one partition of a RANGE spans: "1 month", "1 day", or a number

@@ -86,7 +86,13 @@ fn partition(args: &ChangeArgs) -> Result<Option<Asked>> {
         premake: args.partition_premake,
         partitions: args.partitions,
     };
-    By::of(&asked)?;
+    if !asked.is_none() {
+        By::of(&asked)?;
+    } else if asked.every.is_some() || asked.premake.is_some() || asked.partitions.is_some() {
+        return Err(Error::usage(
+            "--partition-by none makes an ordinary table: there is nothing else to say of its partitions",
+        ));
+    }
     Ok(Some(asked))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::deadline::Deadline;
-use super::locker::{Locker, late, watch};
+use super::locker::{Locker, late, new_partitions, watch};
 use super::look::{self, Obstacle};
 use super::take::{self, NotTaken};
 use super::{Cutover, Steps, outcome};
@@ -145,6 +145,9 @@ impl<'a> Attempt<'a> {
         let ((), seen) = tokio::try_join!(self.limit(), look)?;
         let table = self.cutover.names.source.to_string();
         self.cutover.fingerprint.check(&seen.fingerprint, &table).map_err(Stop::Definite)?;
+        if let Some(obstacle) = new_partitions(self.cutover, &seen.fingerprint) {
+            return Err(Stop::Late(obstacle));
+        }
         if !seen.all_as_before {
             let what = "privileges were changed just now, or something that hangs on the table";
             return Err(Stop::Late(Obstacle::new(what)));

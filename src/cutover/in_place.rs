@@ -171,17 +171,15 @@ impl InPlace<'_> {
         attempts: &mut u32,
     ) -> Result<Result<Altered, Obstacle>> {
         let oid = self.table.oid;
-        if let Some(obstacle) = look::long_users(observer, oid, &[], None).await? {
+        let parts: Vec<u32> = self.table.parts.iter().map(|part| part.oid).collect();
+        if let Some(obstacle) = look::long_users(observer, oid, &parts, None).await? {
             return Ok(Err(obstacle));
         }
         let session = self.session("alter").await?;
         let deadlock_timeout = deadlock_timeout(&session).await?;
         session.batch("BEGIN").await?;
-        let name = self.table.qualified();
-        if let Err(obstacle) =
-            lock_out_ddl(observer, &session, deadlock_timeout, &[format!("TABLE ONLY {name}")])
-                .await?
-        {
+        let table = [format!("TABLE {}", self.table.scanned())];
+        if let Err(obstacle) = lock_out_ddl(observer, &session, deadlock_timeout, &table).await? {
             return Ok(Err(obstacle));
         }
         let ready = match self.work.prepare(&session).await {
@@ -191,7 +189,8 @@ impl InPlace<'_> {
             }
             Err(e) => return Err(e),
         };
-        if let Some(obstacle) = look::long_users(observer, oid, &ready.others, None).await? {
+        let others: Vec<u32> = ready.others.iter().copied().chain(parts).collect();
+        if let Some(obstacle) = look::long_users(observer, oid, &others, None).await? {
             return Ok(Err(obstacle));
         }
         let xid = "SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text";
@@ -258,8 +257,7 @@ impl Attempt<'_> {
     async fn under_lock(&self, ready: &Ready, xid: &str, attempts: u32) -> Result<Altered, Stop> {
         let (InPlace { table, connector, role, sent, .. }, session) = (self.in_place, self.session);
         let deadline = Deadline::after(self.in_place.limits.max_lock_hold);
-        let name = table.qualified();
-        let ask = format!("LOCK TABLE ONLY {name} IN {} MODE", ready.lock.sql());
+        let ask = format!("LOCK TABLE {} IN {} MODE", table.scanned(), ready.lock.sql());
         self.waiting(session.batch(&format!("{}; {ask}", self.limits(deadline)))).await?;
         let granted = Instant::now();
         failpoint!("alter locked");

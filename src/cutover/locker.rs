@@ -101,6 +101,9 @@ impl Locker {
         let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let now = readers.fingerprint.read(&session, oid, publication).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
+        if let Some(obstacle) = new_partitions(cutover, &now) {
+            return Ok(Err(obstacle));
+        }
         if let Some(obstacle) = passing(&session, oid).await? {
             return Ok(Err(obstacle));
         }
@@ -159,6 +162,12 @@ impl Locker {
     }
 }
 
+/// Who watches the source takes them in, which takes a moment.
+pub(super) fn new_partitions(cutover: &Cutover<'_>, now: &Fingerprint) -> Option<Obstacle> {
+    let came = cutover.fingerprint.new_partitions(now);
+    (!came.is_empty()).then(|| Obstacle::new("a partition came to the table just now"))
+}
+
 /// What hangs on the table and cannot follow, but may be gone soon.
 async fn passing(session: &Session, oid: u32) -> Result<Option<Obstacle>> {
     let passing = catalog::passing(session, oid).await?;
@@ -186,8 +195,8 @@ async fn first_lock(
     deadlock_timeout: Duration,
 ) -> Result<Result<(), Obstacle>> {
     // Autovacuum may be at work on the shadow too by now, or on its partitions.
-    let Names { shadow, source, .. } = cutover.names;
-    let tables = [format!("TABLE {shadow}"), format!("TABLE ONLY {source}")];
+    let Names { shadow, .. } = cutover.names;
+    let tables = [format!("TABLE {shadow}"), format!("TABLE {}", cutover.flow.captured.itself())];
     lock_out_ddl(observer, session, deadlock_timeout, &tables).await
 }
 
@@ -245,6 +254,7 @@ impl Rehearsed {
         let plan = rehearse(cutover, session, &source, most).await?;
         let (target, carried) = (&plan.target, &plan.carried[..]);
         let (leaves, version) = (cutover.flow.target.leaves(), session.version());
+        let renamed = cutover.partitioning.map_or_else(Vec::new, |p| p.renamed(&names.shadow));
         let swap = Swap {
             names,
             source: &source,
@@ -252,6 +262,7 @@ impl Rehearsed {
             shadow: &shadow,
             carried,
             leaves,
+            renamed: &renamed,
             version,
             taken: &taken,
         };

@@ -42,12 +42,14 @@ pub(super) fn locks(
     // With its partitions, where it has some: triggers and foreign keys are put on them too.
     let mut out = vec![format!("LOCK TABLE {shadow} IN ACCESS EXCLUSIVE MODE")];
     out.extend(before.iter().map(|p| of(p)));
-    out.push(table(&source.qualified()));
+    // So is the source, whose partitions may be written to by their own names.
+    out.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", source.scanned()));
     out.extend(own(source));
     out.extend(after.iter().map(|p| of(p)));
     let identities = source.sequences.iter().filter(|s| s.identity);
     let relations = before.iter().chain(&after).map(|p| p.oid);
     let relations = relations.chain(source.indexes.iter().map(|index| index.oid));
+    let relations = relations.chain(source.parts.iter().map(|part| part.oid));
     Locks {
         statements: out,
         relations: relations.chain(identities.clone().map(|s| s.oid)).collect(),
@@ -58,7 +60,10 @@ pub(super) fn locks(
 /// Its indexes and statistics, which the swap renames: a comment on one, or an option of its, is given under
 /// a lock on that alone. There is no LOCK for them either; one that has its owner keeps it.
 fn own(source: &Table) -> impl Iterator<Item = String> {
-    let indexes = source.indexes.iter().map(|index| {
+    // Nothing locks the index of a partitioned table alone and changes nothing. Its rename does, and afterwards it is
+    // asked whether anything was committed in between.
+    let indexes = source.indexes.iter().filter(|_| !source.is_partitioned());
+    let indexes = indexes.map(|index| {
         let name = QualifiedName::new(&source.schema, &index.name);
         by_owner("TABLE", &name, &source.owner)
     });

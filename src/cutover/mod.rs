@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::catalog::{Baseline, Carried, Table};
 use crate::change::Request;
+use crate::change::partition::Partitioning;
 use crate::error::{Error, Kind, Result};
 use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
@@ -122,6 +123,8 @@ pub struct Cutover<'a> {
     pub request: &'a Request,
     /// The table as it will be, as rehearsed before the copy began.
     pub target: &'a Table,
+    /// How that is divided, where it is.
+    pub partitioning: Option<&'a Partitioning>,
     pub fingerprint: &'a Baseline,
     pub meter: &'a Meter,
     pub limits: Limits,

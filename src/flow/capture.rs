@@ -357,7 +357,9 @@ impl Reader {
     }
 
     fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        if relations.contains(&self.flow.captured.oid)
+        let captured = &self.flow.captured;
+        // All that the publication has besides a partitioned table is its partitions.
+        if (captured.is_partitioned || relations.contains(&captured.oid))
             && let Some(t) = &self.transaction
         {
             self.tracker.dirty().mark_truncate(t.xid, t.commit);

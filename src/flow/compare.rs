@@ -70,7 +70,7 @@ impl Flow {
         let target = where_all([self.target_range(bounds, skip), not_in_m]);
         Sides {
             keys: if except { self.key_set() } else { String::new() },
-            captured: format!("FROM ONLY {} AS s{source}", self.captured.rows),
+            captured: format!("FROM {} AS s{source}", self.captured.scanned()),
             root: format!("FROM {} AS t{target}", self.target.root),
         }
     }
@@ -89,7 +89,7 @@ impl Flow {
         let same = self.same_key("s", "k");
         self.differences(&Sides {
             keys: self.key_set(),
-            captured: format!("FROM k JOIN ONLY {} AS s ON {same}", self.captured.rows),
+            captured: format!("FROM k JOIN {} AS s ON {same}", self.captured.scanned()),
             root: format!(
                 "FROM m JOIN {} AS t ON {}",
                 self.target.root,

@@ -26,6 +26,7 @@ pub mod keeper;
 pub mod key;
 mod landmarks;
 pub mod moved;
+pub mod newcomer;
 mod piece;
 pub mod sample;
 pub mod segment;
@@ -37,6 +38,7 @@ pub mod truncate;
 pub mod verify;
 pub mod write;
 
+use crate::catalog::scanned;
 use crate::change::{Course, KeyColumn, Projected};
 use crate::pg::QualifiedName;
 
@@ -63,6 +65,8 @@ pub struct Captured {
     pub name: QualifiedName,
     /// Where its rows are read: the relation itself, or a view of ours over it.
     pub rows: QualifiedName,
+    /// Its rows are in partitions, whose changes come under their own names.
+    pub is_partitioned: bool,
 }
 
 impl Captured {
@@ -74,6 +78,16 @@ impl Captured {
     /// still run as whoever asks.
     pub fn view(&self) -> Option<&QualifiedName> {
         (self.rows != self.name).then_some(&self.rows)
+    }
+
+    /// What follows FROM where its rows are read.
+    pub fn scanned(&self) -> String {
+        scanned(&self.rows, self.is_partitioned)
+    }
+
+    /// The relation itself, with its partitions, where a lock is taken or a part of it is read.
+    pub fn itself(&self) -> String {
+        scanned(&self.name, self.is_partitioned)
     }
 }
 

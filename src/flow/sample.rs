@@ -2,6 +2,7 @@
 
 use super::Flow;
 use super::write::{Isolation, Writer};
+use crate::catalog;
 use crate::change::Course;
 use crate::error::Result;
 use crate::pg::{Raw, Session};
@@ -22,10 +23,11 @@ pub async fn sample(
     if flow.captured.view().is_some() {
         return Ok(Vec::new());
     }
-    let size = "SELECT pg_catalog.pg_relation_size($1::pg_catalog.oid::pg_catalog.regclass) / \
-                pg_catalog.current_setting('block_size')::pg_catalog.int8";
+    let size = "SELECT pg_catalog.sum(pg_catalog.pg_relation_size(r.oid::pg_catalog.regclass))::pg_catalog.int8 / \
+                pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.unnest($1::pg_catalog.oid[]) r (oid)";
+    let relations = catalog::tree(session, flow.captured.oid).await?;
     // Null where it was dropped just now, which others say.
-    let pages: Option<i64> = session.one(size, &[&flow.captured.oid]).await?.get(0);
+    let pages: Option<i64> = session.one(size, &[&relations]).await?.get(0);
     let Some(pages) = pages else { return Ok(Vec::new()) };
     let percent = (PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
     writer.begin(session, Isolation::ReadCommitted).await?;

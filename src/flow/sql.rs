@@ -23,11 +23,11 @@ impl Flow {
             None => String::new(),
         };
         format!(
-            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM ONLY {} AS s{}{order}",
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s{}{order}",
             self.target.root,
             self.columns(""),
             self.expressions(),
-            self.captured.rows,
+            self.captured.scanned(),
             where_all([self.source_range(&course, bounds, 0)])
         )
     }
@@ -49,8 +49,8 @@ impl Flow {
         let key = self.source_key("s");
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
-            "SELECT {key} FROM ONLY {} AS s CROSS JOIN LATERAL (SELECT {}) AS m{} ORDER BY {key} LIMIT ${}",
-            self.captured.rows,
+            "SELECT {key} FROM {} AS s CROSS JOIN LATERAL (SELECT {}) AS m{} ORDER BY {key} LIMIT ${}",
+            self.captured.scanned(),
             self.mapped_key(),
             where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), Some(absent)]),
             sides * self.key.len() + 1
@@ -99,7 +99,7 @@ impl Flow {
     /// The number of rows in a range of the copy.
     pub fn count_range(&self, bounds: Bounds) -> String {
         let range = where_all([self.source_range(&self.course(Kind::Copy), bounds, 0)]);
-        format!("SELECT pg_catalog.count(*) FROM ONLY {} AS s{range}", self.captured.rows)
+        format!("SELECT pg_catalog.count(*) FROM {} AS s{range}", self.captured.scanned())
     }
 
     /// Places all over what a course goes along, about `$2` of them, in its order: of one row in so many of those in `$1`
@@ -112,11 +112,11 @@ impl Flow {
         let picked: Vec<_> = numbered.iter().map(|(i, _)| format!("q.k{i}")).collect();
         format!(
             "SELECT {} FROM (SELECT {}, pg_catalog.row_number() OVER (ORDER BY {key}) AS n, \
-             pg_catalog.count(*) OVER () AS rows FROM ONLY {} AS s TABLESAMPLE SYSTEM ($1)) AS q \
+             pg_catalog.count(*) OVER () AS rows FROM {} AS s TABLESAMPLE SYSTEM ($1)) AS q \
              WHERE q.n % GREATEST(q.rows / $2, 1) = 0 ORDER BY q.n",
             picked.join(", "),
             named.join(", "),
-            self.captured.name
+            self.captured.itself()
         )
     }
 
@@ -126,8 +126,8 @@ impl Flow {
         let key = named(&course.columns, "s").join(", ");
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
-            "SELECT {key} FROM ONLY {} AS s{} ORDER BY {} OFFSET ${} LIMIT 1",
-            self.captured.rows,
+            "SELECT {key} FROM {} AS s{} ORDER BY {} OFFSET ${} LIMIT 1",
+            self.captured.scanned(),
             where_all([self.source_range(course, bounds, 0)]),
             in_order(course),
             sides * course.columns.len() + 1
@@ -140,8 +140,8 @@ impl Flow {
             .map(|i| format!("${}::{}", i + 1, self.key[i].source_type_sql))
             .collect();
         format!(
-            "SELECT pg_catalog.pg_column_size(s) FROM ONLY {} AS s WHERE {} = {}",
-            self.captured.rows,
+            "SELECT pg_catalog.pg_column_size(s) FROM {} AS s WHERE {} = {}",
+            self.captured.scanned(),
             row(self.key.iter().map(|k| format!("s.{}", quote_ident(&k.source))).collect()),
             row(key)
         )
@@ -174,16 +174,41 @@ impl Flow {
     pub fn sync_delete(&self) -> String {
         format!(
             "WITH k AS MATERIALIZED ({keys}), gone AS MATERIALIZED (SELECT {mapped} FROM k AS s \
-             WHERE NOT EXISTS (SELECT 1 FROM ONLY {captured} AS c WHERE {same})) \
+             WHERE NOT EXISTS (SELECT 1 FROM {captured} AS c WHERE {same})) \
              DELETE FROM {root} AS t USING gone AS g WHERE {target_key} = {gone_key}",
             keys = self.keys(),
             mapped = self.mapped_key(),
-            captured = self.captured.rows,
+            captured = self.captured.scanned(),
             same = self.same_key("c", "s"),
             root = self.target.root,
             target_key = row(self.target_key("t")),
             gone_key = row(self.numbered("g")),
         )
+    }
+
+    /// Removes every row of the target whose key the captured relation has not.
+    pub fn delete_absent(&self) -> String {
+        let mapped: Vec<_> = self
+            .key
+            .iter()
+            .map(|k| match k.keeps_order {
+                // As it is, so that an index finds it: between such types there is an operator.
+                true => format!("s.{}", quote_ident(&k.source)),
+                false => format!("CAST({} AS {})", k.expression, k.target_type_sql),
+            })
+            .collect();
+        format!(
+            "DELETE FROM {} AS t WHERE NOT EXISTS (SELECT 1 FROM {} AS s WHERE {} = {})",
+            self.target.root,
+            self.captured.scanned(),
+            row(mapped),
+            row(self.target_key("t"))
+        )
+    }
+
+    /// Whether the captured relation has any row.
+    pub fn has_rows(&self) -> String {
+        format!("SELECT EXISTS (SELECT 1 FROM {} AS s)", self.captured.scanned())
     }
 
     /// Writes the rows of the key set; rows already the same byte for byte are left alone.
@@ -214,7 +239,7 @@ impl Flow {
         format!(
             "WITH k AS MATERIALIZED ({keys}), m AS MATERIALIZED (SELECT {named}, {mapped} FROM k AS s) \
              DELETE FROM {root} AS t USING m AS g WHERE {target_key} = {key} AND NOT EXISTS (\
-             SELECT 1 FROM ONLY {captured} AS s WHERE {same} \
+             SELECT 1 FROM {captured} AS s WHERE {same} \
              AND ROW({wanted})::record OPERATOR(pg_catalog.*=) ROW({is})::record)",
             keys = self.keys(),
             named = named.join(", "),
@@ -222,7 +247,7 @@ impl Flow {
             root = self.target.root,
             target_key = row(self.target_key("t")),
             key = row(self.numbered("g")),
-            captured = self.captured.rows,
+            captured = self.captured.scanned(),
             same = same.join(" AND "),
             wanted = wanted.join(", "),
             is = self.columns("t."),
@@ -272,12 +297,12 @@ impl Flow {
     /// The keys of the set whose rows the target should have and has not (binary, key order).
     pub fn missing_keys(&self) -> String {
         format!(
-            "WITH k AS MATERIALIZED ({keys}) SELECT {key} FROM k AS q JOIN ONLY {captured} AS s \
+            "WITH k AS MATERIALIZED ({keys}) SELECT {key} FROM k AS q JOIN {captured} AS s \
              ON {same} CROSS JOIN LATERAL (SELECT {mapped}) AS m \
              WHERE NOT EXISTS (SELECT 1 FROM {root} AS t WHERE {target_key} = {mapped_key})",
             keys = self.keys(),
             key = self.source_key("s"),
-            captured = self.captured.rows,
+            captured = self.captured.scanned(),
             same = self.same_key("s", "q"),
             mapped = self.mapped_key(),
             root = self.target.root,
@@ -290,12 +315,12 @@ impl Flow {
     pub fn insert_keys(&self) -> String {
         format!(
             "WITH k AS MATERIALIZED ({keys}) INSERT INTO {root} AS t ({columns}) OVERRIDING SYSTEM VALUE \
-             SELECT {expressions} FROM k AS q JOIN ONLY {captured} AS s ON {same}",
+             SELECT {expressions} FROM k AS q JOIN {captured} AS s ON {same}",
             keys = self.keys(),
             root = self.target.root,
             columns = self.columns(""),
             expressions = self.expressions(),
-            captured = self.captured.rows,
+            captured = self.captured.scanned(),
             same = self.same_key("s", "q"),
         )
     }

@@ -1,7 +1,8 @@
 //! Follows TRUNCATEs of the captured relation: **Invariant 4**'s barrier.
 //!
 //! From its decoding on nothing is selected or cleared. It is stored like a dirty key; then, with
-//! every other writer out of the door, the target is truncated. Keys marked since its decoding stay
+//! every other writer out of the door, the target is truncated; where only a partition of the captured relation may have
+//! been, what is no longer there is deleted. Keys marked since its decoding stay
 //! dirty, since nothing was cleared in between, and whatever was read before it is gone.
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::dirty::Barrier;
 use super::write::{Door, Isolation, Writer};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
-use crate::pg::{Session, Snapshot};
+use crate::pg::{QualifiedName, Session, Snapshot};
 
 /// How often to ask whether a commit has become visible.
 const POLL: Duration = Duration::from_millis(20);
@@ -81,15 +82,44 @@ impl Truncator {
         }
     }
 
+    /// Of a partitioned relation it may have been one partition, or rows may have come again. Asked when the
+    /// TRUNCATE is visible: in a relation without rows there was none that it left, and what comes is told by the
+    /// stream.
+    async fn goes_partly(&self) -> Result<bool> {
+        let partitioned = self.flow.captured.is_partitioned;
+        Ok(partitioned && self.session.one(&self.flow.has_rows(), &[]).await?.get(0))
+    }
+
+    async fn delete_all(&self) -> Result<()> {
+        for relation in &self.flow.target.relations {
+            if self.is_there(relation).await? {
+                self.session.batch(&format!("TRUNCATE ONLY {relation}")).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A row whose key is not in the captured relation is to go, whatever took it away; one whose key is there again
+    /// has been told by the stream, and is dirty.
+    async fn delete_absent(&self) -> Result<()> {
+        if self.is_there(&self.flow.target.root).await? {
+            self.session.execute(&self.flow.delete_absent(), &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Before it is made it has no rows, and none will come that were there before.
+    async fn is_there(&self, relation: &QualifiedName) -> Result<bool> {
+        let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
+        Ok(self.session.one(there, &[&relation.to_string()]).await?.get(0))
+    }
+
     async fn truncate(&self, barrier: Barrier) -> Result<()> {
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
-        for relation in &self.flow.target.relations {
-            // Before it is made it has no rows, and none will come that were there before.
-            let there = "SELECT pg_catalog.to_regclass($1) IS NOT NULL";
-            if self.session.one(there, &[&relation.to_string()]).await?.get(0) {
-                self.session.batch(&format!("TRUNCATE ONLY {relation}")).await?;
-            }
+        match self.goes_partly().await? {
+            true => self.delete_absent().await?,
+            false => self.delete_all().await?,
         }
         self.writer.as_tool(&self.session).await?;
         let sql = "DELETE FROM pgwraith.dirty WHERE migration_id = $1 AND flow = $2 \

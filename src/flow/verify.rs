@@ -222,17 +222,16 @@ impl Verifier {
     /// the other waiting, forever, since the one waits for the other in here, where the server does not
     /// see it.
     async fn share_snapshot(&self, sessions: &[Session]) -> Result<bool> {
-        let (source, target) = (&self.flow.captured.name, &self.flow.target.root);
-        let lock = format!(
-            "SET LOCAL {GIVE_WAY}; LOCK TABLE ONLY {source}, {target} IN ACCESS SHARE MODE"
-        );
+        let (source, target) = (self.flow.captured.itself(), &self.flow.target.root);
+        let lock =
+            format!("SET LOCAL {GIVE_WAY}; LOCK TABLE {source}, {target} IN ACCESS SHARE MODE");
         let role = format!("SET LOCAL ROLE {}", quote_ident(&self.writer.owner));
         let mut exported: Option<String> = None;
         for session in sessions {
             session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             if exported.is_none() {
                 // With patience: nobody waits for us yet.
-                session.batch(&format!("LOCK TABLE ONLY {source} IN ACCESS SHARE MODE")).await?;
+                session.batch(&format!("LOCK TABLE {source} IN ACCESS SHARE MODE")).await?;
             }
             match session.batch(&lock).await {
                 Err(e) if classify(&e) == Class::Late => return Ok(false),

@@ -27,6 +27,13 @@ pub(super) struct Known {
     pub(super) names: Names,
 }
 
+impl Known {
+    /// The source is a partitioned table, and so is the new one, in the same way.
+    pub(super) fn is_divided_alike(&self) -> bool {
+        self.source.is_partitioned() && self.request.partition.is_none()
+    }
+}
+
 /// What a stretch begins with.
 pub(super) struct Begun {
     pub(super) known: Known,
@@ -146,6 +153,15 @@ impl Making<'_> {
         let now = catalog::fingerprint(control, source.oid, &flow.publication).await?;
         if !was.same_source(&now) {
             was.check(&now, &stored.names.source.to_string())?;
+        }
+        if stored.request.partition.is_none() && !now.new_partitions(&was).is_empty() {
+            return Err(Error::new(
+                Kind::NotResumable,
+                format!(
+                    "a partition came to {} since, and the new table has none like it",
+                    source.qualified()
+                ),
+            ));
         }
         let (target, partitioning) = self.same_target(&source, &kept).await?;
         flow.target = prepare::target(&stored.names, &target, &kept.key, partitioning.as_ref());

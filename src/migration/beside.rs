@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
+use super::begun::Known;
 use super::context::Context;
 use super::run::Settings;
 use super::stretch::Stretch;
@@ -36,13 +37,13 @@ impl Stretch<'_, '_> {
     pub(super) async fn accompanied<T>(
         &self,
         control: &Session,
-        source: &Table,
+        known: &Known,
         flow: Arc<Flow>,
         fingerprint: Fingerprint,
         stream: Option<Stream>,
         work: impl AsyncFnOnce(&Context, &Baseline) -> Result<T>,
     ) -> Result<T> {
-        let guard = &self.supervisor;
+        let (guard, source) = (&self.supervisor, &known.source);
         let live = Sender::new(self.run.settings.clone());
         // Until the governor has looked.
         let held = Sender::new(Some("for the operator's settings".to_owned()));
@@ -59,6 +60,8 @@ impl Stretch<'_, '_> {
             flow: Arc::clone(&context.flow),
             epoch: self.epoch,
             baseline: Arc::clone(&baseline),
+            tracker: Arc::clone(&context.tracker),
+            divided_alike: known.is_divided_alike(),
             kept: fingerprint,
             supervisor: guard.clone(),
         };

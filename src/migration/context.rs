@@ -69,6 +69,7 @@ impl Context {
             names: &known.names,
             request: &known.request,
             target: &known.target,
+            partitioning: known.partitioning.as_ref(),
             fingerprint,
             meter: &self.meter,
             limits,

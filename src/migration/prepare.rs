@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Part, Table};
 use crate::change::partition::Partitioning;
 use crate::change::{KeyColumn, Plan};
 use crate::error::{Error, Result};
@@ -70,7 +70,7 @@ pub(super) fn captured(migration: i64, source: &Table, keeps_some: bool) -> Capt
         true => teardown::rows_view(migration),
         false => name.clone(),
     };
-    Captured { oid: source.oid, name, rows }
+    Captured { oid: source.oid, name, rows, is_partitioned: source.is_partitioned() }
 }
 
 /// The slot's name in this database: slots are named across all databases of the server.
@@ -112,6 +112,10 @@ pub(super) async fn create_rows_view(
 
 /// The publication: the key's columns alone, so that the stream carries keys, not rows. With
 /// REPLICA IDENTITY FULL a column list would make the application's updates fail: no list then.
+///
+/// Of a partitioned table it has each partition with such a list, and the table itself, which stands for partitions
+/// that come later: theirs are whole rows. Under their own names they come because a TRUNCATE of one of them is told
+/// under that name or not at all.
 pub(super) async fn create_publication(
     session: &Session,
     flow: &Flow,
@@ -129,11 +133,17 @@ pub(super) fn publication_sql(flow: &Flow, source: &Table) -> String {
             format!(" ({})", names.join(", "))
         }
     };
+    let name = &flow.captured.name;
+    let tables = match source.is_partitioned() {
+        false => format!("ONLY {name}{columns}"),
+        true => {
+            let leaf = |part: &Part| format!(", ONLY {}{columns}", part.qualified());
+            format!("{name}{}", source.leaves().map(leaf).collect::<String>())
+        }
+    };
     format!(
-        "CREATE PUBLICATION {} FOR TABLE ONLY {}{columns} \
-         WITH (publish = 'insert, update, delete, truncate')",
+        "CREATE PUBLICATION {} FOR TABLE {tables} WITH (publish = 'insert, update, delete, truncate')",
         quote_ident(&flow.publication),
-        flow.captured.name
     )
 }
 
@@ -245,16 +255,18 @@ async fn tell_open_transactions(
 /// **Invariant 1**'s last step. Publication and slot are there; now every transaction that holds a
 /// write lock on the source, prepared ones too, must end before the first snapshot is taken. A
 /// commit may be in the log in front of the slot's start and yet be invisible (its backend waits for
-/// a synchronous standby, still holding its locks): our snapshots must not miss it.
+/// a synchronous standby, still holding its locks): our snapshots must not miss it. Whoever writes to a partition by its
+/// own name has a lock on that alone.
 pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Meter) -> Result<()> {
+    let relations = catalog::tree(session, source).await?;
     let noted: Vec<String> = session
         .one(
             "SELECT COALESCE(pg_catalog.array_agg(DISTINCT l.virtualtransaction), '{}') \
-             FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.relation = $1 AND l.granted \
+             FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.relation = ANY ($1) AND l.granted \
              AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
              AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid() AND l.mode IN \
              ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
-            &[&source],
+            &[&relations],
         )
         .await?
         .get(0);
@@ -265,8 +277,8 @@ pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Met
             .query(
                 "SELECT DISTINCT l.virtualtransaction, COALESCE(l.pid::pg_catalog.text, 'a prepared transaction') \
                  FROM pg_catalog.pg_locks l WHERE l.virtualtransaction = ANY($1) \
-                 AND l.relation = $2 AND l.locktype = 'relation'",
-                &[&noted, &source],
+                 AND l.relation = ANY ($2) AND l.locktype = 'relation'",
+                &[&noted, &relations],
             )
             .await?;
         if left.is_empty() {

@@ -2,6 +2,7 @@
 
 use super::store::Stored;
 use super::{index, liveness, resume, store, teardown};
+use crate::catalog;
 use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
 
@@ -204,12 +205,17 @@ async fn disk(session: &Session, stored: &Stored) -> Option<Disk> {
     let sql = "SELECT (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(s.oid))::pg_catalog.int8 FROM (\
                  SELECT $1::pg_catalog.oid AS oid \
                  UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = $1) s), \
-               pg_catalog.pg_total_relation_size($2::pg_catalog.oid::pg_catalog.regclass), \
-               pg_catalog.pg_indexes_size($2::pg_catalog.oid::pg_catalog.regclass), \
-               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = $2)";
+               pg_catalog.sum(pg_catalog.pg_total_relation_size(t.oid::pg_catalog.regclass))::pg_catalog.int8, \
+               pg_catalog.sum(pg_catalog.pg_indexes_size(t.oid::pg_catalog.regclass))::pg_catalog.int8, \
+               (SELECT pg_catalog.count(*) FROM pg_catalog.pg_index i WHERE i.indrelid = $2) \
+               FROM pg_catalog.unnest($3::pg_catalog.oid[]) t (oid)";
     let shadow = stored.shadow_oid?;
     session.batch("BEGIN READ ONLY; SET LOCAL lock_timeout = '50ms'").await.ok()?;
-    let sizes = session.one(sql, &[&shadow, &stored.source_oid]).await;
+    let sizes = async {
+        let source = catalog::tree(session, stored.source_oid).await?;
+        session.one(sql, &[&shadow, &stored.source_oid, &source]).await
+    };
+    let sizes = sizes.await;
     session.rollback().await;
     let row = sizes.ok()?;
     // Null where it is gone.

@@ -7,8 +7,10 @@
 //! process would.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::begun::{Begun, Known};
 use super::context::Context;
@@ -121,7 +123,7 @@ impl Stretch<'_, '_> {
             self.in_order(control, &known, context, baseline, here).await
         };
         let capture = Some((stream, start));
-        self.accompanied(control, &known.source, flow, fingerprint.clone(), capture, work).await
+        self.accompanied(control, &known, flow, fingerprint.clone(), capture, work).await
     }
 
     pub(super) async fn watchdog(&self) -> Result<Background> {
@@ -176,9 +178,7 @@ impl Stretch<'_, '_> {
         catch_up::drain(context).await?;
 
         self.enter(control, here, Phase::Verify).await?;
-        let now =
-            catalog::fingerprint(control, known.source.oid, &context.flow.publication).await?;
-        fingerprint.check(&now, &known.names.source.to_string())?;
+        self.check_source(control, known, context, fingerprint).await?;
         let (verify, open) = verify::verify(context, u64::MAX).await?;
 
         self.enter(control, here, Phase::Cutover).await?;
@@ -199,6 +199,26 @@ impl Stretch<'_, '_> {
             recovered,
             ..Report::of_swapped(&known.names)
         })
+    }
+
+    /// The source is what it was. Partitions that came just now are taken in by whoever watches it: before that their rows
+    /// would be found missing.
+    async fn check_source(
+        &self,
+        control: &Session,
+        known: &Known,
+        context: &Context,
+        fingerprint: &Baseline,
+    ) -> Result<()> {
+        let (oid, publication) = (known.source.oid, &context.flow.publication);
+        loop {
+            let now = catalog::fingerprint(control, oid, publication).await?;
+            fingerprint.check(&now, &known.names.source.to_string())?;
+            if fingerprint.new_partitions(&now).is_empty() {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// What the old slot would have told since it was lost is found by comparing every row: before
@@ -250,6 +270,9 @@ impl Stretch<'_, '_> {
         Ok(steps.iter().filter(|to_do| to_do.validates).count())
     }
 }
+
+/// How often to ask whether new partitions have been taken in.
+const POLL: Duration = Duration::from_millis(50);
 
 /// After a lost slot rows differ, and no more of them than this need be named.
 const EXPECTED: u64 = 20;

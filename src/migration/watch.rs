@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
 use super::{store, teardown};
-use crate::catalog::{self, Baseline, Fingerprint, FingerprintReader};
+use crate::catalog::{self, Baseline, Fingerprint, FingerprintReader, Part};
+use crate::change::KeyColumn;
 use crate::error::{Error, Kind, Result};
-use crate::flow::Flow;
+use crate::flow::capture::Tracker;
+use crate::flow::{Flow, newcomer};
 use crate::pg::{Connector, Session};
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -28,6 +30,10 @@ pub(super) struct Watch {
     pub(super) flow: Arc<Flow>,
     pub(super) epoch: i64,
     pub(super) baseline: Arc<Baseline>,
+    /// Told of what is found dirty.
+    pub(super) tracker: Arc<Tracker>,
+    /// The new table is divided as the source is, and needs a partition for each of the source's.
+    pub(super) divided_alike: bool,
     /// What the state says of the source.
     pub(super) kept: Fingerprint,
     pub(super) supervisor: Supervisor,
@@ -47,7 +53,16 @@ impl Watch {
             }
             let now =
                 reader.read(&self.session, self.flow.captured.oid, &self.flow.publication).await?;
-            if let Err(e) = self.baseline.check(&now, &self.flow.captured.name.to_string()) {
+            let table = self.flow.captured.name.to_string();
+            let looked = match self.baseline.check(&now, &table) {
+                Ok(()) if self.baseline.new_partitions(&now).is_empty() => Ok(()),
+                Ok(()) => match self.take_in(&reader).await {
+                    Err(e) if e.kind() != Kind::NotResumable => return Err(e),
+                    looked => looked,
+                },
+                changed => changed,
+            };
+            if let Err(e) = looked {
                 // Our own swap changes it too. Asked afterwards: what was seen has then committed.
                 if store::is_swapped(&self.session, self.flow.migration).await? {
                     return Ok(());
@@ -56,7 +71,7 @@ impl Watch {
                 self.supervisor.fail(e);
                 return teardown::drop_publication(&self.session, &self.flow.publication).await;
             }
-            self.keep(now).await?;
+            self.keep(self.baseline.current()).await?;
             if n % ATTACHMENTS == 0
                 && let Err(e) =
                     catalog::check_attachments(&self.session, self.flow.captured.oid).await
@@ -69,6 +84,65 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// Partitions came. What was in them is dirty from here on, and that is stored together with the fingerprint that knows
+    /// them: whoever resumes before that finds them new.
+    async fn take_in(&mut self, reader: &FingerprintReader) -> Result<()> {
+        let (session, flow) = (&self.session, &self.flow);
+        if !store::hold_epoch(session, flow.migration, self.epoch).await? {
+            return Ok(());
+        }
+        let stored = async {
+            let now = reader.read(session, flow.captured.oid, &flow.publication).await?;
+            self.baseline.check(&now, &flow.captured.name.to_string())?;
+            let mut stored = 0;
+            for oid in self.baseline.new_partitions(&now) {
+                let Some(leaf) = catalog::new_leaf(session, flow.captured.oid, oid).await? else {
+                    continue;
+                };
+                self.suits(&leaf)?;
+                stored += newcomer::store_all(session, flow, &leaf.qualified()).await?;
+            }
+            Ok((now, stored))
+        };
+        let stored = stored.await;
+        let Ok((now, stored)) = stored else {
+            session.rollback().await;
+            return stored.map(drop);
+        };
+        store::keep_fingerprint(session, flow, &self.baseline.with_partitions_of(&now)).await?;
+        newcomer::commit(session, &self.tracker, stored).await?;
+        self.baseline.take_in(&now);
+        Ok(())
+    }
+
+    /// Whether rows of a new partition can be followed.
+    fn suits(&self, leaf: &Part) -> Result<()> {
+        let (name, table) = (leaf.qualified(), &self.flow.captured.name);
+        let unfit = |why: String| {
+            Err(Error::new(
+                Kind::NotResumable,
+                format!("the partition {name} came to {table} while the migration ran: {why}"),
+            )
+            .next("Make partitions for the time of a run before it, and start again once what is left is removed"))
+        };
+        let known =
+            |key: &KeyColumn| leaf.replica_identity == 'f' || leaf.identity.contains(&key.source);
+        if self.divided_alike {
+            return unfit("the new table, which is divided as it was, has none like it".into());
+        }
+        if leaf.kind != 'r' || leaf.persistence != 'p' {
+            return unfit(
+                "it is a foreign or an unlogged table, whose changes are in no log here".into(),
+            );
+        }
+        match self.flow.key.iter().find(|key| !known(key)) {
+            Some(key) => {
+                unfit(format!("its replica identity does not have the key column {:?}", key.source))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whoever resumes compares with the last look too. In our epoch only: a successor keeps his own.

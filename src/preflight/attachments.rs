@@ -11,7 +11,7 @@ const GENERIC: &str = "This version does not carry it over: drop it before and c
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let attachments = catalog::attachments(subject.session, subject.table.oid).await?;
     let mut findings: Vec<Finding> = attachments.iter().map(finding).collect();
-    if subject.table.kind == 'r' {
+    if matches!(subject.table.kind, 'r' | 'p') {
         findings.extend(unreadable(subject));
     }
     let passing = catalog::passing(subject.session, subject.table.oid).await?;
@@ -40,6 +40,10 @@ fn mend(attachment: &Attachment) -> String {
         "inheritance" => "Wait for a version that carries inheritance; or ALTER TABLE … NO INHERIT … before and INHERIT again afterwards".to_owned(),
         "constraint trigger that names the table in its FROM" => format!("DROP TRIGGER {name} {again}"),
         "use of an index by name" => format!("It would mean the old table's index: drop what names it before {again}"),
+        "index of a partition" => format!("DROP INDEX {name}, or make one like it on the whole table and attach it there"),
+        kind if kind.ends_with(" of a partition") => "It is of one partition alone, and the new table will not have that: put it on the whole table, or drop it".to_owned(),
+        "foreign key to a partition" => "It would hold the old table's partition: drop the constraint, and let it refer to the table".to_owned(),
+        "use of a partition by name" => "It would mean the old table's partition: let it name the table, or drop it before".to_owned(),
         "invalid index" => format!("DROP INDEX {name} or REINDEX INDEX CONCURRENTLY {name}"),
         _ => GENERIC.to_owned(),
     }

@@ -31,6 +31,7 @@ mod replication_slots;
 mod row_security;
 mod server_version;
 mod slot_limit;
+mod source_parts;
 mod standby_slots;
 mod subscription;
 mod table_kind;
@@ -106,10 +107,11 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("privileges", privileges::check(s).await).await?;
     // The table.
     report.take("table_kind", table_kind::check(s).await).await?;
-    if s.table.kind == 'r' {
+    if matches!(s.table.kind, 'r' | 'p') {
         // What else it is has been refused, and has no keys.
         report.take("usable_key", usable_key::check(s).await).await?;
     }
+    report.take("source_partitions", source_parts::check(s).await).await?;
     report.take("row_security", row_security::check(s).await).await?;
     report.take("attachments", attachments::check(s).await).await?;
     report.take("followers", followers::check(s).await).await?;

@@ -1,4 +1,5 @@
-//! What only a partitioned table needs, and is known once its partitions are: their names, and room for locks.
+//! What only partitioned tables need, the new one or the old one, and is known once their partitions are: names, and
+//! room for locks.
 
 use super::Result;
 use super::names::holders;
@@ -6,6 +7,7 @@ use crate::catalog::Table;
 use crate::change::Plan;
 use crate::error::{Error, Kind};
 use crate::pg::Session;
+use crate::shadow::Renamed;
 
 /// So many names are told.
 const SHOWN: usize = 10;
@@ -17,17 +19,39 @@ pub async fn refuse_partitions(
     plan: &Plan,
     workers: usize,
 ) -> Result<()> {
-    let Some(partitioning) = &plan.partitioning else { return Ok(()) };
-    let tables = partitioning.tables(&source.qualified());
-    refuse_taken(session, source, &tables).await?;
-    let relations: usize = tables.iter().map(|table| 1 + table.indexes.len()).sum();
-    refuse_locks(session, source, tables.len(), relations * (workers + 2)).await
+    let mut relations: usize = source.parts.iter().map(|part| part.relations.len()).sum();
+    let mut partitions = source.parts.len();
+    if let Some(partitioning) = &plan.partitioning {
+        let tables = partitioning.tables(&source.qualified());
+        refuse_taken(session, source, &tables, &partitioning.renamed(&source.qualified())).await?;
+        relations += tables.iter().map(|table| 1 + table.indexes.len()).sum::<usize>();
+        partitions += tables.len();
+    }
+    match partitions {
+        0 => Ok(()),
+        _ => refuse_locks(session, source, partitions, relations * (workers + 2)).await,
+    }
 }
 
 /// The names of partitions and of their indexes.
-async fn refuse_taken(session: &Session, source: &Table, tables: &[Table]) -> Result<()> {
+async fn refuse_taken(
+    session: &Session,
+    source: &Table,
+    tables: &[Table],
+    renamed: &[Renamed],
+) -> Result<()> {
     let indexes = tables.iter().flat_map(|table| table.indexes.iter().map(|i| i.name.as_str()));
-    let wanted: Vec<&str> = tables.iter().map(|table| table.name.as_str()).chain(indexes).collect();
+    // What the source's own partitions have is given up by them.
+    let own = |name: &&str| {
+        let beside = source.parts.iter().filter(|part| part.schema == source.schema);
+        beside.flat_map(|part| &part.relations).any(|held| held == name)
+    };
+    let last = renamed.iter().flat_map(|r| {
+        std::iter::once(r.to.name.as_str()).chain(r.indexes.iter().map(|(_, to)| to.as_str()))
+    });
+    let last = last.filter(|name| !own(name));
+    let wanted: Vec<&str> =
+        tables.iter().map(|table| table.name.as_str()).chain(indexes).chain(last).collect();
     let holders = holders(session, source, &wanted).await?;
     let mut taken: Vec<String> = wanted
         .iter()

@@ -1,4 +1,4 @@
-//! The table is an ordinary, permanent heap table of the user's own.
+//! The table is an ordinary or partitioned, permanent table of the user's own, in heaps.
 
 use super::{Finding, Result, Subject};
 use crate::catalog::Table;
@@ -12,13 +12,14 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
 }
 
 /// What is altered in place may be unlogged, and stored in whatever way; but an ALTER TABLE of a table that
-/// inherits, or is inherited from, is about others too.
+/// inherits, or is inherited from, is about others too. Partitions are the table's own.
 pub(super) async fn in_place(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let table = subject.table;
     let persistence = persistence(table).filter(|_| table.persistence == 't');
     let mut found: Vec<Finding> =
         [schema(table), kind(table), persistence, partition(table)].into_iter().flatten().collect();
-    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i WHERE $1 IN (i.inhrelid, i.inhparent))";
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhparent \
+               WHERE i.inhrelid = $1 OR i.inhparent = $1 AND p.relkind <> 'p')";
     if found.is_empty() && subject.session.one(sql, &[&table.oid]).await?.get(0) {
         found.push(Finding::refuse(
             format!("{} inherits from a table, or is inherited from", table.qualified()),
@@ -41,11 +42,7 @@ fn schema(table: &Table) -> Option<Finding> {
 
 fn kind(table: &Table) -> Option<Finding> {
     let (kind, mend) = match table.kind {
-        'r' => return None,
-        'p' => (
-            "a partitioned table",
-            "Wait for a version that migrates partitioned tables; this one takes ordinary tables only",
-        ),
+        'r' | 'p' => return None,
         'f' => ("a foreign table", "Run pgwraith on the server that holds its rows"),
         'v' => ("a view", "Name the table underneath"),
         'm' => (

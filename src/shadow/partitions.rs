@@ -78,6 +78,41 @@ pub fn partitions(like: &Table, leaves: &[QualifiedName]) -> Vec<Table> {
     leaves.iter().map(&mut of_leaf).collect()
 }
 
+/// A partition that gets its name, and those of its indexes, after the swap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renamed {
+    pub from: QualifiedName,
+    pub to: QualifiedName,
+    /// Each with its name until then.
+    pub indexes: Vec<(String, String)>,
+}
+
+/// Those of `leaves` that are called otherwise `in_the_end`.
+pub fn renamed(
+    like: &Table,
+    leaves: &[QualifiedName],
+    in_the_end: &[QualifiedName],
+) -> Vec<Renamed> {
+    let kept = Table {
+        indexes: like.indexes.iter().filter(|i| !i.until_swap).cloned().collect(),
+        ..like.clone()
+    };
+    let names = |table: Table| table.indexes.into_iter().map(|i| i.name);
+    let indexes = |from: &Table, to: &Table| -> Vec<(String, String)> {
+        let pairs = names(from.clone()).zip(names(to.clone()));
+        pairs.filter(|(from, to)| from != to).collect()
+    };
+    let (from, to) = (partitions(&kept, leaves), partitions(&kept, in_the_end));
+    let pairs = from.iter().zip(&to).filter(|(from, to)| from.name != to.name);
+    pairs
+        .map(|(from, to)| Renamed {
+            from: from.qualified(),
+            to: to.qualified(),
+            indexes: indexes(from, to),
+        })
+        .collect()
+}
+
 /// The index of the root, to which those of the partitions are attached: valid once all of them are. `name` is
 /// what it is called until the swap.
 pub fn create_root_index(

@@ -14,5 +14,5 @@ pub fn needs_rows_view(source: &Table, keeps_some: bool) -> bool {
 /// of the table.
 pub fn create_rows_view(view: &QualifiedName, source: &Table, keep: Option<&str>) -> String {
     let condition = keep.map(|keep| format!(" WHERE {keep}")).unwrap_or_default();
-    format!("CREATE VIEW {view} AS SELECT s.* FROM ONLY {} AS s{condition}", source.qualified())
+    format!("CREATE VIEW {view} AS SELECT s.* FROM {} AS s{condition}", source.scanned())
 }

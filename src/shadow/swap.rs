@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::create::{added_later, not_valid_constraints, sequence_options};
 use super::settings::comment;
-use super::{Privileges, Step, foreign_keys, grant_steps, index_plans, settings};
-use crate::catalog::{Carried, Constraint, Sequence, Statistics, Table};
+use super::{Privileges, Renamed, Step, foreign_keys, grant_steps, index_plans, settings};
+use crate::catalog::{Carried, Constraint, Part, Sequence, Statistics, Table};
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident, quote_literal};
 
@@ -38,6 +38,8 @@ pub struct Swap<'a> {
     pub carried: &'a [Carried],
     /// The partitions of the shadow, where it has some.
     pub leaves: &'a [QualifiedName],
+    /// Those of them that get their names after the swap.
+    pub renamed: &'a [Renamed],
     /// The server's.
     pub version: i32,
     /// Names in use, of relations in the schema and of statistics anywhere.
@@ -47,9 +49,7 @@ pub struct Swap<'a> {
 impl Swap<'_> {
     /// All statements in order, to be run with every lock held.
     pub fn steps(&self) -> Vec<Step> {
-        let mut pool = self.taken.clone();
-        // Names that are only given at the end are none for what is put aside.
-        pool.extend(self.target.indexes.iter().map(|i| i.name.clone()));
+        let mut pool = self.pool();
         let mut out = self.identity_sequences(&mut pool);
         out.extend(self.new_identities(&mut pool));
         out.extend(foreign_keys::unbind(self.source));
@@ -63,12 +63,69 @@ impl Swap<'_> {
         out
     }
 
+    fn pool(&self) -> HashSet<String> {
+        let mut pool = self.taken.clone();
+        // Names that are only given at the end are none for what is put aside.
+        pool.extend(self.target.indexes.iter().map(|i| i.name.clone()));
+        pool
+    }
+
     /// What is done after COMMIT, without the locks: a serial's sequence takes a lock that whoever called
     /// it holds until his transaction ends, and he may be waiting for the table; to validate takes time.
     pub fn afterwards(&self) -> Vec<Step> {
         // Sequences last: they may have to wait for a long transaction.
-        let validations = foreign_keys::validations(self.target, self.leaves, self.version);
-        validations.into_iter().chain(self.serial_sequences()).collect()
+        let last = |leaf: &QualifiedName| {
+            self.renamed
+                .iter()
+                .find(|r| r.from == *leaf)
+                .map_or_else(|| leaf.clone(), |r| r.to.clone())
+        };
+        let leaves: Vec<QualifiedName> = self.leaves.iter().map(last).collect();
+        let validations = foreign_keys::validations(self.target, &leaves, self.version);
+        let renames = self.partition_names();
+        renames.into_iter().chain(validations).chain(self.serial_sequences()).collect()
+    }
+
+    /// A partition gets its name from one of the old table, and so do its indexes. Each in a transaction of its own,
+    /// however many there are; and done again it finds nothing to do.
+    fn partition_names(&self) -> Vec<Step> {
+        let mut pool = self.pool();
+        // What the swap gives out.
+        let _ = (
+            self.identity_sequences(&mut pool),
+            self.new_identities(&mut pool),
+            self.retire(&mut pool),
+        );
+        let beside = |part: &&Part| part.schema == self.names.source.schema;
+        let parts: Vec<&Part> = self.source.parts.iter().filter(beside).collect();
+        let mut out = Vec::new();
+        for renamed in self.renamed {
+            let mut sql = Vec::new();
+            let wanted = |name: &String| {
+                *name == renamed.to.name || renamed.indexes.iter().any(|(_, to)| to == name)
+            };
+            for part in &parts {
+                for held in part.relations.iter().filter(|name| wanted(name)) {
+                    let (old, name) =
+                        (retired_name(held, &mut pool), part.qualified().sibling(held));
+                    sql.push(match *held == part.name {
+                        true => rename_table(&name, &part.qualified().sibling(&old)),
+                        false => rename_index(&name, &old),
+                    });
+                }
+            }
+            sql.push(rename_table(&renamed.from, &renamed.to));
+            let index =
+                |(from, to): &(String, String)| rename_index(&renamed.from.sibling(from), to);
+            sql.extend(renamed.indexes.iter().map(index));
+            let there = quote_literal(&renamed.from.to_string());
+            let body = format!(
+                "BEGIN IF pg_catalog.to_regclass({there}) IS NOT NULL THEN {}; END IF; END",
+                sql.join("; ")
+            );
+            out.push(self.own(format!("DO {}", quote_literal(&body))));
+        }
+        out
     }
 
     fn own(&self, sql: impl Into<String>) -> Step {
@@ -168,6 +225,14 @@ impl Swap<'_> {
              FOR EACH STATEMENT EXECUTE FUNCTION pgwraith.refuse_write()",
             names.retired
         )));
+        if self.source.is_partitioned() {
+            // Whoever writes to a partition by its own name does not come by there.
+            out.push(self.own(format!(
+                "CREATE TRIGGER pgwraith_retired_row BEFORE INSERT OR UPDATE OR DELETE ON {} \
+                 FOR EACH ROW EXECUTE FUNCTION pgwraith.refuse_write()",
+                names.retired
+            )));
+        }
         out
     }
 

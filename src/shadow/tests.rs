@@ -106,6 +106,7 @@ fn the_swap_moves_names_in_an_order_that_hands_no_value_out_twice() {
         shadow: &shadow,
         carried: &[],
         leaves: &[],
+        renamed: &[],
         version: 150_000,
         taken: &taken,
     };

@@ -95,9 +95,10 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
         &["a partition of another"],
     ),
     (
-        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+        "CREATE TABLE parted (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parted DEFAULT;
+         CREATE VIEW of_part AS SELECT id FROM part",
         "parted",
-        &["a partitioned table"],
+        &["use of a partition by name public.part by rule _RETURN on view public.of_part"],
     ),
     (
         "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE far (id int) SERVER s",

@@ -153,10 +153,16 @@ const TREE: &str = "
 fn partition(row: &tokio_postgres::Row) -> Partition {
     Partition {
         name: row.get(0),
+        becomes: None,
         of: row.get(1),
         bound: row.get(2),
         by: row.get(3),
-        own: Some(Own { tablespace: row.get(4), options: row.get(5), toast_options: row.get(6) }),
+        own: Some(Own {
+            tablespace: row.get(4),
+            options: row.get(5),
+            toast_options: row.get(6),
+            comment: None,
+        }),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::names::{Naming, suffix_of_value};
 use super::ranges::range;
 use super::{Asked, By, Partition, Strategy};
-use crate::catalog::{Column, Table};
+use crate::catalog::{Column, Table, scanned};
 use crate::change::rehearse::{Rows, rows_of};
 use crate::change::{Plan, Projected};
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ pub(super) async fn derive(
 ) -> Result<Vec<Partition>> {
     let Some(partitioning) = &plan.partitioning else { return Ok(Vec::new()) };
     let by = &By::of(asked)?;
-    let mut naming = Naming::of(names);
+    let mut naming = Naming::of(names, &source.parts);
     if by.strategy == Strategy::Hash {
         return Ok(hash(&mut naming, asked.partitions.unwrap_or(1)));
     }
@@ -56,8 +56,8 @@ pub(super) struct Divided<'a> {
     pub(super) column: &'a Column,
     /// Its value for a row of the source, as `s`.
     pub(super) value: String,
-    /// Where those rows are read.
-    pub(super) rows: QualifiedName,
+    /// What follows FROM where those rows are read.
+    pub(super) rows: String,
     /// Whether an index of the source knows its order.
     is_indexed: bool,
 }
@@ -86,7 +86,7 @@ impl<'a> Divided<'a> {
         let schema = quote_ident(&scratch.schema);
         session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}; GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
         let rows = Rows { source, keep: plan.keep.as_deref() };
-        let rows = rows_of(session, rows, &scratch).await?;
+        let rows = scanned(&rows_of(session, rows, &scratch).await?, source.is_partitioned());
         session.batch(&set_role(Some(&source.owner))).await?;
         let by_index = source.indexes.iter().any(|index| {
             let first = index.attnums.first().and_then(|&n| source.column(n));
@@ -109,7 +109,7 @@ impl<'a> Divided<'a> {
     pub(super) fn ends(&self, condition: &str) -> String {
         let (value, rows) = (&self.value, &self.rows);
         format!(
-            "(SELECT pg_catalog.min({value}) AS low, pg_catalog.max({value}) AS high FROM ONLY {rows} AS s{condition})"
+            "(SELECT pg_catalog.min({value}) AS low, pg_catalog.max({value}) AS high FROM {rows} AS s{condition})"
         )
     }
 }
@@ -124,12 +124,12 @@ async fn list(
     // From one value to the next, where an index leads there.
     let values = match by.is_indexed && !by.is_of(&["bool"]) {
         true => format!(
-            "WITH RECURSIVE v AS ((SELECT {value} AS v FROM ONLY {rows} AS s ORDER BY 1 LIMIT 1) UNION ALL \
-             SELECT (SELECT {value} FROM ONLY {rows} AS s WHERE {value} > v.v ORDER BY 1 LIMIT 1) FROM v \
+            "WITH RECURSIVE v AS ((SELECT {value} AS v FROM {rows} AS s ORDER BY 1 LIMIT 1) UNION ALL \
+             SELECT (SELECT {value} FROM {rows} AS s WHERE {value} > v.v ORDER BY 1 LIMIT 1) FROM v \
              WHERE v.v IS NOT NULL) SELECT v::pg_catalog.text FROM v WHERE v IS NOT NULL LIMIT {limit}"
         ),
         false => format!(
-            "SELECT q.v::pg_catalog.text FROM (SELECT DISTINCT {value} AS v FROM ONLY {rows} AS s \
+            "SELECT q.v::pg_catalog.text FROM (SELECT DISTINCT {value} AS v FROM {rows} AS s \
              WHERE {value} IS NOT NULL LIMIT {limit}) AS q ORDER BY q.v"
         ),
     };

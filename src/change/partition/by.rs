@@ -50,7 +50,7 @@ impl By {
         }
     }
 
-    fn parse(text: &str) -> Result<By> {
+    pub(super) fn parse(text: &str) -> Result<By> {
         let bad = || {
             Error::usage(format!("--partition-by {text:?} is not understood")).next(
                 "Give \"RANGE (column)\", \"LIST (column)\" or \"HASH (column, …)\"; an expression cannot be \

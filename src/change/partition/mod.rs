@@ -1,8 +1,9 @@
-//! An ordinary table becomes a partitioned one: how it is to be divided, and into which partitions.
+//! A table becomes a partitioned one, or is divided otherwise than it was: how, and into which partitions.
 //!
 //! Bounds are derived by the server from the rows as they are when the migration begins, once, and kept in the
 //! state. Whatever is written for which there is none goes to the default partition.
 
+mod alike;
 mod bounds;
 mod by;
 mod names;
@@ -11,13 +12,14 @@ mod trial;
 
 use bounds::derive;
 pub use by::{By, Strategy};
+use names::Naming;
 pub(super) use trial::{become_partitioned, refuse_publications};
 
 use super::{Plan, Request};
 use crate::catalog::Table;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
-use crate::shadow::{self, Names};
+use crate::shadow::{self, Names, Renamed};
 
 /// As the operator asked for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -31,6 +33,13 @@ pub struct Asked {
     pub premake: Option<u32>,
     /// Partitions of a HASH.
     pub partitions: Option<u32>,
+}
+
+impl Asked {
+    /// The table is to be an ordinary one.
+    pub fn is_none(&self) -> bool {
+        self.by.trim().eq_ignore_ascii_case("none")
+    }
 }
 
 /// How the target is partitioned.
@@ -47,8 +56,11 @@ pub struct Partitioning {
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Partition {
-    /// Final from the beginning: only the partitioned table changes its name.
+    /// Final from the beginning where it can be: only the partitioned table changes its name in the swap.
     pub name: String,
+    /// Its name some time after the swap, where until then a partition of the source has that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub becomes: Option<String>,
     /// `FOR VALUES …`, or `DEFAULT`.
     pub bound: String,
     /// The partition that it is a part of; None: of the table itself.
@@ -57,17 +69,19 @@ pub struct Partition {
     /// What follows PARTITION BY, where it has partitions itself, and so no rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// How it is stored, where that is not as the present table is.
+    /// What it has of its own, where that is not as the table's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
 }
 
-/// How one partition is stored.
+/// What a partition has that is not the table's.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Own {
     pub tablespace: Option<String>,
     pub options: Vec<String>,
     pub toast_options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }
 
 /// Says into which partitions the rows go, as they are now; where the change asks for some.
@@ -78,8 +92,12 @@ pub async fn lay_out(
     plan: &mut Plan,
     request: &Request,
 ) -> Result<()> {
-    let Some(asked) = &request.partition else { return Ok(()) };
-    let partitions = derive(session, source, names, plan, asked).await?;
+    let partitions = match &request.partition {
+        Some(asked) => derive(session, source, names, plan, asked).await?,
+        // The operator's own table has them already.
+        None if request.shadow_ddl.is_some() => return Ok(()),
+        None => alike::partitions(source, &mut Naming::of(names, &source.parts)),
+    };
     if let Some(partitioning) = &mut plan.partitioning {
         partitioning.partitions = partitions;
     }
@@ -107,6 +125,7 @@ impl Partitioning {
                 table.tablespace.clone_from(&own.tablespace);
                 table.options.clone_from(&own.options);
                 table.toast_options.clone_from(&own.toast_options);
+                table.comment.clone_from(&own.comment);
             }
             if partition.by.is_some() {
                 *table = shadow::as_root(table);
@@ -131,5 +150,27 @@ impl Partitioning {
             sql
         };
         self.partitions.iter().map(create).collect()
+    }
+
+    /// The names that those end with.
+    pub fn leaves_in_the_end(&self, root: &QualifiedName) -> Vec<QualifiedName> {
+        let last = |p: &Partition| root.sibling(p.becomes.as_ref().unwrap_or(&p.name));
+        self.partitions.iter().filter(|p| p.by.is_none()).map(last).collect()
+    }
+
+    /// Those that get their names after the swap.
+    pub fn renamed(&self, root: &QualifiedName) -> Vec<Renamed> {
+        shadow::renamed(&self.like, &self.leaves(root), &self.leaves_in_the_end(root))
+    }
+}
+
+/// Only a partitioned table can become an ordinary one.
+pub(super) fn refuse_ordinary(source: &Table) -> Result<()> {
+    match source.is_partitioned() {
+        true => Ok(()),
+        false => Err(Error::usage(format!(
+            "--partition-by none: {} is not partitioned",
+            source.qualified()
+        ))),
     }
 }

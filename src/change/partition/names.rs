@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use super::Partition;
+use crate::catalog::Part;
 use crate::pg::name::free_name;
 use crate::shadow::Names;
 
@@ -14,19 +15,37 @@ const VALUE_BYTES: usize = 30;
 pub(super) struct Naming<'a> {
     table: &'a str,
     used: HashSet<String>,
+    /// Names of the source's partitions and of their indexes, which those have until the swap.
+    held: HashSet<String>,
 }
 
 impl<'a> Naming<'a> {
-    pub(super) fn of(names: &'a Names) -> Self {
+    pub(super) fn of(names: &'a Names, parts: &[Part]) -> Self {
         let used = [&names.source, &names.shadow, &names.retired].map(|name| name.name.clone());
-        Naming { table: &names.source.name, used: used.into() }
+        let beside = parts.iter().filter(|part| part.schema == names.source.schema);
+        let held = beside.flat_map(|part| part.relations.iter().cloned()).collect();
+        Naming { table: &names.source.name, used: used.into(), held }
     }
 
     /// A partition whose name ends in `suffix`.
     pub(super) fn partition(&mut self, suffix: &str, bound: impl Into<String>) -> Partition {
         let name = free_name(self.table, suffix, |name| self.used.contains(name));
+        self.named(&name, bound)
+    }
+
+    /// A partition of this name, in the end.
+    pub(super) fn named(&mut self, name: &str, bound: impl Into<String>) -> Partition {
+        let (name, bound) = (name.to_owned(), bound.into());
         self.used.insert(name.clone());
-        Partition { name, bound: bound.into(), of: None, by: None, own: None }
+        let partition =
+            |name, becomes| Partition { name, becomes, bound, of: None, by: None, own: None };
+        if !self.held.contains(&name) {
+            return partition(name, None);
+        }
+        let taken = |name: &str| self.used.contains(name) || self.held.contains(name);
+        let until_then = free_name(&name, "_v2", taken);
+        self.used.insert(until_then.clone());
+        partition(until_then, Some(name))
     }
 
     /// That of the rows for which there is no other.
@@ -57,7 +76,7 @@ mod tests {
     #[test]
     fn values_become_names_and_no_two_are_alike() {
         let names = Names::of(&QualifiedName::new("s", "t"));
-        let mut naming = Naming::of(&names);
+        let mut naming = Naming::of(&names, &[]);
         let mut name = |suffix: &str| naming.partition(suffix, "").name;
         assert_eq!(name("_default"), "t_default");
         for (value, wanted) in [
@@ -78,7 +97,7 @@ mod tests {
     #[test]
     fn a_long_name_keeps_what_tells_partitions_apart() {
         let names = Names::of(&QualifiedName::new("s", "t".repeat(63)));
-        let name = Naming::of(&names).partition("_p20240101_130000", "").name;
+        let name = Naming::of(&names, &[]).partition("_p20240101_130000", "").name;
         assert!(name.len() == 63 && name.ends_with("t_p20240101_130000"), "{name}");
     }
 }

@@ -1,7 +1,7 @@
 //! In the rehearsal the altered clone becomes a partitioned one, so that PostgreSQL itself says what cannot be on
 //! such a table. One partition is enough for that.
 
-use super::{Asked, By, Partitioning, Strategy};
+use super::{Asked, By, Partitioning, Strategy, alike};
 use crate::catalog::{Index, Table};
 use crate::change::clone::{self, Clone, about_the_change, set_role};
 use crate::change::foreign_keys;
@@ -17,11 +17,20 @@ use crate::shadow;
 pub(in crate::change) async fn become_partitioned(
     session: &Session,
     made: &mut Clone,
-    target: &mut Table,
-    asked: &Asked,
+    (source, target): (&Table, &mut Table),
+    asked: Option<&Asked>,
     stand_ins: &mut StandIns<'_>,
 ) -> Result<Partitioning> {
-    let by = By::of(asked)?;
+    let by = match asked {
+        Some(asked) => By::of(asked)?,
+        None => alike::by(source, target)?,
+    };
+    let bounds = match asked {
+        None if alike::is_retyped(source, target, &by) => {
+            source.parts.iter().map(alike::bound).collect()
+        }
+        _ => vec![one_for_all(&by).to_owned()],
+    };
     refuse_unknown_columns(&by, target)?;
     refuse_unique(&by, target)?;
     refuse_publications(session, target).await?;
@@ -40,7 +49,7 @@ pub(in crate::change) async fn become_partitioned(
         false => e,
     };
     set_role(session, Some(&target.owner)).await.map_err(told)?;
-    for sql in statements(target, made, &by) {
+    for sql in statements(target, made, &by, &bounds) {
         session.batch(&sql).await.map_err(told)?;
     }
     let now = clone::read(session, &made.name).await?;
@@ -58,21 +67,25 @@ pub(in crate::change) async fn become_partitioned(
     Ok(Partitioning { by: by.sql(), like, partitions: Vec::new() })
 }
 
-/// The clone gives way to one that is partitioned, with one partition.
-fn statements(target: &Table, made: &Clone, by: &By) -> Vec<String> {
-    let name = &made.name;
-    let bound = match by.strategy {
+fn one_for_all(by: &By) -> &'static str {
+    match by.strategy {
         Strategy::Hash => "FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
         Strategy::Range | Strategy::List => "DEFAULT",
-    };
+    }
+}
+
+/// The clone gives way to one that is partitioned.
+fn statements(target: &Table, made: &Clone, by: &By, bounds: &[String]) -> Vec<String> {
+    let name = &made.name;
     let taken = |name: &str| target.indexes.iter().any(|index| index.name == name);
-    let leaf = name.sibling(free_name(&name.name, "_p0", taken));
+    let leaf = |n: usize| name.sibling(free_name(&name.name, &format!("_p{n}"), taken));
     let mut out = vec![
         // With the foreign keys between it and the stand-ins.
         format!("DROP TABLE {name} CASCADE"),
         shadow::clone_root(target, name, &by.sql()),
-        shadow::create_partition(name, &leaf, bound),
     ];
+    let leaves = bounds.iter().enumerate();
+    out.extend(leaves.map(|(n, bound)| shadow::create_partition(name, &leaf(n), bound)));
     for index in &target.indexes {
         out.extend(shadow::create_whole_index(target, index, name, &index.name));
     }

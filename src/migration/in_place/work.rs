@@ -200,7 +200,12 @@ async fn flow(
     Ok(Flow {
         migration,
         number: 1,
-        captured: Captured { oid: source.oid, name: name.clone(), rows: name.clone() },
+        captured: Captured {
+            oid: source.oid,
+            name: name.clone(),
+            rows: name.clone(),
+            is_partitioned: source.is_partitioned(),
+        },
         target: Target { relations: vec![name.clone()], root: name, upserts: false },
         projection: Vec::new(),
         key,

@@ -116,7 +116,7 @@ impl Planning<'_> {
         let mut copy = None;
         // Rehearsed too, where nothing forbids that: everything is told at once.
         let size = self.size().await?;
-        if source.kind == 'r' && !fires_event_triggers(&findings) {
+        if matches!(source.kind, 'r' | 'p') && !fires_event_triggers(&findings) {
             match self.copy(&size, &mut notes).await {
                 Ok((way, plan)) => {
                     let by_copy =
@@ -156,6 +156,13 @@ impl Planning<'_> {
             )));
         }
         match trial::observe(self.session, self.source, self.request).await {
+            // Its steps are those of an ordinary table.
+            Ok(trial) if self.source.is_partitioned() && trial.verdict.way != Way::Instant => {
+                Ok(Err(format!(
+                    "PostgreSQL would do more than change its catalogs: {}",
+                    trial.verdict.why
+                )))
+            }
             Ok(trial) => Ok(Ok(trial)),
             Err(e) if e.kind() == Kind::Refused => Ok(Err(e.what().to_owned())),
             Err(e) => Err(e),
@@ -166,7 +173,7 @@ impl Planning<'_> {
         let source = self.source;
         let index = || source.indexes.iter().map(|index| index.bytes);
         let rows = match source.kind {
-            'r' => table::rows(self.session, source).await?,
+            'r' | 'p' => table::rows(self.session, source).await?,
             _ => source.estimated_rows.max(0.0),
         };
         Ok(Size {

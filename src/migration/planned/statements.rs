@@ -120,7 +120,17 @@ async fn swap(
     let (target, carried) = (&plan.target, &plan.carried[..]);
     let leaves = flow.target.leaves();
     let version = session.version();
-    let swap =
-        Swap { names, source, target, shadow: &shadow, carried, leaves, version, taken: &taken };
+    let renamed = plan.partitioning.as_ref().map_or_else(Vec::new, |p| p.renamed(&names.shadow));
+    let swap = Swap {
+        names,
+        source,
+        target,
+        shadow: &shadow,
+        carried,
+        leaves,
+        renamed: &renamed,
+        version,
+        taken: &taken,
+    };
     Ok((shadow::statements(&swap.steps()), shadow::statements(&swap.afterwards())))
 }

@@ -127,7 +127,7 @@ impl Stretch<'_, '_> {
             let measuring = Measuring { stretch: self, control, known: &known, context };
             measuring.all(baseline, extent, captures, began).await
         };
-        self.accompanied(control, &known.source, Arc::new(flow), fingerprint, stream, work).await
+        self.accompanied(control, &known, Arc::new(flow), fingerprint, stream, work).await
     }
 }
 

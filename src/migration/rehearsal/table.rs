@@ -1,6 +1,6 @@
 //! What the catalogs and the statistics say of a table and the server, as far as a forecast needs it.
 
-use crate::catalog::Table;
+use crate::catalog::{self, Table};
 use crate::error::Result;
 use crate::flow::Flow;
 use crate::flow::chunk::Kind;
@@ -14,17 +14,22 @@ const IN_ORDER: f64 = 0.5;
 /// Rows as they are now: what VACUUM counted, grown as the table has since; without that, the
 /// rows in some pages.
 pub(in crate::migration) async fn rows(session: &Session, source: &Table) -> Result<f64> {
-    let sql = "SELECT c.reltuples::pg_catalog.float8, c.relpages, pg_catalog.pg_relation_size(c.oid) / \
-               pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_class c WHERE c.oid = $1";
-    let row = session.one(sql, &[&source.oid]).await?;
-    let (counted, then, pages): (f64, i32, i64) = (row.get(0), row.get(1), row.get(2));
-    if counted > 0.0 && then > 0 {
-        return Ok(counted / f64::from(then) * pages as f64);
+    // Of a partition that was never counted, as of one that has no rows, nothing is known where others were.
+    let sql = "SELECT COALESCE(pg_catalog.sum(GREATEST(c.reltuples, 0)), 0)::pg_catalog.float8, \
+               COALESCE(pg_catalog.sum(c.relpages) FILTER (WHERE c.reltuples > 0), 0)::pg_catalog.float8, \
+               COALESCE(pg_catalog.sum(pg_catalog.pg_relation_size(c.oid)), 0)::pg_catalog.int8 / \
+               pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_class c \
+               WHERE c.oid = ANY ($1) AND c.relkind = 'r'";
+    let relations = catalog::tree(session, source.oid).await?;
+    let row = session.one(sql, &[&relations]).await?;
+    let (counted, then, pages): (f64, f64, i64) = (row.get(0), row.get(1), row.get(2));
+    if counted > 0.0 && then > 0.0 {
+        return Ok(counted / then * pages as f64);
     }
     let percent = (COUNTED_PAGES * 100.0 / pages.max(1) as f64).min(100.0);
     let sql = format!(
-        "SELECT pg_catalog.count(*) FROM ONLY {} AS s TABLESAMPLE SYSTEM ($1)",
-        source.qualified()
+        "SELECT pg_catalog.count(*) FROM {} AS s TABLESAMPLE SYSTEM ($1)",
+        source.scanned()
     );
     session
         .batch(&format!("BEGIN READ ONLY; SET LOCAL ROLE {}", quote_ident(&source.owner)))
@@ -64,9 +69,9 @@ pub(in crate::migration) async fn out_of_order(
     let sql = "SELECT s.correlation::pg_catalog.float8, (SELECT p.setting::pg_catalog.int8 * \
                  pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.pg_settings p \
                  WHERE p.name = 'effective_cache_size') FROM pg_catalog.pg_stats s \
-               WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND NOT s.inherited";
-    let names: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&source.schema, &source.name, &first.source];
+               WHERE s.schemaname = $1 AND s.tablename = $2 AND s.attname = $3 AND s.inherited = $4";
+    let names: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&source.schema, &source.name, &first.source, &source.is_partitioned()];
     let Some(row) = session.maybe(sql, &names).await? else { return Ok(None) };
     let (correlation, cache): (Option<f64>, i64) = (row.get(0), row.get(1));
     Ok(correlation.and_then(|c| warning(c, source.heap_bytes, cache, &first.source)))
