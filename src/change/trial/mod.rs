@@ -12,6 +12,7 @@ mod lock;
 mod observe;
 mod observed;
 mod step;
+mod stepwise;
 mod verdict;
 
 pub use lock::Lock;
