@@ -75,7 +75,7 @@ impl Stretch<'_, '_> {
             return Ok(steps);
         }
         let trial = trial::observe(control, source, &stored.request).await?;
-        super::refuse_without_a_way(&trial, self.run.table)?;
+        super::refuse_without_a_way(source, &trial, self.run.table)?;
         store::record_steps(control, self.migration, self.epoch, &trial.steps).await?;
         failpoint!("steps recorded");
         store::steps(control, self.migration).await
