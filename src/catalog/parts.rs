@@ -110,7 +110,7 @@ pub(super) fn sql_of_parts() -> String {
     (SELECT pg_catalog.bool_or(h.inhdetachpending) FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) AS detaching,
     pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound, c.relreplident AS replica_identity,
     {IDENTITY} AS identity,
-    (SELECT ic.relname FROM pg_catalog.pg_index ki, {key_tree} k, pg_catalog.pg_index i
+    (SELECT ic.relname FROM pg_catalog.pg_index ki, LATERAL {key_tree} k, pg_catalog.pg_index i
       JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
       WHERE ki.indrelid = $1 AND CASE root.relreplident WHEN 'i' THEN ki.indisreplident ELSE ki.indisprimary END
         AND k.oid = i.indexrelid AND i.indrelid = c.oid) AS key_index,
@@ -128,7 +128,7 @@ pub(super) fn sql_of_parts() -> String {
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
   LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE t.level > 0) x",
         tree = tree("$1::pg_catalog.oid"),
-        key_tree = format!("LATERAL {}", tree("ki.indexrelid")),
+        key_tree = tree("ki.indexrelid"),
     )
 }
 
