@@ -231,6 +231,23 @@ async fn what_would_be_left_behind_is_told_and_agreed_to() {
     assert_eq!(shop.held_back().await, [""; 0]);
 }
 
+/// A range is so many keys of the table, however few of them are wanted: it would go through all of it otherwise.
+#[tokio::test]
+async fn where_next_to_nothing_is_kept_ranges_are_no_larger() {
+    let shop = shop().await;
+    make(&shop, "ours", 40_000, "").await;
+    let change = ["--where", "id % 20000 = 7", "--yes", "--chunk-rows", "500"];
+    let output = shop.run(TABLE, &change).await.expect_code(0);
+    assert_eq!(
+        shop.value::<Vec<i64>>("SELECT array_agg(id ORDER BY id) FROM ours.t").await,
+        [7, 20_007]
+    );
+    let result = output.json();
+    // Each may be twice as large as the one before it.
+    assert!(result["chunks"].as_i64().unwrap() >= 6, "{output}");
+    assert!(result["verify"]["ranges"].as_i64().unwrap() >= 3, "{output}");
+}
+
 /// Not of moments that the new table mixes: of the data.
 #[tokio::test]
 async fn what_violates_the_new_key_is_told() {

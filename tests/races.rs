@@ -146,6 +146,7 @@ async fn a_full_sync_waits_for_its_fence() {
             oid,
             name: source.qualified(),
             rows: source.qualified(),
+            keys: source.qualified(),
             is_partitioned: false,
         },
         target: Target { root: root.clone(), relations: vec![root], upserts: true },

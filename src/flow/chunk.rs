@@ -49,12 +49,19 @@ impl Kind {
 pub struct Range {
     pub number: i64,
     pub keys: Segment,
+    /// How many keys it had when it was cut; None of the last one, and of those that another run cut.
+    pub(super) size: Option<i64>,
 }
 
 impl Range {
     /// Which bounds it has.
     pub fn bounds(&self) -> Bounds {
         self.keys.bounds()
+    }
+
+    /// The keys to be gone through, where so many rows of it were wanted.
+    pub(super) fn size(&self, wanted: i64) -> i64 {
+        self.size.unwrap_or(wanted)
     }
 
     /// Its bounds as statement parameters.
@@ -113,7 +120,7 @@ impl Pace {
         }
     }
 
-    /// Learns from a range of `rows` that took `took` and wrote `wal` bytes. Grows at most twofold,
+    /// Learns from a range of `rows`, wanted or not, that took `took` and wrote `wal` bytes. Grows at most twofold,
     /// so that one lucky range does not make a huge one; shrinks at once.
     pub fn learn(&mut self, rows: i64, took: Duration, wal: u64) {
         if rows < self.rows() / 2 {
@@ -258,7 +265,8 @@ impl Planner {
                       WHERE l.migration_id = $1 AND l.flow = $2 AND l.kind = $3)) ORDER BY c.number";
         let (migration, flow, kind) = (self.flow.migration, self.flow.number, self.kind.as_str());
         for row in self.session.query(sql, &[&migration, &flow, &kind]).await? {
-            let range = Range { number: row.get(0), keys: segment(row.get(1), row.get(2)) };
+            let keys = segment(row.get(1), row.get(2));
+            let range = Range { number: row.get(0), keys, size: None };
             self.number = range.number + 1;
             self.segments = Segment::behind(&range.keys.upper).into_iter().collect();
             if !row.get::<_, bool>(3) {
@@ -315,7 +323,8 @@ impl Planner {
         let end = self.find_end(&segment).await?;
         let upper = end.clone().or(segment.upper.clone());
         let keys = Segment { lower: segment.lower, upper };
-        let range = Range { number: self.number, keys };
+        let size = end.as_ref().map(|_| self.pace.rows());
+        let range = Range { number: self.number, keys, size };
         self.record(&range).await?;
         failpoint!("chunk recorded");
         // Only now: after an error the same range comes again.
@@ -346,7 +355,7 @@ impl Planner {
             Some(statement) => statement.clone(),
             None => {
                 let statement =
-                    self.session.prepare(&self.flow.key_in_range(&self.course, bounds)).await?;
+                    self.session.prepare(&self.flow.bound_in_range(&self.course, bounds)).await?;
                 self.find.entry(bounds).or_insert(statement).clone()
             }
         };

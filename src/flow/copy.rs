@@ -208,7 +208,7 @@ impl Copier {
         let took = started.elapsed().saturating_sub(rested);
         let wal = wal_after.bytes_since(wal_before);
         self.worked.add(wal, took);
-        self.planner.lock().await.pace.learn(rows as i64, took, wal);
+        self.planner.lock().await.pace.learn(range.size(rows as i64), took, wal);
         // Each piece but the last was rested for.
         let unrested = if rested.is_zero() { took } else { took.min(PIECE) };
         Ok(Copied { number: range.number, rows, took, unrested })

@@ -65,6 +65,9 @@ pub struct Captured {
     pub name: QualifiedName,
     /// Where its rows are read: the relation itself, or a view of ours over it.
     pub rows: QualifiedName,
+    /// Where ranges of them are cut: by all keys, also of rows that are not wanted, or a range of which next to
+    /// nothing is wanted would go through all of the table.
+    pub keys: QualifiedName,
     /// Its rows are in partitions, whose changes come under their own names.
     pub is_partitioned: bool,
 }
@@ -83,6 +86,11 @@ impl Captured {
     /// What follows FROM where its rows are read.
     pub fn scanned(&self) -> String {
         scanned(&self.rows, self.is_partitioned)
+    }
+
+    /// What follows FROM where ranges are cut.
+    pub fn keys_scanned(&self) -> String {
+        scanned(&self.keys, self.is_partitioned)
     }
 
     /// The relation itself, with its partitions, where a lock is taken or a part of it is read.

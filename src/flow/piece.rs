@@ -84,7 +84,7 @@ impl Pieces {
     ) -> Result<Option<Vec<Raw>>> {
         let course = flow.course(Kind::Copy);
         let find =
-            prepared(&mut self.find, session, rest, |b| flow.key_in_range(&course, b)).await?;
+            prepared(&mut self.find, session, rest, |b| flow.bound_in_range(&course, b)).await?;
         let before = self.rows - 1;
         let mut parameters = rest.parameters();
         parameters.push(&before as &(dyn ToSql + Sync));

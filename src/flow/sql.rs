@@ -122,12 +122,20 @@ impl Flow {
 
     /// The place behind so many rows of a range, where a chunk of it ends: parameters are the bounds, then the
     /// rows before it.
+    pub fn bound_in_range(&self, course: &Course, bounds: Bounds) -> String {
+        self.nth_in_range(&self.captured.keys_scanned(), course, bounds)
+    }
+
+    /// The same, of the rows that are wanted.
     pub fn key_in_range(&self, course: &Course, bounds: Bounds) -> String {
+        self.nth_in_range(&self.captured.scanned(), course, bounds)
+    }
+
+    fn nth_in_range(&self, from: &str, course: &Course, bounds: Bounds) -> String {
         let key = named(&course.columns, "s").join(", ");
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
-            "SELECT {key} FROM {} AS s{} ORDER BY {} OFFSET ${} LIMIT 1",
-            self.captured.scanned(),
+            "SELECT {key} FROM {from} AS s{} ORDER BY {} OFFSET ${} LIMIT 1",
             where_all([self.source_range(course, bounds, 0)]),
             in_order(course),
             sides * course.columns.len() + 1

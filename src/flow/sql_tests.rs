@@ -38,6 +38,7 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
             oid: 1,
             name: QualifiedName::new("s", "t"),
             rows: QualifiedName::new("s", "t"),
+            keys: QualifiedName::new("s", "t"),
             is_partitioned: false,
         },
         target: Target { root: root.clone(), relations: vec![root], upserts: true },

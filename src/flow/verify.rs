@@ -288,7 +288,7 @@ impl Verifier {
                 let started = Instant::now();
                 let (rows, equal, parts) = self.compare(session, &range, recorded).await?;
                 let took = started.elapsed();
-                self.planner.lock().await.pace.learn(rows, took, 0);
+                self.planner.lock().await.pace.learn(range.size(rows), took, 0);
                 report(Seen::Compared { rows: rows as u64, equal, took });
                 if equal {
                     let mut found = found.lock().await;

@@ -70,7 +70,10 @@ pub(super) fn captured(migration: i64, source: &Table, keeps_some: bool) -> Capt
         true => teardown::rows_view(migration),
         false => name.clone(),
     };
-    Captured { oid: source.oid, name, rows, is_partitioned: source.is_partitioned() }
+    // Row security would hide keys from the owner.
+    let keys = if source.forces_row_security() { &rows } else { &name };
+    let (keys, is_partitioned) = (keys.clone(), source.is_partitioned());
+    Captured { oid: source.oid, name, rows, keys, is_partitioned }
 }
 
 /// The slot's name in this database: slots are named across all databases of the server.

@@ -204,6 +204,7 @@ async fn flow(
             oid: source.oid,
             name: name.clone(),
             rows: name.clone(),
+            keys: name.clone(),
             is_partitioned: source.is_partitioned(),
         },
         target: Target { relations: vec![name.clone()], root: name, upserts: false },
