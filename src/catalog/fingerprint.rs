@@ -90,6 +90,11 @@ impl Fingerprint {
         self.came_since(before).iter().filter_map(|oid| oid.parse().ok()).collect()
     }
 
+    /// Whether a partition of that number is there.
+    pub fn has_partition(&self, oid: u32) -> bool {
+        self.0.get(PARTITION).and_then(|parts| parts.get(oid.to_string())).is_some()
+    }
+
     fn came_since(&self, before: &Fingerprint) -> Vec<String> {
         let of = |fingerprint: &Fingerprint| match fingerprint.0.get(PARTITION) {
             Some(Value::Object(parts)) => parts.keys().cloned().collect(),

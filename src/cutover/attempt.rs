@@ -10,6 +10,7 @@ use super::locker::{Locker, late, new_partitions, watch};
 use super::look::{self, Obstacle};
 use super::take::{self, NotTaken};
 use super::{Cutover, Steps, outcome};
+use crate::catalog::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::dirty::Batch;
@@ -99,7 +100,8 @@ impl<'a> Attempt<'a> {
         // Everything the application committed is in the log before the fence. The look needs the
         // lock, not the fence: what it sees can change no more, or only in the log behind the
         // application's last change.
-        tokio::try_join!(self.pass_fence(), self.look_again())?;
+        let ((), seen) = tokio::try_join!(self.pass_fence(), self.look_again())?;
+        self.nothing_came_and_went(&seen)?;
         let looked = Instant::now();
         let Ok(all) = self.cutover.tracker.dirty().select_all() else {
             return Err(Stop::late("changes arrived that cannot be applied in time"));
@@ -140,7 +142,24 @@ impl<'a> Attempt<'a> {
     }
 
     /// What must still be as it was. Old snapshots need no second look: see [`super::snapshots`].
-    async fn look_again(&self) -> Result<(), Stop> {
+    /// A partition that was one between two looks may have been read: its rows are in the target then, and nowhere
+    /// else. What was read of it before the comparison was found there; what is synced since, the stream has told.
+    fn nothing_came_and_went(&self, seen: &Fingerprint) -> Result<(), Stop> {
+        let captured = &self.cutover.flow.captured;
+        let gone = |oid: &u32| *oid != captured.oid && !seen.has_partition(*oid);
+        if !captured.is_partitioned || !self.cutover.tracker.told_of().iter().any(gone) {
+            return Ok(());
+        }
+        Err(Stop::Definite(
+            Error::failed(format!(
+                "a partition of {} came and went again while the run lasted",
+                captured.name
+            ))
+            .next("`pgwraith resume` compares every row once more"),
+        ))
+    }
+
+    async fn look_again(&self) -> Result<Fingerprint, Stop> {
         let look = async { self.locker.look(self.cutover).await.map_err(Stop::of) };
         let ((), seen) = tokio::try_join!(self.limit(), look)?;
         let table = self.cutover.names.source.to_string();
@@ -152,7 +171,7 @@ impl<'a> Attempt<'a> {
             let what = "privileges were changed just now, or something that hangs on the table";
             return Err(Stop::Late(Obstacle::new(what)));
         }
-        Ok(())
+        Ok(seen.fingerprint)
     }
 
     async fn final_sync(&self) -> Result<(), Stop> {

@@ -3,7 +3,7 @@
 //! One task owns the replication stream. It never waits for anybody: where memory for dirty keys
 //! is used up it stops reading, and goes on answering the server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,6 +34,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 pub struct Tracker {
     dirty: Mutex<DirtySet>,
     fences: Mutex<HashMap<String, oneshot::Sender<()>>>,
+    /// Relations that the stream told changes of.
+    told: Mutex<HashSet<u32>>,
     /// Where the slot may advance to: stored in the state before it is set here.
     confirmed: AtomicU64,
     /// Counts arrivals: something became dirty, or the position moved.
@@ -129,6 +131,15 @@ impl Tracker {
             true => Some(self.turn.lock().await),
             false => None,
         }
+    }
+
+    /// The relations that the stream told changes of.
+    pub fn told_of(&self) -> HashSet<u32> {
+        self.told().clone()
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashSet<u32>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fences(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<()>>> {
@@ -329,6 +340,7 @@ impl Reader {
             })
         };
         let places = self.flow.key.iter().map(|k| place(&k.source)).collect::<Result<_>>()?;
+        self.tracker.told().insert(relation.oid);
         self.relations.insert(relation.oid, places);
         Ok(())
     }

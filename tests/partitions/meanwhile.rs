@@ -80,6 +80,28 @@ async fn partitions_may_come() {
     }
 }
 
+/// Between two looks: what was synced of it would stay.
+#[tokio::test]
+async fn a_partition_that_came_and_went_is_compared_for() {
+    let shop = shop().await;
+    divided(&shop, "ours", 1_000, "").await;
+    let mut run =
+        Background::start(shop.arguments(TABLE, &[&NONE[..], &["--postpone-cutover"]].concat()));
+    run.wait_for_saying("postponed until `pgwraith cutover`").await;
+    shop.exec(
+        "BEGIN; CREATE TABLE ours.late PARTITION OF ours.orders FOR VALUES FROM ('2031-01-01') TO ('2032-01-01');
+         INSERT INTO ours.orders (id, customer_id, status, amount, created_at) VALUES (9999, 1, 'x', 1, '2031-01-05');
+         ALTER TABLE ours.orders DETACH PARTITION ours.late; COMMIT",
+    )
+    .await;
+    let rows = shop.rows(TABLE).await;
+    harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);
+    let output = run.finish(SOON).await.expect_code(1);
+    assert!(output.stderr.contains("came and went"), "{output}");
+    harness::run(["resume", TABLE, "-d", &shop.dsn]).await.expect_code(0);
+    same_rows(&shop, &rows, "came and went").await;
+}
+
 /// What goes with a partition, and what its rows could no longer be followed by.
 #[tokio::test]
 async fn what_is_not_told_ends_the_run() {
