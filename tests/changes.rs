@@ -239,7 +239,7 @@ async fn where_next_to_nothing_is_kept_ranges_are_no_larger() {
     let change = ["--where", "id % 20000 = 7", "--yes", "--chunk-rows", "500"];
     let output = shop.run(TABLE, &change).await.expect_code(0);
     assert_eq!(
-        shop.value::<Vec<i64>>("SELECT array_agg(id ORDER BY id) FROM ours.t").await,
+        shop.value::<Vec<i32>>("SELECT array_agg(id ORDER BY id) FROM ours.t").await,
         [7, 20_007]
     );
     let result = output.json();

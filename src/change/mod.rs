@@ -59,6 +59,11 @@ impl Request {
         self.alters.iter().any(|clauses| clauses::cascade(clauses))
     }
 
+    /// A partitioned table stays divided as it is.
+    pub fn keeps_partitions(&self) -> bool {
+        self.partition.is_none() && self.shadow_ddl.is_none()
+    }
+
     /// Why no ALTER TABLE makes it; None where one does.
     pub fn needs_copy(&self) -> Option<&'static str> {
         if self.shadow_ddl.is_some() {

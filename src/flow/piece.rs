@@ -20,8 +20,11 @@ use crate::throttle::valve::Valve;
 
 /// What a piece should take: about what the application does not feel.
 pub const PIECE: Duration = Duration::from_millis(2);
-const FEWEST: i64 = 20;
+const FEWEST: i64 = 100;
 const MOST: i64 = 100_000;
+/// A transaction of ours is open for no longer than this but for the piece that it is at; what is left of the range
+/// goes as a whole then.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// What was inserted of a range.
 #[derive(Debug, Default)]
@@ -57,16 +60,18 @@ impl Pieces {
     ) -> Result<Inserted> {
         let mut inserted = Inserted::default();
         let mut rest = range.clone();
-        while valve.is_scarce() {
+        let started = Instant::now();
+        while valve.is_scarce() && started.elapsed() < LONGEST {
             let began = Instant::now();
             let Some(end) = self.find_end(session, flow, &rest).await? else { break };
+            let found = began.elapsed();
             let piece = Segment { lower: rest.lower, upper: Some(end.clone()) };
             rest = Segment { lower: Some(end), upper: rest.upper };
             let insert =
                 prepared(&mut self.insert, session, &piece, |b| flow.copy_range(b)).await?;
             inserted.rows += session.run_count(&insert, &piece.parameters()).await?;
             let worked = began.elapsed();
-            self.learn(worked);
+            self.learn(worked, found);
             valve.breathe(worked).await;
             inserted.rested += began.elapsed() - worked;
         }
@@ -93,8 +98,12 @@ impl Pieces {
         Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
     }
 
-    fn learn(&mut self, took: Duration) {
-        let factor = PIECE.as_secs_f64() / took.as_secs_f64().max(1e-6);
+    /// From a piece that took so long, of which so long to find its end. To begin a statement over hundreds of
+    /// partitions takes longer than a piece should, and does not fall with its rows: to find an end shows it,
+    /// since that reads next to nothing.
+    fn learn(&mut self, took: Duration, found: Duration) {
+        let time = PIECE.max(found * 3);
+        let factor = time.as_secs_f64() / took.as_secs_f64().max(1e-6);
         let next = self.rows as f64 * factor.clamp(0.25, 1.5);
         self.rows = (next as i64).clamp(FEWEST, MOST);
     }
@@ -119,16 +128,30 @@ async fn prepared(
 mod tests {
     use super::*;
 
-    #[test]
-    fn pieces_take_about_their_time_and_are_never_empty() {
+    /// Rows of a piece, and how long it takes, once they settle: where it takes `fixed` to begin a statement,
+    /// and `row` to insert one.
+    fn settled(row: Duration, fixed: Duration) -> (i64, Duration) {
         let mut pieces = Pieces::default();
-        pieces.learn(Duration::from_millis(1));
-        assert_eq!(pieces.rows, 750);
-        pieces.learn(Duration::from_millis(4));
-        assert_eq!(pieces.rows, 375);
-        for _ in 0..9 {
-            pieces.learn(Duration::from_secs(3));
+        let found = |rows: i64| fixed + row * rows as u32 / 10;
+        let took = |rows: i64| found(rows) + fixed + row * rows as u32;
+        for _ in 0..60 {
+            pieces.learn(took(pieces.rows), found(pieces.rows));
         }
-        assert_eq!(pieces.rows, FEWEST);
+        (pieces.rows, took(pieces.rows))
+    }
+
+    #[test]
+    fn pieces_take_about_their_time() {
+        let (us, ms) = (Duration::from_micros, Duration::from_millis);
+        let (rows, took) = settled(us(2), us(300));
+        assert!((ms(1)..ms(3)).contains(&took), "{rows} rows in {took:?}");
+        assert_eq!(settled(ms(50), us(300)).0, FEWEST, "rows that are dear");
+    }
+
+    #[test]
+    fn what_it_takes_to_begin_makes_no_piece_tiny() {
+        let (us, ms) = (Duration::from_micros, Duration::from_millis);
+        let (rows, took) = settled(us(5), ms(20));
+        assert!(rows > 1_000 && took < ms(100), "{rows} rows in {took:?}");
     }
 }

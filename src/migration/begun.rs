@@ -30,7 +30,7 @@ pub(super) struct Known {
 impl Known {
     /// The source is a partitioned table, and so is the new one, in the same way.
     pub(super) fn is_divided_alike(&self) -> bool {
-        self.source.is_partitioned() && self.request.partition.is_none()
+        self.source.is_partitioned() && self.request.keeps_partitions()
     }
 }
 
@@ -154,7 +154,7 @@ impl Making<'_> {
         if !was.same_source(&now) {
             was.check(&now, &stored.names.source.to_string())?;
         }
-        if stored.request.partition.is_none() && !now.new_partitions(&was).is_empty() {
+        if stored.request.keeps_partitions() && !now.new_partitions(&was).is_empty() {
             return Err(Error::new(
                 Kind::NotResumable,
                 format!(

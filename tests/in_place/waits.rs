@@ -33,7 +33,7 @@ async fn it_rests_is_shown_and_goes_on() {
     harness::make_state(&shop.dsn, &shop.client).await;
     shop.exec(
         "DROP TABLE pgwraith.step CASCADE; CREATE VIEW pgwraith.status AS SELECT 1 AS id; \
-         UPDATE pgwraith.schema_version SET version = 6",
+         UPDATE pgwraith.schema_version SET version = 7",
     )
     .await;
     let mut resting = Background::start(arguments(&shop, ALL_KINDS, &["--pause"]));

@@ -51,7 +51,7 @@ async fn what_a_file_may_not_say_is_refused_by_name() {
              CREATE TABLE {shadow_0} PARTITION OF {shadow} FOR VALUES WITH (MODULUS 1, REMAINDER 0);
              CREATE INDEX ON {shadow_0} (note)".to_owned(),
             2,
-            "something of its own: index orders_0_note_idx",
+            "index of a partition orders_0_note_idx",
         ),
         (
             "CREATE TABLE {shadow} (id int PRIMARY KEY, note text) PARTITION BY HASH (id);
