@@ -21,9 +21,13 @@ pub(super) fn clauses(text: &str) -> Vec<&str> {
     all.filter_map(|clause| text.get(clause.first()?.start..clause.last()?.end())).collect()
 }
 
-/// Whether what hangs on something that goes would go with it.
+/// Whether what hangs on something that goes would go with it. What a foreign key does ON DELETE is another thing.
 pub(super) fn cascade(clauses: &str) -> bool {
-    tokens(clauses).iter().any(|token| token.is("cascade"))
+    let goes = |clause: &[Token<'_>]| {
+        clause.first().is_some_and(|token| token.is("drop"))
+            && clause.last().is_some_and(|token| token.is("cascade"))
+    };
+    split_clauses(&tokens(clauses)).into_iter().any(goes)
 }
 
 /// What the clauses enable or disable that a clone has none of: triggers or rules.
@@ -227,9 +231,12 @@ mod tests {
     #[test]
     fn cascade_is_a_word_and_no_name() {
         assert!(cascade("DROP CONSTRAINT a Cascade"));
-        for other in
-            ["DROP COLUMN \"cascade\"", "ALTER a SET DEFAULT 'cascade'", "DROP COLUMN cascades"]
-        {
+        for other in [
+            "DROP COLUMN \"cascade\"",
+            "ALTER a SET DEFAULT 'cascade'",
+            "DROP COLUMN cascades",
+            "DROP CONSTRAINT a, ADD CONSTRAINT a FOREIGN KEY (b) REFERENCES t ON DELETE CASCADE",
+        ] {
             assert!(!cascade(other), "{other}");
         }
     }

@@ -94,9 +94,13 @@ const RISE: f64 = 0.7;
 /// Where it begins, as a share of the most, and how fast it grows then, where somebody may feel it.
 const BEGIN: f64 = 0.02;
 const GROW: f64 = 1.0;
-/// The application's reads and commits feel all that happens on a server, at any time a little.
+/// The application's reads and commits feel all that happens on a server, at any time a little: what they say is
+/// noisy, but of now, and does not add up. So how fast it comes nearer says nothing, the distance counts for more
+/// (or each peak would cost more than is ever made good), and what stops the copy is farther away.
 const FELT: f64 = 0.4;
 const EASE: f64 = 0.5;
+const GAIN_NOW: f64 = 1.0;
+const STOP_NOW: f64 = 3.0;
 /// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
 /// it up before is gone.
 const QUIET: f64 = 0.1;
@@ -175,7 +179,7 @@ impl Controller {
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
-            let mut change = signal.take(pressure, seconds);
+            let mut change = signal.take(reading.felt_by, pressure, seconds);
             let (felt, grow) = match reading.felt_by {
                 FeltBy::Application => (FELT, EASE),
                 FeltBy::Standby => (QUIET, GROW),
@@ -233,16 +237,21 @@ impl Default for Signal {
 
 impl Signal {
     /// Takes a reading in; returns the change a second of the speed's logarithm that it asks for.
-    fn take(&mut self, pressure: f64, seconds: f64) -> f64 {
+    fn take(&mut self, felt_by: FeltBy, pressure: f64, seconds: f64) -> f64 {
         let pressure = pressure.clamp(0.0, 100.0);
         if seconds > 0.0 {
             let approach = (pressure - self.pressure) / seconds;
             self.approach += (approach - self.approach) * (seconds / SMOOTHING).min(1.0);
         }
         self.pressure = pressure;
-        self.stops = pressure >= STOP || self.stops && pressure >= 1.0;
+        let now = felt_by == FeltBy::Application;
+        let stop = if now { STOP_NOW } else { STOP };
+        self.stops = pressure >= stop || self.stops && pressure >= 1.0;
         self.quiet = if pressure < QUIET { self.quiet + seconds } else { 0.0 };
-        let change = GAIN * (SETPOINT - pressure) - DAMPING * self.approach;
+        let change = match now {
+            true => GAIN_NOW * (SETPOINT - pressure),
+            false => GAIN * (SETPOINT - pressure) - DAMPING * self.approach,
+        };
         match pressure {
             1.0.. => change.min(OVER),
             _ if self.quiet > QUIET_FOR => RISE,

@@ -186,6 +186,22 @@ fn it_recovers_within_seconds() {
 }
 
 /// What others press meanwhile keeps it from growing only where it is near its limit.
+/// One reading in five is a peak that has nothing to do with the copy.
+#[test]
+fn peaks_of_what_the_application_feels_do_not_starve_the_copy() {
+    let speed = |d: Decision| d.workers as f64 * d.duty;
+    let (mut controller, mut now) = (Controller::new(2), Instant::now());
+    controller.begin_slowly();
+    for tick in 0..400 {
+        let pressure = if tick % 5 == 0 { 1.8 } else { 0.1 };
+        after(&mut controller, &mut now, &[reading("probe", pressure)], 1);
+    }
+    let last = speed(after(&mut controller, &mut now, &[reading("probe", 0.1)], 1));
+    assert!(last > 1.0, "{last}");
+    let hurt = speed(after(&mut controller, &mut now, &[reading("probe", 1.2)], 20));
+    assert!(hurt < last / 20.0, "{hurt}, from {last}");
+}
+
 #[test]
 fn it_grows_until_the_application_feels_it() {
     let readings = |probe| [reading("probe", probe)];
@@ -195,7 +211,7 @@ fn it_grows_until_the_application_feels_it() {
     let grows = speed(after(&mut controller, &mut now, &readings(0.0), 8));
     assert!((0.15..0.3).contains(&grows), "{grows}");
     let felt = speed(after(&mut controller, &mut now, &readings(0.45), 8));
-    assert!(felt < grows * 1.3, "{felt}, from {grows}");
+    assert!(felt < grows * 1.5, "{felt}, from {grows}");
     assert_eq!(speed(after(&mut controller, &mut now, &readings(0.0), 60)), 4.0);
 }
 

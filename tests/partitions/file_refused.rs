@@ -55,6 +55,12 @@ async fn what_a_file_may_not_say_is_refused_by_name() {
         ),
         (
             "CREATE TABLE {shadow} (id int PRIMARY KEY, note text) PARTITION BY HASH (id);
+             CREATE UNLOGGED TABLE {shadow_0} PARTITION OF {shadow} FOR VALUES WITH (MODULUS 1, REMAINDER 0)".to_owned(),
+            2,
+            "orders_0 is an unlogged table",
+        ),
+        (
+            "CREATE TABLE {shadow} (id int PRIMARY KEY, note text) PARTITION BY HASH (id);
              CREATE TABLE {shadow_0} PARTITION OF {shadow} FOR VALUES WITH (MODULUS 1, REMAINDER 0);
              COMMENT ON COLUMN {shadow_0}.note IS 'x'".to_owned(),
             2,
@@ -160,4 +166,22 @@ async fn harness_run(
 ) -> crate::harness::Output {
     let fixed = [command, table, "-d", dsn];
     crate::harness::run(fixed.iter().chain(change).copied()).await
+}
+
+/// Where the names are printed without their schema: the table's is on the search path.
+#[tokio::test]
+async fn a_table_on_the_search_path_is_made_by_a_file_too() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE public.plain (id int PRIMARY KEY, note text); \
+         INSERT INTO public.plain SELECT i, 'n' || i FROM generate_series(1, 500) i",
+    )
+    .await;
+    let file = file(
+        "CREATE TABLE {shadow} (id bigint PRIMARY KEY, note text); CREATE INDEX ON {shadow} (note)",
+    );
+    let change = ["--shadow-ddl", file.path().to_str().unwrap()];
+    shop.run("plain", &change).await.expect_code(0);
+    let same = "SELECT count(*) FROM plain JOIN plain_old o USING (id, note)";
+    assert_eq!(shop.value::<i64>(same).await, 500);
 }

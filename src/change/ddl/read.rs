@@ -193,6 +193,8 @@ async fn of_its_own(session: &Session, made: &Clone) -> Result<Option<String>> {
           WHERE c.relreplident <> 'd'
         UNION ALL SELECT pg_catalog.format('CLUSTER mark of %I', c.relname) FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid
           WHERE EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = tree.relid AND i.indisclustered)
+        UNION ALL SELECT pg_catalog.format('%I is an unlogged table', c.relname) FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid
+          WHERE c.relpersistence <> 'p'
         UNION ALL SELECT pg_catalog.format('%I is a foreign table', c.relname) FROM tree JOIN pg_catalog.pg_class c ON c.oid = tree.relid
           WHERE c.relkind NOT IN ('r', 'p')
       ) u ORDER BY 1 LIMIT 1";

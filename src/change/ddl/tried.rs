@@ -18,9 +18,10 @@ pub(super) async fn run(
         let done = session.execute(&statement.sql, &[]).await;
         done.map_err(|e| not_possible(statement, e, shadow))?;
         let now = held(session, shadow).await?;
-        if let Some(other) = now.iter().find(|lock| !before.contains(lock)) {
+        let is_new = |lock: &&Held| !before.iter().any(|was| was.what == lock.what);
+        if let Some(Held { name, .. }) = now.iter().find(is_new) {
             return Err(
-                statement.refused(&format!("it is about {other} too, which is not the new table"))
+                statement.refused(&format!("it is about {name} too, which is not the new table"))
             );
         }
     }
@@ -42,13 +43,22 @@ fn not_possible(statement: &Statement, e: Error, shadow: &QualifiedName) -> Erro
         .source(e)
 }
 
+/// A lock on a relation.
+struct Held {
+    /// Its object id, and the mode. How its name is printed depends on the search path.
+    what: (u32, String),
+    name: String,
+}
+
 /// What the transaction has more than read, outside of the clone's schema and the catalogs.
-async fn held(session: &Session, shadow: &QualifiedName) -> Result<Vec<String>> {
-    let sql = "SELECT DISTINCT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_locks l
+async fn held(session: &Session, shadow: &QualifiedName) -> Result<Vec<Held>> {
+    let sql = "SELECT c.oid, l.mode, pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_locks l
       JOIN pg_catalog.pg_class c ON c.oid = l.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE l.pid = pg_catalog.pg_backend_pid() AND l.locktype = 'relation' AND l.granted
         AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
-        AND l.mode <> 'AccessShareLock' AND n.nspname NOT IN ('pg_catalog', 'pg_toast', $1) ORDER BY 1";
+        AND l.mode <> 'AccessShareLock' AND n.nspname NOT IN ('pg_catalog', 'pg_toast', $1) ORDER BY 3";
     let rows = session.query(sql, &[&shadow.schema]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let held =
+        |row: &tokio_postgres::Row| Held { what: (row.get(0), row.get(1)), name: row.get(2) };
+    Ok(rows.iter().map(held).collect())
 }
