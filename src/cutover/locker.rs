@@ -269,7 +269,7 @@ impl Rehearsed {
         Ok(Rehearsed {
             locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),
-            afterwards: swap.afterwards(),
+            afterwards: swap.to_do(),
             tables,
             stamp,
             mentions,

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::store::{self, ToDo};
+use super::store::{self, ToDo, What};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Connector, Session};
 use crate::shadow::{Names, Step};
-use crate::telemetry::Meter;
+use crate::telemetry::{Meter, Sample};
 
 /// Nobody but DDL queues behind a VALIDATE that waits, and autovacuum gives way only to who waits for longer
 /// than deadlock_timeout.
@@ -26,46 +26,98 @@ const LOCK_TIMEOUT: &str = "10ms";
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Runs the steps in order, each again until it gets its locks. One that fails does not keep the others
-/// from being run.
+/// Runs what is left. Returns how many foreign keys that proved.
 pub(super) async fn run(
     connector: &Connector,
+    control: &Session,
     migration: i64,
-    steps: &[ToDo],
     patience: Duration,
     meter: &Meter,
-) -> Result<()> {
-    let session_role = format!("{migration}/after");
-    let mut open: Option<Session> = None;
-    let mut failed = None::<Error>;
-    for ToDo { step, validates } in steps {
-        // A key of a partitioned table takes over what is proven of its partitions, and would read the others
-        // under a lock.
-        if failed.is_some() && step.sql.contains(" ADD CONSTRAINT ") {
-            continue;
-        }
-        let done = async {
-            let session = match open.take().filter(|session| !session.is_closed()) {
-                Some(session) => session,
-                None => connect(connector, &session_role).await?,
-            };
-            let session = open.insert(session);
-            let limit = if *validates { VALIDATE_TIMEOUT } else { LOCK_TIMEOUT };
-            session.set("lock_timeout", limit).await?;
-            by_its_role(session, step, patience, meter).await?;
-            failpoint!("step done");
-            store::event(session, migration, "done", &step.sql).await?;
-            failpoint!("step recorded");
-            Ok(())
-        };
-        if let Err(e) = done.await {
-            if failed.is_some() {
-                meter.note(format!("{}: {e}", step.sql));
+) -> Result<usize> {
+    let mut steps = store::left_to_do(control, migration).await?;
+    let mut work =
+        Work { connector, migration, patience, meter, open: None, failed: None, proven: 0 };
+    if !steps.is_empty() {
+        meter.tell(Sample::Phase("validate"));
+    }
+    if steps.iter().any(|to_do| to_do.what == What::Names) {
+        steps.retain(|to_do| to_do.what == What::Names);
+        work.steps(&steps).await;
+        // Each partition's key is proven by the name that it has now.
+        steps = store::left_to_do(control, migration).await?;
+        steps.retain(|to_do| to_do.what != What::Names);
+    }
+    work.steps(&steps).await;
+    match work.failed {
+        Some(e) => Err(e),
+        None => store::all_done(control, migration).await.map(|()| work.proven),
+    }
+}
+
+struct Work<'a> {
+    connector: &'a Connector,
+    migration: i64,
+    patience: Duration,
+    meter: &'a Meter,
+    open: Option<Session>,
+    /// What failed first.
+    failed: Option<Error>,
+    proven: usize,
+}
+
+impl Work<'_> {
+    /// Each in turn, and again until it gets its locks. One that fails does not keep the others from being run.
+    async fn steps(&mut self, steps: &[ToDo]) {
+        let mut united = true;
+        for to_do in steps {
+            // The comment of a key that is not there.
+            if !united && to_do.step.sql.starts_with("COMMENT ON CONSTRAINT ") {
+                continue;
             }
-            failed.get_or_insert(e);
+            let done = self.step(to_do).await;
+            if to_do.what == What::Unites {
+                united = done.is_ok();
+            }
+            match done {
+                Ok(()) => self.proven += usize::from(to_do.what == What::Proves),
+                Err(e) if self.failed.is_some() => {
+                    self.meter.note(format!("{}: {e}", to_do.step.sql));
+                }
+                Err(e) => self.failed = Some(e),
+            }
         }
     }
-    failed.map_or(Ok(()), Err)
+
+    async fn step(&mut self, ToDo { step, what }: &ToDo) -> Result<()> {
+        let session = match self.open.take().filter(|session| !session.is_closed()) {
+            Some(session) => session,
+            None => connect(self.connector, &format!("{}/after", self.migration)).await?,
+        };
+        let session = self.open.insert(session);
+        // Nothing makes a key that is proven unproven again: what is found here holds.
+        if *what == What::Unites {
+            let unproven = store::still_to_prove(session, &step.sql).await?;
+            if !unproven.is_empty() {
+                return Err(not_yet(&step.sql, &unproven));
+            }
+        }
+        let limit = if *what == What::Proves { VALIDATE_TIMEOUT } else { LOCK_TIMEOUT };
+        session.set("lock_timeout", limit).await?;
+        by_its_role(session, step, self.patience, self.meter).await?;
+        failpoint!("step done");
+        store::event(session, self.migration, "done", &step.sql).await?;
+        failpoint!("step recorded");
+        Ok(())
+    }
+}
+
+/// A key of a partitioned table takes over what is proven of its partitions, and would read the others under a lock.
+fn not_yet(sql: &str, unproven: &[String]) -> Error {
+    Error::failed(format!(
+        "{sql} is not run before the foreign keys of all partitions are proven: it would read all rows of the others \
+         and keep writers out meanwhile. Before it: {}",
+        unproven.join("; ")
+    ))
 }
 
 async fn connect(connector: &Connector, role: &str) -> Result<Session> {

@@ -257,17 +257,13 @@ impl Stretch<'_, '_> {
 
     /// What could not be done under the lock. Returns how many foreign keys that proved.
     async fn afterwards(&self, control: &Session) -> Result<usize> {
-        let steps = store::left_to_do(control, self.migration).await?;
-        if !steps.is_empty() {
-            self.run.meter.tell(Sample::Phase("validate"));
-            let patience = self.run.settings.cutover.patience;
-            let (connector, meter) = (self.run.connector, &self.run.meter);
-            let work = after::run(connector, self.migration, &steps, patience, meter);
-            self.supervisor.guard(work).await?;
-        }
+        let patience = self.run.settings.cutover.patience;
+        let (connector, meter) = (self.run.connector, &self.run.meter);
+        let work = after::run(connector, control, self.migration, patience, meter);
+        let proven = self.supervisor.guard(work).await?;
         store::event(control, self.migration, "finished", "").await?;
         failpoint!("finished");
-        Ok(steps.iter().filter(|to_do| to_do.validates).count())
+        Ok(proven)
     }
 }
 

@@ -69,6 +69,17 @@ pub(super) fn validations(target: &Table, leaves: &[QualifiedName], version: i32
     out
 }
 
+/// What proves those that go by leaf on these `leaves` alone.
+pub(super) fn validations_of_leaves(
+    target: &Table,
+    leaves: &[QualifiedName],
+    version: i32,
+) -> Vec<Step> {
+    let keys = target.foreign_keys.iter();
+    let by_leaf = keys.filter(|key| goes_by_leaf(key, target, leaves, version));
+    by_leaf.flat_map(|key| leaves.iter().map(|leaf| validate(key, leaf))).collect()
+}
+
 fn validate(key: &ForeignKey, from: &QualifiedName) -> Step {
     let name = quote_ident(&key.name);
     let hidden = key.from.forces_row_security || key.to.forces_row_security;

@@ -86,8 +86,19 @@ impl Swap<'_> {
         renames.into_iter().chain(validations).chain(self.serial_sequences()).collect()
     }
 
+    /// The same, and what may take the place of some: a partition that could not be renamed is validated by the
+    /// name that it has. Of both the one is left whose name there is; before the renames, in this order, the first.
+    pub fn to_do(&self) -> Vec<Step> {
+        let from: Vec<QualifiedName> = self.renamed.iter().map(|r| r.from.clone()).collect();
+        let mut out = foreign_keys::validations_of_leaves(self.target, &from, self.version);
+        out.extend(self.afterwards());
+        out
+    }
+
     /// A partition gets its name from one of the old table, and so do its indexes. Each in a transaction of its own,
-    /// however many there are; and done again it finds nothing to do.
+    /// however many there are; and done again it finds nothing to do. Only what is still the old table's gives its
+    /// name away: that may be dropped or renamed by then. Where somebody else has the name, the step fails, and tells
+    /// of it; so it does where that is dropped between the look and the rename, but then not again.
     fn partition_names(&self) -> Vec<Step> {
         let mut pool = self.pool();
         // What the swap gives out.
@@ -108,19 +119,31 @@ impl Swap<'_> {
                 for held in part.relations.iter().filter(|name| wanted(name)) {
                     let (old, name) =
                         (retired_name(held, &mut pool), part.qualified().sibling(held));
+                    let there = to_regclass(&name);
                     sql.push(match *held == part.name {
-                        true => rename_table(&name, &part.qualified().sibling(&old)),
-                        false => rename_index(&name, &old),
+                        true => format!(
+                            "IF {there}::pg_catalog.oid = {} THEN {}; END IF",
+                            part.oid,
+                            rename_table(&name, &part.qualified().sibling(&old))
+                        ),
+                        false => format!(
+                            "IF EXISTS (SELECT 1 FROM pg_catalog.pg_index i WHERE i.indexrelid = {there} \
+                             AND i.indrelid = {}) THEN {}; END IF",
+                            part.oid,
+                            rename_index(&name, &old)
+                        ),
                     });
                 }
             }
             sql.push(rename_table(&renamed.from, &renamed.to));
-            let index =
-                |(from, to): &(String, String)| rename_index(&renamed.from.sibling(from), to);
-            sql.extend(renamed.indexes.iter().map(index));
-            let there = quote_literal(&renamed.from.to_string());
+            sql.extend(renamed.indexes.iter().map(|(from, to)| {
+                let from = renamed.from.sibling(from);
+                let rename = rename_index(&from, to);
+                format!("IF {} IS NOT NULL THEN {rename}; END IF", to_regclass(&from))
+            }));
             let body = format!(
-                "BEGIN IF pg_catalog.to_regclass({there}) IS NOT NULL THEN {}; END IF; END",
+                "BEGIN IF {} IS NOT NULL THEN {}; END IF; END",
+                to_regclass(&renamed.from),
                 sql.join("; ")
             );
             out.push(self.own(format!("DO {}", quote_literal(&body))));
@@ -365,6 +388,11 @@ fn retired_name(name: &str, pool: &mut HashSet<String>) -> String {
     let retired = free_name(name, "_old", |n| pool.contains(n));
     pool.insert(retired.clone());
     retired
+}
+
+/// The relation of that name; NULL where there is none.
+fn to_regclass(name: &QualifiedName) -> String {
+    format!("pg_catalog.to_regclass({})", quote_literal(&name.to_string()))
 }
 
 fn rename_table(from: &QualifiedName, to: &QualifiedName) -> String {

@@ -1,5 +1,6 @@
 //! An ordinary table becomes a partitioned one.
 
+mod after_swap;
 mod again;
 mod by_file;
 mod carried;
