@@ -90,6 +90,15 @@ impl Fingerprint {
         self.came_since(before).iter().filter_map(|oid| oid.parse().ok()).collect()
     }
 
+    /// The same, knowing no other partitions than these.
+    pub fn knowing(&self, oids: &[u32]) -> Fingerprint {
+        let mut value = self.0.clone();
+        if let Some(Value::Object(parts)) = value.get_mut(PARTITION) {
+            parts.retain(|oid, _| oid.parse().is_ok_and(|oid| oids.contains(&oid)));
+        }
+        Fingerprint(value)
+    }
+
     /// Whether a partition of that number is there.
     pub fn has_partition(&self, oid: u32) -> bool {
         self.0.get(PARTITION).and_then(|parts| parts.get(oid.to_string())).is_some()

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::beside::Stream;
 use super::store::{self, Kept, Stored};
-use super::{Phase, prepare, slot, teardown};
+use super::{Phase, prepare, slot, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
 use crate::change::partition::{self, Partitioning};
 use crate::change::{self, Plan, Request};
@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::{Flow, Target};
 use crate::pg::{Connector, Lsn, Session};
+use crate::preflight;
 use crate::shadow::Names;
 use crate::telemetry::Meter;
 use crate::wal::ReplicationStream;
@@ -84,10 +85,8 @@ impl Making<'_> {
             }
         };
         let (known, flow) = self.describe(source, plan).await?;
-        prepare::create_publication(control, &flow, &known.source).await?;
-        failpoint!("publication made");
-        let fingerprint =
-            catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
+        let fingerprint = self.publish(&known, &flow).await?;
+        self.refuse_changed_parts(&known.source).await?;
         store::keep_fingerprint(control, &flow, &fingerprint).await?;
         let (stream, start) =
             prepare::create_slot(self.connector, control, &flow, self.meter).await?;
@@ -101,6 +100,44 @@ impl Making<'_> {
             new_slot: true,
             unproven: false,
         })
+    }
+
+    /// The publication, and what the source was then.
+    ///
+    /// `known.source` was read before that, and the hook in between may have taken minutes. A partition that came since is
+    /// in the publication as part of the table, whatever it is; so the fingerprint must not know it: then whoever
+    /// watches finds it new, and looks whether its rows can be followed.
+    async fn publish(&self, known: &Known, flow: &Flow) -> Result<Fingerprint> {
+        prepare::create_publication(self.control, flow, &known.source).await?;
+        failpoint!("publication made");
+        let now = catalog::fingerprint(self.control, flow.captured.oid, &flow.publication).await?;
+        let name = known.source.qualified();
+        let again = |what: String| Err(Error::failed(what).next("Start again"));
+        let parts: Vec<u32> = known.source.parts.iter().map(|part| part.oid).collect();
+        if let Some(gone) = known.source.parts.iter().find(|part| !now.has_partition(part.oid)) {
+            let part = gone.qualified();
+            return again(format!(
+                "the partition {part} of {name} was dropped or detached just now"
+            ));
+        }
+        let fingerprint = now.knowing(&parts);
+        if known.is_divided_alike() && !now.new_partitions(&fingerprint).is_empty() {
+            return again(format!(
+                "a partition came to {name} just now, and the new table would have none like it"
+            ));
+        }
+        Ok(fingerprint)
+    }
+
+    /// What was looked at before the publication was made may have been altered since. From the fingerprint on, which was
+    /// read before this, it is noticed.
+    async fn refuse_changed_parts(&self, source: &Table) -> Result<()> {
+        if !source.is_partitioned() {
+            return Ok(());
+        }
+        let Some(mut now) = catalog::read(self.control, source.oid).await? else { return Ok(()) };
+        now.parts.retain(|part| source.parts.iter().any(|known| known.oid == part.oid));
+        preflight::refuse_parts(&now).map_or(Ok(()), Err)
     }
 
     /// What a dry run begins with. Without capture there is no publication and no slot.
@@ -187,6 +224,9 @@ impl Making<'_> {
         if !recover {
             return Err(slot::cannot_go_on(&why, &stored.names));
         }
+        for leaf in known.source.leaves() {
+            watch::suits(&flow, leaf, false)?;
+        }
         self.meter.note(format!("{why}: a new slot is made, and every row is compared"));
         // First: whatever happens from here on, what the old slot would have told is unknown.
         store::mark_unproven(control, &flow, true).await?;
@@ -194,9 +234,7 @@ impl Making<'_> {
         teardown::drop_slot(control, &flow.slot).await?;
         failpoint!("lost slot dropped");
         teardown::drop_publication(control, &flow.publication).await?;
-        prepare::create_publication(control, &flow, &known.source).await?;
-        let fingerprint =
-            catalog::fingerprint(control, flow.captured.oid, &flow.publication).await?;
+        let fingerprint = self.publish(&known, &flow).await?;
         store::keep_fingerprint(control, &flow, &fingerprint).await?;
         store::event(control, stored.id, "recovered", &why).await?;
         let (stream, start) =

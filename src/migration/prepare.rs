@@ -118,7 +118,8 @@ pub(super) async fn create_rows_view(
 ///
 /// Of a partitioned table it has each partition with such a list, and the table itself, which stands for partitions
 /// that come later: theirs are whole rows. Under their own names they come because a TRUNCATE of one of them is told
-/// under that name or not at all.
+/// under that name or not at all. One whose replica identity is not the key, as a later one's may be, is with those: the
+/// list would make the application's updates of it fail.
 pub(super) async fn create_publication(
     session: &Session,
     flow: &Flow,
@@ -140,8 +141,11 @@ pub(super) fn publication_sql(flow: &Flow, source: &Table) -> String {
     let tables = match source.is_partitioned() {
         false => format!("ONLY {name}{columns}"),
         true => {
+            let mut key: Vec<&str> = flow.key.iter().map(|k| k.source.as_str()).collect();
+            key.sort_unstable();
+            let by_key = |part: &&Part| part.identity == key;
             let leaf = |part: &Part| format!(", ONLY {}{columns}", part.qualified());
-            format!("{name}{}", source.leaves().map(leaf).collect::<String>())
+            format!("{name}{}", source.leaves().filter(by_key).map(leaf).collect::<String>())
         }
     };
     format!(

@@ -24,6 +24,9 @@ const EVERY: Duration = Duration::from_millis(500);
 /// better said now than after the copy.
 const ATTACHMENTS: u32 = 10;
 
+/// Of a name that means no table any more.
+const UNDEFINED_TABLE: &str = "42P01";
+
 /// Who looks.
 pub(super) struct Watch {
     pub(super) session: Session,
@@ -96,53 +99,29 @@ impl Watch {
         let stored = async {
             let now = reader.read(session, flow.captured.oid, &flow.publication).await?;
             self.baseline.check(&now, &flow.captured.name.to_string())?;
-            let mut stored = 0;
+            let mut stored = 0u64;
             for oid in self.baseline.new_partitions(&now) {
                 let Some(leaf) = catalog::new_leaf(session, flow.captured.oid, oid).await? else {
                     continue;
                 };
-                self.suits(&leaf)?;
+                suits(flow, &leaf, self.divided_alike)?;
                 stored += newcomer::store_all(session, flow, &leaf.qualified()).await?;
             }
-            Ok((now, stored))
+            Ok::<_, Error>((now, stored))
         };
         let stored = stored.await;
-        let Ok((now, stored)) = stored else {
-            session.rollback().await;
-            return stored.map(drop);
+        let (now, stored) = match stored {
+            Ok(stored) => stored,
+            Err(e) => {
+                session.rollback().await;
+                // Dropped or renamed since it was looked up: the next look tells which.
+                return if e.sqlstate() == Some(UNDEFINED_TABLE) { Ok(()) } else { Err(e) };
+            }
         };
         store::keep_fingerprint(session, flow, &self.baseline.with_partitions_of(&now)).await?;
         newcomer::commit(session, &self.tracker, stored).await?;
         self.baseline.take_in(&now);
         Ok(())
-    }
-
-    /// Whether rows of a new partition can be followed.
-    fn suits(&self, leaf: &Part) -> Result<()> {
-        let (name, table) = (leaf.qualified(), &self.flow.captured.name);
-        let unfit = |why: String| {
-            Err(Error::new(
-                Kind::NotResumable,
-                format!("the partition {name} came to {table} while the migration ran: {why}"),
-            )
-            .next("Make partitions for the time of a run before it, and start again once what is left is removed"))
-        };
-        let known =
-            |key: &KeyColumn| leaf.replica_identity == 'f' || leaf.identity.contains(&key.source);
-        if self.divided_alike {
-            return unfit("the new table, which is divided as it was, has none like it".into());
-        }
-        if leaf.kind != 'r' || leaf.persistence != 'p' {
-            return unfit(
-                "it is a foreign or an unlogged table, whose changes are in no log here".into(),
-            );
-        }
-        match self.flow.key.iter().find(|key| !known(key)) {
-            Some(key) => {
-                unfit(format!("its replica identity does not have the key column {:?}", key.source))
-            }
-            None => Ok(()),
-        }
     }
 
     /// Whoever resumes compares with the last look too. In our epoch only: a successor keeps his own.
@@ -156,6 +135,34 @@ impl Watch {
         }
         self.kept = now;
         Ok(())
+    }
+}
+
+/// Whether rows of a new partition can be followed.
+pub(super) fn suits(flow: &Flow, leaf: &Part, divided_alike: bool) -> Result<()> {
+    let (name, table) = (leaf.qualified(), &flow.captured.name);
+    let unfit = |why: String| {
+        Err(Error::new(
+            Kind::NotResumable,
+            format!("the partition {name} came to {table} while the migration ran: {why}"),
+        )
+        .next("Make partitions for the time of a run before it, and start again once what is left is removed"))
+    };
+    let known =
+        |key: &KeyColumn| leaf.replica_identity == 'f' || leaf.identity.contains(&key.source);
+    if divided_alike {
+        return unfit("the new table, which is divided as it was, has none like it".into());
+    }
+    if leaf.kind != 'r' || leaf.persistence != 'p' {
+        return unfit(
+            "it is a foreign or an unlogged table, whose changes are in no log here".into(),
+        );
+    }
+    match flow.key.iter().find(|key| !known(key)) {
+        Some(key) => {
+            unfit(format!("its replica identity does not have the key column {:?}", key.source))
+        }
+        None => Ok(()),
     }
 }
 

@@ -48,6 +48,7 @@ use finding::Report;
 pub use finding::{Finding, Severity, refuse};
 pub use names::refuse_taken;
 pub use partitions::refuse_partitions;
+pub use source_parts::refuse_parts;
 
 /// What is to be migrated, and through what.
 pub struct Subject<'a> {
@@ -111,7 +112,7 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         // What else it is has been refused, and has no keys.
         report.take("usable_key", usable_key::check(s).await).await?;
     }
-    report.take("source_partitions", source_parts::check(s).await).await?;
+    report.take(source_parts::CHECK, source_parts::check(s).await).await?;
     report.take("row_security", row_security::check(s).await).await?;
     report.take("attachments", attachments::check(s).await).await?;
     report.take("followers", followers::check(s).await).await?;

@@ -3,19 +3,33 @@
 //! The log says of a row in a partition what that partition's replica identity has, whatever the table's is. Where it
 //! has other columns than are published, PostgreSQL refuses the application's own updates and deletes.
 
-use super::{Finding, Result, Subject};
+use super::{Finding, Result, Subject, refuse};
 use crate::catalog::{Part, Table};
+use crate::error::Error;
 use crate::pg::quote_ident;
 
+/// As it is called where something is found.
+pub(super) const CHECK: &str = "source_partitions";
+
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    let table = subject.table;
+    Ok(findings(subject.table))
+}
+
+/// The one error for everything that is in the way now of following the partitions of `table`.
+pub fn refuse_parts(table: &Table) -> Option<Error> {
+    let named = |finding| Finding { check: CHECK, ..finding };
+    let findings: Vec<Finding> = findings(table).into_iter().map(named).collect();
+    refuse(&findings, &table.qualified().to_string())
+}
+
+fn findings(table: &Table) -> Vec<Finding> {
     if !table.is_partitioned() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let mut findings: Vec<Finding> =
         table.parts.iter().flat_map(|part| kind(table, part)).collect();
     findings.extend(key(table));
-    Ok(findings)
+    findings
 }
 
 /// What it is.

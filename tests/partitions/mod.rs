@@ -7,6 +7,7 @@ mod carried;
 mod file_refused;
 mod from;
 mod hung;
+mod just_now;
 mod live;
 mod meanwhile;
 mod mover;
