@@ -12,7 +12,9 @@ use crate::pg::quote_ident;
 pub(super) const CHECK: &str = "source_partitions";
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    Ok(findings(subject.table))
+    let mut all = findings(subject.table);
+    all.extend(later(subject.table));
+    Ok(all)
 }
 
 /// The one error for everything that is in the way now of following the partitions of `table`.
@@ -72,6 +74,21 @@ fn kind(table: &Table, part: &Part) -> Vec<Finding> {
         ));
     }
     out
+}
+
+/// What PostgreSQL does not give to a partition that comes later.
+fn later(table: &Table) -> Option<Finding> {
+    let by_index = table.is_partitioned() && table.replica_identity == 'i';
+    let name = table.qualified();
+    by_index.then(|| {
+        Finding::warn(
+            format!(
+                "{name} has REPLICA IDENTITY USING INDEX, which PostgreSQL does not give to new partitions: one that is made \
+                 while the run lasts ends it, or has its updates refused"
+            ),
+            "Make partitions ahead; or, in the transaction that makes one: ALTER TABLE its_name REPLICA IDENTITY USING INDEX its_index",
+        )
+    })
 }
 
 /// By which its rows are known.

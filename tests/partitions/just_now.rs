@@ -133,3 +133,18 @@ async fn a_partition_that_goes_while_it_is_taken_in_is_none() {
     assert!(!output.stderr.contains("late"), "{output}");
     assert!(shop.rows(TABLE).await == rows);
 }
+
+/// Said beforehand: whoever makes one does not see it.
+#[tokio::test]
+async fn what_a_later_partition_does_not_get_is_said() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE n (id int NOT NULL, note text) PARTITION BY RANGE (id);
+         CREATE TABLE n_low PARTITION OF n FOR VALUES FROM (0) TO (1000);
+         CREATE UNIQUE INDEX n_id ON n (id); ALTER TABLE n REPLICA IDENTITY USING INDEX n_id;
+         ALTER TABLE n_low REPLICA IDENTITY USING INDEX n_low_id_idx; INSERT INTO n VALUES (1, 'x')",
+    )
+    .await;
+    let output = shop.run("n", &NONE).await.expect_code(0);
+    assert!(output.stderr.contains("does not give to new partitions"), "{output}");
+}
