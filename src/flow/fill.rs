@@ -150,13 +150,10 @@ impl Filler {
         let flow = &self.flow;
         let snapshot = self.writer.begin(session, Isolation::ReadCommitted).await?;
         let began = self.claim(session, range).await?;
-        let limit = self.most.as_millis().max(1);
-        session.batch(&format!("SET LOCAL statement_timeout = {limit}")).await?;
-        self.writer.as_owner(session).await?;
         let mut parameters = range.parameters();
         parameters.push(&most_rows);
-        let sql = flow.fill_range(range.bounds(), &self.column);
-        let rows = session.execute(&sql, &parameters).await?;
+        let lock = flow.lock_unfilled_range(range.bounds(), &self.column);
+        let rows = self.locked_and_filled(session, &lock, &parameters).await?;
         self.writer.as_tool(session).await?;
         session.batch("SET LOCAL statement_timeout = 0").await?;
         let last = (rows as i64) < most_rows;
@@ -170,6 +167,47 @@ impl Filler {
         session.batch("COMMIT").await?;
         failpoint!("fill committed");
         Ok(Piece { rows, wal: ended.bytes_since(began), last })
+    }
+
+    /// Two statements, of which the first finds the rows by our operators, and only the second is executed as the
+    /// operator's own session would be: a default may call what uses names that are not qualified. What is locked
+    /// stays where it is in between. Both have the time of one.
+    async fn locked_and_filled(
+        &self,
+        session: &Session,
+        lock: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64> {
+        let began = Instant::now();
+        let limit = || {
+            let left = self.most.saturating_sub(began.elapsed()).as_millis().max(1);
+            format!("SET LOCAL statement_timeout = {left}")
+        };
+        session.batch(&limit()).await?;
+        self.writer.as_owner(session).await?;
+        let Some(places) = session.one(lock, parameters).await?.get::<_, Option<String>>(0) else {
+            return Ok(0);
+        };
+        session.batch(&format!("RESET search_path; {}", limit())).await?;
+        let filled = session.one(&self.flow.fill(&self.column), &[&places]).await?;
+        // Not LOCAL: the RESET is of the session, and would come back with COMMIT.
+        session.batch("SET search_path = pg_catalog, pg_temp").await?;
+        let (rows, without): (i64, i64) = (filled.get(0), filled.get(1));
+        if without > 0 {
+            return Err(self.has_no_value());
+        }
+        Ok(rows.max(0) as u64)
+    }
+
+    /// NULL is how a row is known that was not come to yet: such a default would be asked again and again.
+    fn has_no_value(&self) -> Error {
+        let what = format!(
+            "the default of column {:?} gives NULL for a row, and a row with NULL is one that was not filled yet",
+            self.column
+        );
+        Error::new(ErrorKind::DataDiffers, what).next(
+            "Going on would ask the default again: abort, and make the change by a copy (`pgwraith run` without --in-place)",
+        )
     }
 
     async fn claim(&self, session: &Session, range: &Range) -> Result<Lsn> {
@@ -193,6 +231,7 @@ impl Filler {
         looker.set_role(&self.writer.owner).await?;
         session.batch(BY_INDEX).await?;
         let (mut looks, mut pause, mut worked) = (0, PAUSE, Duration::ZERO);
+        let (mut most, mut batch, mut all_filled) = (None, BATCH, 0);
         loop {
             let rows = looker.query(&self.flow.unfilled(&self.column), &[&LOOK]).await?;
             let width = self.flow.key.len();
@@ -200,13 +239,20 @@ impl Filler {
             if found.is_empty() {
                 return Ok(());
             }
+            if most.is_none() {
+                most = Some(self.most_to_fill(looker, found.len()).await?);
+            }
             let mut filled = 0;
-            for keys in found.chunks(BATCH) {
+            for keys in found.chunks(batch) {
                 let _there = self.valve.pass(0, worked).await;
                 let started = Instant::now();
-                filled += self.fill_keys(session, keys).await?;
+                match self.fill_keys(session, keys).await? {
+                    Some(rows) => filled += rows,
+                    None => batch = (batch / 4).max(1),
+                }
                 worked = started.elapsed();
             }
+            all_filled += filled;
             if filled == 0 {
                 if pause == PAUSE {
                     tell(format!(
@@ -226,28 +272,43 @@ impl Filler {
                 ));
                 return Ok(());
             }
+            // Not even one look has come to an end: it is not known that all that were there are filled.
+            if most.is_some_and(|most| all_filled > most) {
+                let what = "somebody writes NULL into it faster than it is filled";
+                return Err(Error::failed(format!("column {:?}: {what}", self.column))
+                    .next("Stop that, and go on"));
+            }
         }
     }
 
-    async fn fill_keys(&self, session: &Session, keys: &[Key]) -> Result<u64> {
+    /// Each row that the ranges have left is filled once, and those are what the first look sees. Whoever writes NULL
+    /// has more found for ever; so long that is borne.
+    async fn most_to_fill(&self, looker: &Session, found: usize) -> Result<u64> {
+        let borne = u64::from(LOOKS) * LOOK as u64;
+        if found < LOOK as usize {
+            return Ok(found as u64 + borne);
+        }
+        let all: i64 = looker.one(&self.flow.count_unfilled(&self.column), &[]).await?.get(0);
+        Ok(all.max(0) as u64 + borne)
+    }
+
+    /// None where that was too much at once.
+    async fn fill_keys(&self, session: &Session, keys: &[Key]) -> Result<Option<u64>> {
         let arrays = key_arrays(self.flow.key_type_oids(), keys);
         let parameters: Vec<&(dyn ToSql + Sync)> =
             arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
         self.writer.begin(session, Isolation::ReadCommitted).await?;
-        let limit = self.most.as_millis().max(1);
-        session.batch(&format!("SET LOCAL statement_timeout = {limit}")).await?;
-        self.writer.as_owner(session).await?;
-        match session.execute(&self.flow.fill_keys(&self.column), &parameters).await {
-            Ok(rows) => session.batch("COMMIT").await.map(|()| rows),
-            Err(e) if matches!(classify(&e), Class::Late | Class::Transient) => {
-                session.rollback().await;
-                Ok(0)
-            }
-            Err(e) => {
-                session.rollback().await;
-                let what = format!("filling column {:?}", self.column);
-                Err(e.context(what))
-            }
+        let lock = self.flow.lock_unfilled_keys(&self.column);
+        let filled = self.locked_and_filled(session, &lock, &parameters).await;
+        let error = match filled {
+            Ok(rows) => return session.batch("COMMIT").await.map(|()| Some(rows)),
+            Err(e) => e,
+        };
+        session.rollback().await;
+        match classify(&error) {
+            Class::Late => Ok(None),
+            Class::Transient => Ok(Some(0)),
+            _ => Err(error.context(format!("filling column {:?}", self.column))),
         }
     }
 }

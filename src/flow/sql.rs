@@ -57,33 +57,41 @@ impl Flow {
         )
     }
 
-    /// Gives those rows of a range that have no value in a column its default: at most as many as the parameter
-    /// behind the bounds says, and none that somebody else has locked.
-    pub fn fill_range(&self, bounds: Bounds, column: &str) -> String {
+    /// Locks those rows of a range that have no value in a column, and tells where they are (one array, as text): at
+    /// most as many as the parameter behind the bounds says, and none that somebody else has locked.
+    pub fn lock_unfilled_range(&self, bounds: Bounds, column: &str) -> String {
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         let unfilled = Some(format!("s.{} IS NULL", quote_ident(column)));
         let from = format!("FROM ONLY {} AS s", self.captured.name);
         let limit = format!(" LIMIT ${}", sides * self.key.len() + 1);
         let rows = where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), unfilled]);
-        self.fill("", &format!("{from}{rows}{limit}"), column)
+        lock_places("", &format!("{from}{rows}{limit}"))
     }
 
     /// The same of those of the key set.
-    pub fn fill_keys(&self, column: &str) -> String {
+    pub fn lock_unfilled_keys(&self, column: &str) -> String {
         let keys = format!("k AS MATERIALIZED ({}), ", self.keys());
         let (name, same) = (&self.captured.name, self.same_key("s", "q"));
         let unfilled = format!("s.{} IS NULL", quote_ident(column));
         let rows = format!("FROM k AS q JOIN ONLY {name} AS s ON {same} WHERE {unfilled}");
-        self.fill(&keys, &rows, column)
+        lock_places(&keys, &rows)
     }
 
-    fn fill(&self, with: &str, rows: &str, column: &str) -> String {
+    /// Gives the rows at those places the column's default: how many there were, and in how many it is NULL.
+    pub fn fill(&self, column: &str) -> String {
+        let (name, column) = (&self.captured.name, quote_ident(column));
         format!(
-            "WITH {with}mine AS MATERIALIZED (SELECT s.ctid AS at {rows} FOR NO KEY UPDATE OF s SKIP LOCKED) \
-             UPDATE ONLY {} AS u SET {} = DEFAULT FROM mine AS m WHERE u.ctid = m.at",
-            self.captured.name,
-            quote_ident(column)
+            "WITH filled AS (UPDATE ONLY {name} AS u SET {column} = DEFAULT \
+               WHERE u.ctid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.text::pg_catalog.tid[]) \
+               RETURNING u.{column} IS NULL AS without) \
+             SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE f.without) FROM filled AS f"
         )
+    }
+
+    /// How many rows have no value in a column.
+    pub fn count_unfilled(&self, column: &str) -> String {
+        let (name, column) = (&self.captured.name, quote_ident(column));
+        format!("SELECT pg_catalog.count(*) FROM ONLY {name} AS s WHERE s.{column} IS NULL")
     }
 
     /// The keys of the first so many rows that have no value in a column, in whatever order.
@@ -487,6 +495,14 @@ pub(super) fn row(parts: Vec<String>) -> String {
         [one] => one.clone(),
         _ => format!("({})", parts.join(", ")),
     }
+}
+
+/// `mine`: the rows that were locked; whoever updates them is the same transaction.
+fn lock_places(with: &str, rows: &str) -> String {
+    format!(
+        "WITH {with}mine AS MATERIALIZED (SELECT s.ctid AS at {rows} FOR NO KEY UPDATE OF s SKIP LOCKED) \
+         SELECT pg_catalog.array_agg(m.at)::pg_catalog.text FROM mine AS m"
+    )
 }
 
 /// A WHERE clause of those conditions that are there.

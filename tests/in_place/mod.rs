@@ -1,5 +1,6 @@
 //! `run --in-place`: the steps that plan shows, made one by one while the application writes.
 
+mod filled;
 mod killed;
 mod live;
 mod refused;

@@ -28,6 +28,8 @@ async fn what_needs_a_copy_is_named() {
         ("ALTER COLUMN a TYPE bigint", "writes the whole table"),
         ("ADD COLUMN n int NOT NULL", "has no value for the rows"),
         ("ADD COLUMN n int GENERATED ALWAYS AS IDENTITY", "writes the whole table"),
+        ("DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (a)", "what it drops would be gone before"),
+        ("ADD CONSTRAINT c CHECK (a > 0), DROP CONSTRAINT IF EXISTS c", "come out another"),
     ] {
         let output = run(&shop, alter, &[]).await.expect_code(3);
         assert!(output.stderr.contains(why), "{alter}: {output}");

@@ -73,3 +73,48 @@ async fn what_hangs_on_it_by_now_is_named() {
     assert!(output.stdout.contains("in place"), "{output}");
     crate::twins::same(&shop, "cleaned up").await;
 }
+
+/// What cannot be brought back is dropped once nothing can fail any more.
+#[tokio::test]
+async fn nothing_is_dropped_before_the_rest_is_done() {
+    let shop = table().await;
+    let alter = "DROP COLUMN b, ADD CONSTRAINT c CHECK (a > 1)";
+    super::run(&shop, alter, &[]).await.expect_code(4);
+    abort(&shop).await.expect_code(0);
+    crate::twins::same(&shop, "aborted").await;
+    shop.exec("UPDATE ours.t SET a = 2 WHERE a = 1; UPDATE twin.t SET a = 2 WHERE a = 1").await;
+    super::run(&shop, alter, &[]).await.expect_code(0);
+    super::alter_the_twin(&shop, alter).await;
+    crate::twins::same(&shop, "done").await;
+}
+
+/// Under another name it is left alone, and what is made in it is not forgotten.
+#[tokio::test]
+async fn a_table_that_was_renamed_keeps_its_state() {
+    let shop = table().await;
+    super::run(&shop, "ADD CHECK (a > 1)", &[]).await.expect_code(4);
+    shop.exec("ALTER TABLE ours.t RENAME TO other").await;
+    let output = abort(&shop).await.expect_code(1);
+    for told in ["\"ours\".\"other\"", "the state is kept", "its name back"] {
+        assert!(output.stderr.contains(told), "{told}: {output}");
+    }
+    shop.exec("ALTER TABLE ours.other RENAME TO t").await;
+    abort(&shop).await.expect_code(0);
+    crate::twins::same(&shop, "aborted").await;
+}
+
+/// An index that somebody made under the name of ours is his.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn an_index_of_somebody_else_stays() {
+    let shop = table().await;
+    let died = Background::start_with(
+        &[("FAILPOINTS", "index made=return")],
+        arguments(&shop, ALL_KINDS, &[]),
+    );
+    assert_eq!(died.finish(SOON).await.signal, Some(9));
+    shop.exec("DROP INDEX ours.t_a_key; CREATE INDEX t_a_key ON ours.t (b)").await;
+    abort(&shop).await.expect_code(0);
+    shop.exec("CREATE INDEX t_a_key ON twin.t (b)").await;
+    crate::twins::same(&shop, "aborted").await;
+}

@@ -202,6 +202,21 @@ pub const CASES: &[Case] = &[
     // Between the steps there would be no key.
     case(ShadowCopy, "DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (a)"),
     case(Careful, "ADD UNIQUE (a), DROP CONSTRAINT t_pkey"),
+    // What is dropped is dropped last, where that makes the same table.
+    case(Careful, "DROP COLUMN b, ADD CHECK (d > 0)"),
+    case(
+        Careful,
+        "DROP CONSTRAINT a_pos, ALTER COLUMN a DROP NOT NULL, ADD CONSTRAINT d_pos CHECK (d > 0)",
+    ),
+    case(ShadowCopy, "DROP CONSTRAINT a_pos, ADD CONSTRAINT a_pos CHECK (a > -1)"),
+    case(ShadowCopy, "ADD CHECK (d > 0), DROP COLUMN b, ADD COLUMN b int"),
+    // PostgreSQL drops first, whatever the order.
+    case(ShadowCopy, "ADD CONSTRAINT d_pos CHECK (d > 0), DROP CONSTRAINT IF EXISTS d_pos"),
+    case(
+        ShadowCopy,
+        "ADD CHECK (d > 0), ALTER COLUMN b SET DEFAULT 'x', ALTER COLUMN b DROP DEFAULT",
+    ),
+    case(ShadowCopy, "ALTER COLUMN b SET NOT NULL, ALTER COLUMN b DROP NOT NULL"),
     case(ShadowCopy, "ADD EXCLUDE (a WITH =)"),
     case(Careful, "ADD COLUMN n int, ADD CHECK (d > 0), ADD UNIQUE (d)"),
     case(ShadowCopy, "ADD CHECK (d > 0), ALTER COLUMN a TYPE bigint"),

@@ -7,7 +7,7 @@ use super::Trial;
 use super::lock::Lock;
 use super::observed::{self, Observed, Other};
 use super::step::{How, Step};
-use super::stepwise::rows_cannot_be_filled;
+use super::stepwise::{Clause, rows_cannot_be_filled};
 use super::verdict::{Verdict, Way};
 use crate::catalog::{self, Column, Table};
 use crate::change::Request;
@@ -113,16 +113,23 @@ impl Observer<'_> {
         };
         foreign_keys::put_on(session, source, &mut stand_ins).await?;
         let on = Ground { made: &made, stand_ins: &stand_ins };
-        let observed = self.tried(&on, &whole, lock).await?;
+        let (observed, wanted) = self.tried(&on, &whole, lock).await?;
         let verdict = Verdict::of(&observed, false);
         if verdict.way != Way::ShadowCopy {
             let name = source.qualified();
             let steps = alters.iter().map(|text| Step::typed(&name, text, &observed)).collect();
             return Ok(Trial { observed, verdict, steps });
         }
-        let steps = self.careful(&on, &each, &locks).await?;
-        let verdict = Verdict::of(&observed, steps.is_some());
-        Ok(Trial { observed, verdict, steps: steps.unwrap_or_default() })
+        let clauses: Vec<Clause<'_>> = each.iter().copied().zip(locks).collect();
+        let careful = match &wanted {
+            Some(wanted) => self.careful(&on, &clauses, wanted).await?,
+            None => Err(None),
+        };
+        let mut verdict = Verdict::of(&observed, careful.is_ok());
+        if let Err(Some(why)) = &careful {
+            verdict.why = format!("{}, and in steps {why}", verdict.why);
+        }
+        Ok(Trial { observed, verdict, steps: careful.unwrap_or_default() })
     }
 
     /// What tells whether rows are read must be there.
@@ -202,17 +209,17 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// What the statements do, undone again.
+    /// What the statements do, and what table they make, undone again.
     async fn tried(
         &self,
         on: &Ground<'_>,
         statements: &[&str],
         lock: Option<Lock>,
-    ) -> Result<Observed> {
+    ) -> Result<(Observed, Option<Table>)> {
         self.session.batch("SAVEPOINT trial").await?;
-        let (observed, _) = self.looked(on, statements, lock).await?;
+        let (observed, tables) = self.looked(on, statements, lock).await?;
         self.session.batch("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial").await?;
-        Ok(observed)
+        Ok((observed, tables.map(|(_, after)| after)))
     }
 
     /// What the statements do, and the table before and after.

@@ -6,37 +6,81 @@ use super::lock::Lock;
 use super::observe::{Ground, Observer};
 use super::step::{How, Step};
 use super::verdict::{Verdict, Way};
-use crate::catalog::Table;
+use crate::catalog::{Column, Constraint, ForeignKey, Table};
 use crate::change::clone::set_role;
 use crate::change::rehearse::alter;
 use crate::error::{Kind, Result};
 use crate::pg::Session;
 use crate::pg::sqlstate::classify;
 
+/// One clause, and the lock that it asks for.
+pub(super) type Clause<'a> = (&'a str, Option<Lock>);
+/// The steps; or why there are none, where that is more than that a clause has none.
+pub(super) type Stepwise = std::result::Result<Vec<Step>, Option<&'static str>>;
+
+const OTHER_TABLE: &str = "the table would come out another than by all clauses at once";
+const DROPS_FIRST: &str = "what it drops would be gone before the rest is done, which takes long and may fail; what is dropped \
+    comes last where it can";
+
 impl Observer<'_> {
-    /// Each clause on what those before it have left, in steps; None where one of them has none, or cannot
-    /// stand alone.
+    /// Each clause on what those before it have left, in steps, and together what all of them at once make; none
+    /// where one of them has none, or cannot stand alone.
+    ///
+    /// Nobody brings back what is dropped, so it is dropped once nothing can fail any more, and nothing is missing
+    /// while the rest takes its time. Whether that may be is seen by what table it makes.
     pub(super) async fn careful(
         &self,
         on: &Ground<'_>,
-        each: &[&str],
-        locks: &[Option<Lock>],
+        clauses: &[Clause<'_>],
+        wanted: &Table,
+    ) -> Result<Stepwise> {
+        let Some(dropping) = self.dropping(on, clauses).await? else { return Ok(Err(None)) };
+        let all = || clauses.iter().zip(&dropping);
+        let of = |last: bool| all().filter(move |(_, drops)| **drops == last).map(|(c, _)| *c);
+        let ordered: Vec<Clause<'_>> = of(false).chain(of(true)).collect();
+        let moved = ordered.iter().zip(clauses).any(|(a, b)| a.0 != b.0);
+        let steps = match self.one_by_one(on, &ordered).await {
+            Ok(Some(steps)) => steps,
+            Ok(None) => return Ok(Err(None)),
+            // Each stood where it was typed.
+            Err(e) if e.kind() == Kind::Usage => return Ok(Err(moved.then_some(DROPS_FIRST))),
+            Err(e) => return Err(e),
+        };
+        let made = self.moment(on).await?.table;
+        if made.is_some_and(|made| likeness(&made) == likeness(wanted)) {
+            return Ok(Ok(steps));
+        }
+        Ok(Err(Some(if moved { DROPS_FIRST } else { OTHER_TABLE })))
+    }
+
+    /// Which clauses drop something; None where one of them cannot stand alone.
+    async fn dropping(&self, on: &Ground<'_>, clauses: &[Clause<'_>]) -> Result<Option<Vec<bool>>> {
+        let mut out = Vec::new();
+        self.session.batch("SAVEPOINT dropping").await?;
+        for (clause, lock) in clauses {
+            match self.looked(on, &[clause], *lock).await {
+                Ok((_, Some((before, after)))) => out.push(drops(&before, &after)),
+                Ok((_, None)) => return Ok(None),
+                Err(e) if e.kind() == Kind::Usage => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+        self.session.batch("ROLLBACK TO SAVEPOINT dropping; RELEASE SAVEPOINT dropping").await?;
+        Ok(Some(out))
+    }
+
+    async fn one_by_one(
+        &self,
+        on: &Ground<'_>,
+        clauses: &[Clause<'_>],
     ) -> Result<Option<Vec<Step>>> {
         let name = self.source.qualified();
         let mut steps = Vec::new();
-        for (n, (clause, lock)) in each.iter().zip(locks).enumerate() {
+        for (clause, lock) in clauses {
             self.session.batch("SAVEPOINT clause").await?;
-            let (observed, tables) = match self.looked(on, &[clause], *lock).await {
-                Ok(looked) => looked,
-                Err(e) if e.kind() == Kind::Usage => return Ok(None),
-                Err(e) => return Err(e),
-            };
+            let (observed, tables) = self.looked(on, &[clause], *lock).await?;
             let Some((before, after)) = tables else { return Ok(None) };
             if Verdict::of(&observed, false).way != Way::ShadowCopy {
-                // What comes behind it takes its time, in which rows could come to have the same key.
-                if n + 1 < each.len() && drops_a_key(&before, &after) {
-                    return Ok(None);
-                }
                 steps.push(Step::typed(&name, clause, &observed));
                 continue;
             }
@@ -95,9 +139,19 @@ impl Observer<'_> {
     }
 }
 
-fn drops_a_key(before: &Table, after: &Table) -> bool {
-    let there = |oid: u32| after.indexes.iter().any(|index| index.oid == oid);
-    before.indexes.iter().any(|i| (i.unique || i.exclusion) && !there(i.oid))
+/// A column, a constraint, a key of either end, or that a column has a value in every row. What is renamed, or
+/// made anew under its name, is there.
+fn drops(before: &Table, after: &Table) -> bool {
+    let constraint =
+        |was: &Constraint| after.constraints.iter().any(|c| c.oid == was.oid || c.name == was.name);
+    let key = |was: &ForeignKey| {
+        after.foreign_keys.iter().any(|k| k.definition == was.definition || k.name == was.name)
+    };
+    let column =
+        |was: &Column| after.column(was.attnum).is_some_and(|is| is.not_null || !was.not_null);
+    !before.columns.iter().all(column)
+        || !before.constraints.iter().all(constraint)
+        || !before.foreign_keys.iter().all(key)
 }
 
 /// What an UPDATE of every row would do that an ALTER TABLE that writes them anew does not.

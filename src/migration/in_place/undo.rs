@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Index, Table};
 use crate::change::Request;
 use crate::change::trial::{Does, Lock};
 use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
@@ -33,11 +33,16 @@ pub(in crate::migration) async fn undo(
 ) -> Result<Undone> {
     let steps = store::steps(session, stored.id).await?;
     let now = catalog::read(session, stored.source_oid).await?;
-    // Where another table has its number, or its name is another, nothing of ours is known to be in it.
-    let Some(now) = now.filter(|now| now.qualified() == stored.names.source) else {
-        return Ok(Undone::default());
-    };
+    let Some(now) = now else { return Ok(Undone::default()) };
+    if now.qualified() != stored.names.source {
+        return Err(renamed(&stored.names.source, &now.qualified()));
+    }
     let back = Back::of(&steps, &now);
+    for name in &back.others {
+        meter.note(format!(
+            "index {name:?} is not the one that the step builds: somebody made it, and it stays"
+        ));
+    }
     let (undone, left) = (back.statements(&now.qualified()), back.left.clone());
     if !undone.is_empty() {
         let work = Undo { table: &now, steps: &steps, migration: stored.id, epoch };
@@ -58,6 +63,13 @@ pub(in crate::migration) async fn undo(
     Ok(Undone { undone, left })
 }
 
+/// It may be another table that has its number, so it is left alone; the steps that are made are not forgotten.
+fn renamed(was: &QualifiedName, now: &QualifiedName) -> Error {
+    Error::failed(format!("{was} is called {now} now"))
+        .state("Nothing was taken back, and the state is kept: what the steps have made is in the table")
+        .next(format!("Give it its name back, then `pgwraith abort {}`", shell_word(&was.to_string())))
+}
+
 fn cannot(e: Error, table: &QualifiedName) -> Error {
     let word = shell_word(&table.to_string());
     e.context("taking back what was done in place")
@@ -72,6 +84,8 @@ struct Back {
     /// Indexes that are no constraints.
     indexes: Vec<String>,
     left: Vec<String>,
+    /// Indexes of somebody else that have the names of ours.
+    others: Vec<String>,
 }
 
 impl Back {
@@ -93,11 +107,15 @@ impl Back {
             self.clauses.push(format!("{what} {}", quote_ident(name)));
         };
         match &stored.step.does {
-            Does::BuildIndex { name, .. } => {
+            Does::BuildIndex { name, definition, unique } => {
                 let index = now.indexes.iter().find(|index| index.name == *name);
-                // With its constraint it goes anyway.
-                if index.is_some_and(|index| now.constraint_of(index).is_none()) {
-                    self.indexes.push(name.clone());
+                let is_it = |i: &Index| i.definition == *definition && i.unique == *unique;
+                match index {
+                    // With its constraint it goes anyway.
+                    Some(index) if now.constraint_of(index).is_some() => {}
+                    Some(index) if is_it(index) => self.indexes.push(name.clone()),
+                    Some(_) => self.others.push(name.clone()),
+                    None => {}
                 }
             }
             // Each of the others is a transaction, and knows whether it is done.
