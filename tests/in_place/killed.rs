@@ -3,7 +3,7 @@
 use crate::harness::{Background, Proxy, When};
 use crate::scene::SOON;
 
-use super::{ALL_KINDS, alter_the_twin, arguments, as_its_twin, table};
+use super::{alter_the_twin, arguments, as_its_twin, table};
 
 /// At a COMMIT that nobody heard the answer of, the run goes on by itself, with what became of it.
 #[tokio::test]
@@ -50,7 +50,7 @@ mod dying {
         let order = before.iter().chain(&again).chain(behind);
         for (n, point) in order.enumerate() {
             let arguments = match n {
-                0 => arguments(&shop, ALL_KINDS, &[]),
+                0 => arguments(&shop, crate::in_place::ALL_KINDS, &[]),
                 _ => arguments_to_resume(&shop),
             };
             let action = format!("{point}=return");
@@ -65,7 +65,7 @@ mod dying {
         assert_eq!(shop.value::<i64>(twice).await, 0);
         let undone = "SELECT count(*) FROM pgwraith.step WHERE done_at IS NULL";
         assert_eq!(shop.value::<i64>(undone).await, 0);
-        alter_the_twin(&shop, ALL_KINDS).await;
+        alter_the_twin(&shop, crate::in_place::ALL_KINDS).await;
         as_its_twin(&shop, "killed").await;
     }
 

@@ -3,7 +3,7 @@
 use crate::harness::{self, Background};
 use crate::scene::{SOON, exec};
 
-use super::{ALL_KINDS, abort, arguments, table};
+use super::{abort, arguments, table};
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
@@ -14,8 +14,10 @@ async fn the_table_is_as_it_was_wherever_the_run_died() {
     for (n, point) in points.into_iter().enumerate() {
         shop.move_to(&format!("case{n}")).await;
         crate::twins::twins(&shop, super::ROWS).await;
-        let dying =
-            Background::start_with(&[("FAILPOINTS", point)], arguments(&shop, ALL_KINDS, &[]));
+        let dying = Background::start_with(
+            &[("FAILPOINTS", point)],
+            arguments(&shop, crate::in_place::ALL_KINDS, &[]),
+        );
         let output = dying.finish(SOON).await;
         assert_eq!(output.signal, Some(9), "{point}: {output}");
         let output = abort(&shop).await.expect_code(0);
@@ -110,7 +112,7 @@ async fn an_index_of_somebody_else_stays() {
     let shop = table().await;
     let died = Background::start_with(
         &[("FAILPOINTS", "index made=return")],
-        arguments(&shop, ALL_KINDS, &[]),
+        arguments(&shop, crate::in_place::ALL_KINDS, &[]),
     );
     assert_eq!(died.finish(SOON).await.signal, Some(9));
     shop.exec("DROP INDEX ours.t_a_key; CREATE INDEX t_a_key ON ours.t (b)").await;
