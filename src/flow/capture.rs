@@ -138,6 +138,11 @@ impl Tracker {
         self.told().clone()
     }
 
+    /// Those changes do not matter any more.
+    pub fn forget_told(&self, relations: &HashSet<u32>) {
+        self.told().retain(|oid| !relations.contains(oid));
+    }
+
     fn told(&self) -> MutexGuard<'_, HashSet<u32>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }

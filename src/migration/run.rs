@@ -222,7 +222,7 @@ impl Run<'_> {
         }
         let columns = dropped.join(", ");
         let what = format!(
-            "the new table of --shadow-ddl has no column {columns} of {}: what is in there stays behind",
+            "the new table of --shadow-ddl has no column {columns} of {}, or computes it: what is in there stays behind",
             self.table
         );
         if rehearses || self.settings.consent.data_goes {

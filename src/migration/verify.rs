@@ -7,11 +7,14 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::context::Context;
+use crate::catalog;
 use crate::error::Result;
 use crate::flow::chunk::{Kind, Pace, Planner};
 use crate::flow::key::Key;
 use crate::flow::segment::Segment;
+use crate::flow::sync::FENCE_LIMIT;
 use crate::flow::verify::{Findings, Seen, Verifier};
+use crate::pg::Session;
 use crate::telemetry::{Sample, Timed};
 
 /// Rows of the first verified range.
@@ -47,8 +50,9 @@ async fn compare(
     )
     .await?;
     planner.start_over().await?;
-    if let Some(segments) = only {
-        planner.only(segments);
+    match only {
+        Some(segments) => planner.only(segments),
+        None => forget_what_went(context, &sessions[0]).await?,
     }
     let verifier = Verifier {
         flow: Arc::clone(&context.flow),
@@ -70,6 +74,22 @@ async fn compare(
         Seen::Differ(rows) => meter.tell(Sample::Differ(rows)),
     };
     verifier.verify(&sessions, &context.fence, report).await
+}
+
+/// Rows of a partition that came and went may have been read, and then the target alone has them: the cutover refuses
+/// that. A comparison of all rows whose snapshots are younger finds them. So what the stream told until a fence of
+/// relations that are no partitions after it is settled; to a run that goes on a slot may tell it again.
+async fn forget_what_went(context: &Context, session: &Session) -> Result<()> {
+    let flow = &context.flow;
+    if !flow.captured.is_partitioned {
+        return Ok(());
+    }
+    context.fence.pass(FENCE_LIMIT).await?;
+    let told = context.tracker.told_of();
+    let now = catalog::fingerprint(session, flow.captured.oid, &flow.publication).await?;
+    let gone = told.into_iter().filter(|oid| *oid != flow.captured.oid && !now.has_partition(*oid));
+    context.tracker.forget_told(&gone.collect());
+    Ok(())
 }
 
 fn pace(context: &Context, first_chunk: i64, chunk_time: Duration) -> Pace {

@@ -71,6 +71,11 @@ async fn what_a_file_may_not_say_is_refused_by_name() {
         (PLAIN.replace("note text", "note int"), 2, "cannot be converted as asked"),
         (PLAIN.replace("note text", "note text, more int NOT NULL"), 2, "\"more\" is NOT NULL and has no default"),
         (PLAIN.replace(", note text", ""), 2, "no column note"),
+        (
+            PLAIN.replace("note text", "note text GENERATED ALWAYS AS (status || '!') STORED"),
+            2,
+            "no column note of ours.orders, or computes it",
+        ),
     ];
     let before = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relnamespace = 'ours'::regnamespace";
     let before_all: String = shop.value(before).await;

@@ -126,9 +126,13 @@ fn go_on(source: &Table, target: &mut Table) {
     }
 }
 
-/// The columns whose values stay behind.
+/// The columns whose values stay behind: those that are not there, or are computed from now on.
 pub fn dropped<'a>(source: &'a Table, target: &Table) -> Vec<&'a str> {
-    let gone = |c: &&Column| source.becomes(c.attnum, target).is_none();
+    let computed = |c: &Column| !c.generated.is_empty();
+    let gone = |c: &&Column| match source.becomes(c.attnum, target) {
+        Some(new) => computed(new) && !computed(c),
+        None => true,
+    };
     source.columns.iter().filter(gone).map(|column| column.name.as_str()).collect()
 }
 
