@@ -198,3 +198,13 @@ impl Held {
         self.run.finish(SOON).await
     }
 }
+
+/// Lets the program die when it comes by `point` for the `nth` time.
+#[cfg(feature = "failpoints")]
+pub async fn dies_at(point: &str, nth: u32, arguments: Vec<String>) {
+    let action = format!("{point}={}*off->return", nth - 1);
+    let action = if nth == 1 { format!("{point}=return") } else { action };
+    let program = Background::start_with(&[("FAILPOINTS", &action)], arguments);
+    let output = program.finish(SOON).await;
+    assert_eq!(output.signal, Some(libc::SIGKILL), "{point} was never reached: {output}");
+}

@@ -1,15 +1,15 @@
 //! Cuts the captured relation's key space into ranges, and sizes them. The bounds are found by the
 //! server, in key order as the server orders it, and travel as its own bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
 use super::Flow;
+use super::cut::Prepared;
 use super::key::Key;
 use super::landmarks::Landmarks;
 use super::sample::sample;
@@ -190,7 +190,7 @@ pub struct Planner {
     /// Ranges that an earlier run handed out and did not settle.
     again: Vec<Range>,
     landmarks: Landmarks,
-    find: HashMap<Bounds, Statement>,
+    find: Prepared,
 }
 
 impl Planner {
@@ -220,7 +220,7 @@ impl Planner {
             number: 0,
             again: Vec::new(),
             landmarks: Landmarks::default(),
-            find: HashMap::new(),
+            find: Prepared::default(),
         })
     }
 
@@ -346,27 +346,16 @@ impl Planner {
 
     /// Where the next range of the segment ends; None where it is the last one.
     async fn find_end(&mut self, segment: &Segment) -> Result<Option<Vec<Raw>>> {
-        let offset = self.pace.rows() - 1;
-        if offset == i64::MAX - 1 {
+        let rows = self.pace.rows();
+        if rows == i64::MAX {
             return Ok(None);
         }
-        let bounds = segment.bounds();
-        let statement = match self.find.get(&bounds) {
-            Some(statement) => statement.clone(),
-            None => {
-                let statement =
-                    self.session.prepare(&self.flow.bound_in_range(&self.course, bounds)).await?;
-                self.find.entry(bounds).or_insert(statement).clone()
-            }
-        };
-        let mut parameters = segment.parameters();
-        parameters.push(&offset);
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
-        let rows = self.session.run(&statement, &parameters).await?;
+        let along = (&*self.flow, &self.course);
+        let end = self.find.cut(&self.session, along, segment, rows).await?;
         self.session.batch("COMMIT").await?;
-        let width = self.course.columns.len();
-        Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
+        Ok(end)
     }
 
     async fn record(&mut self, range: &Range) -> Result<()> {

@@ -16,6 +16,7 @@ pub mod chunk;
 mod clash;
 pub mod compare;
 pub mod copy;
+mod cut;
 pub mod differ;
 pub mod dirty;
 #[cfg(test)]

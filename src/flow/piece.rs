@@ -4,18 +4,14 @@
 //! snapshot, and each begins where the last ended (**Invariant 2**, within the range): what is committed is
 //! the range, as it would be without them, and neither the state nor another commit has anything to do with them.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
-
-use tokio_postgres::Statement;
-use tokio_postgres::types::ToSql;
 
 use super::Flow;
 use super::chunk::Kind;
+use super::cut::Prepared;
 use super::segment::Segment;
-use super::sql::Bounds;
 use crate::error::Result;
-use crate::pg::{Raw, Session};
+use crate::pg::Session;
 use crate::throttle::valve::Valve;
 
 /// What a piece should take: about what the application does not feel.
@@ -39,13 +35,13 @@ pub struct Inserted {
 pub struct Pieces {
     /// Of the next piece.
     rows: i64,
-    find: HashMap<Bounds, Statement>,
-    insert: HashMap<Bounds, Statement>,
+    find: Prepared,
+    insert: Prepared,
 }
 
 impl Default for Pieces {
     fn default() -> Self {
-        Pieces { rows: 500, find: HashMap::new(), insert: HashMap::new() }
+        Pieces { rows: 500, find: Prepared::default(), insert: Prepared::default() }
     }
 }
 
@@ -60,15 +56,17 @@ impl Pieces {
     ) -> Result<Inserted> {
         let mut inserted = Inserted::default();
         let mut rest = range.clone();
+        let course = flow.course(Kind::Copy);
         let started = Instant::now();
         while valve.is_scarce() && started.elapsed() < LONGEST {
             let began = Instant::now();
-            let Some(end) = self.find_end(session, flow, &rest).await? else { break };
+            let end = self.find.cut(session, (flow, &course), &rest, self.rows).await?;
+            // What is left of it is no more than a piece.
+            let Some(end) = end else { break };
             let found = began.elapsed();
             let piece = Segment { lower: rest.lower, upper: Some(end.clone()) };
             rest = Segment { lower: Some(end), upper: rest.upper };
-            let insert =
-                prepared(&mut self.insert, session, &piece, |b| flow.copy_range(b)).await?;
+            let insert = self.insert.of(session, &piece, |b| flow.copy_range(b)).await?;
             inserted.rows += session.run_count(&insert, &piece.parameters()).await?;
             let worked = began.elapsed();
             self.learn(worked, found);
@@ -80,24 +78,6 @@ impl Pieces {
         Ok(inserted)
     }
 
-    /// None where what is left of the range is no more than a piece.
-    async fn find_end(
-        &mut self,
-        session: &Session,
-        flow: &Flow,
-        rest: &Segment,
-    ) -> Result<Option<Vec<Raw>>> {
-        let course = flow.course(Kind::Copy);
-        let find =
-            prepared(&mut self.find, session, rest, |b| flow.bound_in_range(&course, b)).await?;
-        let before = self.rows - 1;
-        let mut parameters = rest.parameters();
-        parameters.push(&before as &(dyn ToSql + Sync));
-        let rows = session.run(&find, &parameters).await?;
-        let width = course.columns.len();
-        Ok(rows.first().map(|row| (0..width).map(|i| row.get::<_, Raw>(i)).collect()))
-    }
-
     /// From a piece that took so long, of which so long to find its end. To begin a statement over hundreds of
     /// partitions takes longer than a piece should, and does not fall with its rows: to find an end shows it,
     /// since that reads next to nothing.
@@ -107,21 +87,6 @@ impl Pieces {
         let next = self.rows as f64 * factor.clamp(0.25, 1.5);
         self.rows = (next as i64).clamp(FEWEST, MOST);
     }
-}
-
-/// The statement for a segment with such bounds, prepared once.
-async fn prepared(
-    all: &mut HashMap<Bounds, Statement>,
-    session: &Session,
-    segment: &Segment,
-    sql: impl Fn(Bounds) -> String,
-) -> Result<Statement> {
-    let bounds = segment.bounds();
-    if let Some(statement) = all.get(&bounds) {
-        return Ok(statement.clone());
-    }
-    let statement = session.prepare(&sql(bounds)).await?;
-    Ok(all.entry(bounds).or_insert(statement).clone())
 }
 
 #[cfg(test)]

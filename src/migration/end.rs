@@ -81,18 +81,29 @@ impl Run<'_> {
         )
     }
 
-    async fn settle(&self, migration: i64, epoch: i64, error: &Error) -> Result<Told> {
-        // One session keeps successors out, another does the work: what fails in it must not let them in.
+    /// How things stand at the end of a run, of which everything has ended by now; that it ended is an event. One session
+    /// keeps successors out until it is rolled back, the other does the work: what fails in it must not let them in.
+    pub(super) async fn end_all(
+        &self,
+        migration: i64,
+        epoch: i64,
+        error: &Error,
+    ) -> Result<(Session, Session, Stored)> {
         let holder = self.connector.session("end").await?;
         if !store::hold_epoch(&holder, migration, epoch).await? {
             return Err(superseded());
         }
         let session = self.connector.session("end").await?;
         teardown::end_sessions(&session, migration).await?;
-        // Only now: a COMMIT of the swap may have been under way.
+        // Only now: a COMMIT may have been under way.
         let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
         let what = if error.kind() == Kind::Stopped { "stopped" } else { "failed" };
         store::event(&session, migration, what, &error.to_string()).await?;
+        Ok((holder, session, stored))
+    }
+
+    async fn settle(&self, migration: i64, epoch: i64, error: &Error) -> Result<Told> {
+        let (holder, session, stored) = self.end_all(migration, epoch, error).await?;
         if stored.swapped {
             return Ok(swapped(&stored));
         }

@@ -2,11 +2,9 @@
 //! run dies in between, and where the old table is gone by then.
 
 use super::TABLE;
-#[cfg(feature = "failpoints")]
-use crate::harness::Background;
 use crate::harness::{self, Output};
 #[cfg(feature = "failpoints")]
-use crate::scene::SOON;
+use crate::scene::dies_at;
 use crate::scene::{Shop, shop};
 
 const CHANGE: &[&str] =
@@ -90,12 +88,8 @@ async fn a_name_that_cannot_be_given_keeps_no_key_from_being_proven() {
 }
 
 #[cfg(feature = "failpoints")]
-async fn die(shop: &Shop, point: &str, nth: usize) {
-    let action = format!("{point}={}*off->return", nth - 1);
-    let action = if nth == 1 { format!("{point}=return") } else { action };
-    let run = Background::start_with(&[("FAILPOINTS", &action)], shop.arguments(TABLE, CHANGE));
-    let dead = run.finish(SOON).await;
-    assert_eq!(dead.signal, Some(libc::SIGKILL), "{point} was never reached: {dead}");
+async fn die(shop: &Shop, point: &str, nth: u32) {
+    dies_at(point, nth, shop.arguments(TABLE, CHANGE)).await;
 }
 
 /// Whatever was done of it: names first, then keys.

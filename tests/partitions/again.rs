@@ -5,9 +5,7 @@ use pgwraith::demo::orders::create_orders;
 use super::{TABLE, make};
 use crate::harness;
 #[cfg(feature = "failpoints")]
-use crate::harness::Background;
-#[cfg(feature = "failpoints")]
-use crate::scene::SOON;
+use crate::scene::dies_at;
 use crate::scene::shop;
 
 /// Whatever there is already of partitions, of their indexes, and of what is left to do for each.
@@ -36,12 +34,7 @@ async fn dying_among_partitions_is_gone_on_from() {
         make(&shop, "ours", 3_000, key).await;
         let rows = shop.rows(TABLE).await;
         let change = ["--partition-by", "HASH (id)", "--partitions", "3"];
-        let action = format!("{point}={}*off->return", nth - 1);
-        let action = if nth == 1 { format!("{point}=return") } else { action };
-        let arguments = shop.arguments(TABLE, &change);
-        let run = Background::start_with(&[("FAILPOINTS", &action)], arguments);
-        let output = run.finish(SOON).await;
-        assert_eq!(output.signal, Some(libc::SIGKILL), "{point} was never reached: {output}");
+        dies_at(point, nth, shop.arguments(TABLE, &change)).await;
         harness::run(["resume", TABLE, "-d", &shop.dsn, "--take-over"]).await.expect_code(0);
         assert_eq!(shop.rows(TABLE).await, rows, "{point}");
         let whole = "SELECT count(*) FILTER (WHERE i.indisvalid) = 16 AND count(*) = 16 FROM pg_index i \

@@ -8,6 +8,8 @@ use super::mover::Mover;
 use super::same::{same_partitions, same_rows};
 use super::{TABLE, make};
 use crate::harness::{self, Background};
+#[cfg(feature = "failpoints")]
+use crate::scene::dies_at;
 use crate::scene::{SOON, Shop, die_in_the_copy, shop};
 
 /// A file with this text.
@@ -199,12 +201,7 @@ async fn dying_among_partitions_of_partitions_is_gone_on_from() {
         let file = file(text);
         let change = ["--shadow-ddl", file.path().to_str().unwrap()];
         let change: Vec<&str> = change.iter().chain(more).copied().collect();
-        let action = format!("{point}={}*off->return", nth - 1);
-        let action = if nth == 1 { format!("{point}=return") } else { action };
-        let run =
-            Background::start_with(&[("FAILPOINTS", &action)], shop.arguments(TABLE, &change));
-        let output = run.finish(SOON).await;
-        assert_eq!(output.signal, Some(libc::SIGKILL), "{point} was never reached: {output}");
+        dies_at(point, nth, shop.arguments(TABLE, &change)).await;
         drop(file);
         harness::run(["resume", TABLE, "-d", &shop.dsn, "--take-over"]).await.expect_code(0);
         assert_eq!(shop.rows(TABLE).await, rows, "{point}");

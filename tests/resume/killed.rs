@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::{CHANGE, TABLE, nothing_is_lost, nothing_was_forgotten, resume};
 use crate::harness::{self, Background, Failpoint};
-use crate::scene::{SOON, Shop, exec, shop};
+use crate::scene::{SOON, Shop, dies_at, exec, shop};
 
 /// Many ranges, and something left to do behind the swap.
 async fn orders(shop: &Shop, rows: u64) -> Traffic {
@@ -30,15 +30,6 @@ fn run(shop: &Shop) -> Vec<String> {
 fn resumed(shop: &Shop, more: &[&str]) -> Vec<String> {
     let given = ["resume", "orders", "-d", &shop.dsn, "--json", "--take-over"];
     given.iter().chain(more).map(|s| (*s).to_owned()).collect()
-}
-
-/// Lets the program die when it comes by `point` for the `nth` time.
-async fn dies_at(point: &str, nth: u32, arguments: Vec<String>) {
-    let action = format!("{point}={}*off->return", nth - 1);
-    let action = if nth == 1 { format!("{point}=return") } else { action };
-    let program = Background::start_with(&[("FAILPOINTS", &action)], arguments);
-    let output = program.finish(SOON).await;
-    assert_eq!(output.signal, Some(libc::SIGKILL), "{point} was never reached: {output}");
 }
 
 /// Goes on until everything is done, and nothing is left to do.

@@ -9,15 +9,13 @@ use super::violating;
 use super::work::{Did, Steps};
 use crate::catalog::{self, Index, Table};
 use crate::change::trial::{Does, Lock};
-use crate::cutover::{InPlace, Ready, Sent, Work};
+use crate::cutover::{Ready, Work};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::{Isolation, superseded};
-use crate::migration::hooked::{BeforeCutover, Caller};
 use crate::migration::index;
 use crate::migration::store::{self, StoredStep};
 use crate::pg::Session;
-use crate::pg::sqlstate::{Class, classify};
 use crate::shadow::set_role;
 
 impl Steps<'_, '_, '_> {
@@ -73,9 +71,7 @@ impl Steps<'_, '_, '_> {
             Err(e) if session.is_closed() => return Err(e),
             Err(e) => e,
         };
-        let of_the_data = classify(&error) == Class::Duplicate
-            && error.db().is_some_and(|db| db.schema() != Some("pg_catalog"));
-        let error = match of_the_data {
+        let error = match index::is_of_the_data(&error) {
             true => violating::duplicates(self, name, error).await,
             false => error.context(format!("building index {name:?}")),
         };
@@ -87,24 +83,10 @@ impl Steps<'_, '_, '_> {
     }
 
     async fn drop_invalid(&self, name: &str) -> Result<()> {
-        let (context, run) = (self.context, self.stretch.run);
+        let context = self.context;
         let migration = context.flow.migration;
         let work = DropInvalid { table: self.source, name, migration, epoch: context.writer.epoch };
-        let before = BeforeCutover { caller: Caller::of(run), migration: Some(migration) };
-        let limits = context.settings.borrow().cutover;
-        let in_place = InPlace {
-            connector: &context.connector,
-            role: &format!("{migration}/"),
-            table: self.source,
-            work: &work,
-            meter: &context.meter,
-            limits,
-            window: None,
-            held: &|| None,
-            before: &before,
-            sent: &Sent::default(),
-        };
-        in_place.run().await?;
+        self.under_lock(&work, &|| None).await?;
         context.meter.note(format!("the invalid index {name:?} is dropped"));
         Ok(())
     }

@@ -7,9 +7,8 @@ use tokio::time::timeout;
 use super::undo;
 use crate::change::trial::Does;
 use crate::error::{Error, Kind, Result};
-use crate::flow::write::superseded;
 use crate::migration::run::Run;
-use crate::migration::{store, teardown};
+use crate::migration::store;
 use crate::pg::sqlstate::classify;
 use crate::pg::{Session, shell_word};
 
@@ -49,17 +48,7 @@ impl Run<'_> {
         epoch: i64,
         error: &Error,
     ) -> Result<(String, String)> {
-        // One session keeps successors out, another does the work.
-        let holder = self.connector.session("end").await?;
-        if !store::hold_epoch(&holder, migration, epoch).await? {
-            return Err(superseded());
-        }
-        let session = self.connector.session("end").await?;
-        teardown::end_sessions(&session, migration).await?;
-        // Only now: a COMMIT may have been under way.
-        let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
-        let what = if error.kind() == Kind::Stopped { "stopped" } else { "failed" };
-        store::event(&session, migration, what, &error.to_string()).await?;
+        let (holder, session, stored) = self.end_all(migration, epoch, error).await?;
         holder.rollback().await;
         if stored.options["abort"] == true {
             let undone = undo(self.connector, &session, &stored, epoch, &self.meter).await?;

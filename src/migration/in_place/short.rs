@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use super::work::{Did, Steps};
 use crate::catalog::Table;
 use crate::change::Request;
-use crate::cutover::{self, InPlace, Ready, Sent, Work};
+use crate::cutover::{self, Altered, InPlace, Ready, Sent, Work};
 use crate::error::{Error, Result};
 use crate::migration::hooked::{BeforeCutover, Caller};
 use crate::migration::store::{self, StoredStep};
@@ -36,31 +36,41 @@ impl Steps<'_, '_, '_> {
     pub(super) async fn short(&self, stored: &StoredStep) -> Result<Did> {
         let clauses = stored.step.clauses.clone();
         let clauses = clauses.ok_or_else(|| Error::failed("a stored step is not complete"))?;
-        let (context, run) = (self.context, self.stretch.run);
-        let migration = context.flow.migration;
+        let context = self.context;
         let work = Short {
             table: self.source,
             request: Request { alters: vec![clauses], ..Request::default() },
-            migration,
+            migration: context.flow.migration,
             epoch: context.writer.epoch,
             number: stored.number,
         };
-        let before = BeforeCutover { caller: Caller::of(run), migration: Some(migration) };
+        // The governor looks whether the hours of the window have come.
+        let lock = self.under_lock(&work, &|| context.held.borrow().clone()).await?;
+        Ok(Did { lock: Some(lock), rows: None })
+    }
+
+    /// Does work of a moment under its lock; `held` is what it has to wait for, if anything.
+    pub(super) async fn under_lock(
+        &self,
+        work: &dyn Work,
+        held: &(dyn Fn() -> Option<String> + Sync),
+    ) -> Result<Altered> {
+        let (context, caller) = (self.context, Caller::of(self.stretch.run));
+        let migration = context.flow.migration;
+        let before = BeforeCutover { caller, migration: Some(migration) };
         let limits = context.settings.borrow().cutover;
         let in_place = InPlace {
             connector: &context.connector,
             role: &format!("{migration}/"),
             table: self.source,
-            work: &work,
+            work,
             meter: &context.meter,
             limits,
-            // The governor looks whether they have come.
             window: None,
-            held: &|| context.held.borrow().clone(),
+            held,
             before: &before,
             sent: &Sent::default(),
         };
-        let lock = in_place.run().await?;
-        Ok(Did { lock: Some(lock), rows: None })
+        in_place.run().await
     }
 }

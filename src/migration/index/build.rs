@@ -147,7 +147,7 @@ async fn build_one(context: &Context, session: &Session, build: &Build<'_>) -> R
 }
 
 /// Two names that clash in the catalog are no duplicates in the data.
-fn is_of_the_data(e: &Error) -> bool {
+pub(in crate::migration) fn is_of_the_data(e: &Error) -> bool {
     classify(e) == Class::Duplicate && e.db().is_some_and(|db| db.schema() != Some("pg_catalog"))
 }
 

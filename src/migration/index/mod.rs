@@ -37,7 +37,7 @@ use super::catch_up;
 use super::context::Context;
 use super::prepare::{self, shadow_settings};
 use announce::Announcer;
-pub(super) use build::tell_waits;
+pub(super) use build::{is_of_the_data, tell_waits};
 use size::Extent;
 pub(super) use size::{build_seconds, wal_end};
 use whole::Whole;
