@@ -81,6 +81,27 @@ async fn what_the_role_may_not_see_holds_the_copy_up() {
     held.run.finish(SOON).await.expect_code(0);
 }
 
+/// The server sends each commit at once. Whoever wakes for each of them takes as much of the processors as it.
+#[tokio::test]
+async fn not_every_commit_of_the_application_wakes_it() {
+    let shop = shop().await;
+    let mut held = held(&shop, 1_000, &["--pause"]).await;
+    held.release().await;
+    held.run.wait_for_saying("paused by the operator").await;
+    let commits: i32 = 3_000;
+    let update = shop.client.prepare("UPDATE orders SET note = 'x' WHERE id = $1").await.unwrap();
+    let before = held.run.sleeps();
+    for n in 0..commits {
+        shop.client.execute(&update, &[&(n % 900 + 1)]).await.unwrap();
+    }
+    let all = "SELECT (facts->>'keys_waiting')::int8 + (facts->>'keys_synced')::int8 >= 900 FROM pgwraith.progress";
+    wait_for(&shop.client, &mut held.run, "they were taken in", all).await;
+    let woken = held.run.sleeps() - before;
+    assert!(woken < commits as u64, "it woke {woken} times for {commits} commits");
+    set(&shop, &["pause=off"]).await.expect_code(0);
+    held.run.finish(SOON).await.expect_code(0);
+}
+
 #[tokio::test]
 async fn the_operator_pauses_it_and_lets_it_go_on_with_more_workers() {
     let shop = shop().await;

@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokio_postgres::Statement;
 
 use super::naming;
 use super::parts;
@@ -24,7 +25,12 @@ pub struct Attachment {
 
 /// Everything hung on the table `oid` that this version cannot carry over.
 pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>> {
-    let sql = format!(
+    parse(session.one(&sql(), &[&oid]).await?.get::<_, Value>(0))
+}
+
+fn sql() -> String {
+    let parts = parts::tree("toid");
+    format!(
         "WITH t AS (SELECT c.*, c.oid AS toid FROM pg_catalog.pg_class c WHERE c.oid = $1) \
          SELECT COALESCE(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('kind', kind, 'name', name) \
          ORDER BY kind, name), '[]') FROM (SELECT DISTINCT kind, name FROM ({}) u) x",
@@ -37,20 +43,36 @@ pub async fn attachments(session: &Session, oid: u32) -> Result<Vec<Attachment>>
             .replace("IS_INVALID", IS_INVALID)
             .replace(
                 "PARTS",
-                &format!(
-                    "LATERAL (SELECT b.oid FROM {} b WHERE b.level > 0) p",
-                    parts::tree("toid")
-                )
+                &format!("LATERAL (SELECT b.oid FROM {parts} b WHERE b.level > 0) p")
             )
-    );
-    parse(session.one(&sql, &[&oid]).await?.get::<_, Value>(0))
+    )
+}
+
+/// The same again and again: to plan it takes longer than to run it.
+pub struct AttachmentsReader(Statement);
+
+impl AttachmentsReader {
+    /// Prepares the reading in `session`.
+    pub async fn prepare(session: &Session) -> Result<Self> {
+        Ok(AttachmentsReader(session.prepare(&sql()).await?))
+    }
+
+    /// [`check_attachments`], in the session that prepared it.
+    pub async fn check(&self, session: &Session, oid: u32) -> Result<()> {
+        let rows = session.run(&self.0, &[&oid]).await?;
+        let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no row"))?;
+        none_came(session, oid, &parse::<Vec<Attachment>>(row.get(0))?).await
+    }
 }
 
 /// Voids a migration to whose source such a thing came in mid-run.
 pub async fn check_attachments(session: &Session, oid: u32) -> Result<()> {
-    let came = attachments(session, oid).await?;
+    none_came(session, oid, &attachments(session, oid).await?).await
+}
+
+async fn none_came(session: &Session, oid: u32, all: &[Attachment]) -> Result<()> {
     let came =
-        came.iter().filter(|a| a.kind != INVALID_INDEX).map(|a| format!("{} {}", a.kind, a.name));
+        all.iter().filter(|a| a.kind != INVALID_INDEX).map(|a| format!("{} {}", a.kind, a.name));
     let fed = subscriptions(session, oid).await?;
     let fed = fed.iter().map(|name| format!("subscription {}", quote_ident(name)));
     let came: Vec<String> = came.chain(fed).collect();

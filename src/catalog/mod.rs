@@ -15,7 +15,9 @@ mod passing;
 mod read;
 mod stamp;
 
-pub use attachments::{Attachment, attachments, check_attachments, invalid_indexes, subscriptions};
+pub use attachments::{
+    Attachment, AttachmentsReader, attachments, check_attachments, invalid_indexes, subscriptions,
+};
 pub use carried::{Carried, TRIAL, carried};
 pub use fingerprint::{Baseline, Fingerprint, FingerprintReader, fingerprint};
 pub use model::{

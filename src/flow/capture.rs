@@ -2,15 +2,20 @@
 //!
 //! One task owns the replication stream. It never waits for anybody: where memory for dirty keys
 //! is used up it stops reading, and goes on answering the server.
+//!
+//! The server sends each commit at once, in several packets. To be woken for each of them takes as much of
+//! the processors that the application commits on as its commits do. So while nobody waits for a fence the
+//! stream is read in gulps: when all has been read that came, it rests for [`REST`].
 
 use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Flow;
@@ -29,11 +34,19 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 /// A server that says nothing for so long, although asked, is gone.
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long the stream is left alone while nobody waits for it.
+const REST: Duration = Duration::from_millis(20);
+/// And where more than this had come, which says that more is coming than would have room in the socket.
+const SHORT_REST: Duration = Duration::from_millis(1);
+const MUCH: usize = 32 << 10;
+
 /// What the capture has taken in, shared with those who work it off.
 #[derive(Default)]
 pub struct Tracker {
     dirty: Mutex<DirtySet>,
     fences: Mutex<HashMap<String, oneshot::Sender<()>>>,
+    /// A fence was added.
+    awaited: Notify,
     /// Relations that the stream told changes of.
     told: Mutex<HashSet<u32>>,
     /// Where the slot may advance to: stored in the state before it is set here.
@@ -182,6 +195,8 @@ impl Fence {
         let token = format!("fence {} {} {number}", self.migration, self.session.pid());
         let (returned, wait) = oneshot::channel();
         self.tracker.fences().insert(token.clone(), returned);
+        // Only now: the capture looks at the fences before it rests, and hears of this in its rest.
+        self.tracker.awaited.notify_one();
         let came_back = timeout(limit, async {
             let sql = "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::pg_catalog.text)";
             self.session.one(sql, &[&FENCE_PREFIX, &token]).await?;
@@ -220,6 +235,7 @@ pub async fn capture(
     let mut status = interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
+    let (mut rest, mut gulp) = (None, 0);
     loop {
         let full = tracker.dirty().in_memory() >= most_in_memory;
         if full {
@@ -238,16 +254,33 @@ pub async fn capture(
                 }
             }
             _ = tracker.freed.notified(), if full => {}
-            frame = stream.next(), if !full => {
+            _ = tracker.awaited.notified(), if rest.is_some() => {
+                stream.wake();
+                rest = None;
+            }
+            _ = sleep_until(rest.unwrap_or(heard)), if rest.is_some() => {
+                stream.wake();
+                rest = None;
+            }
+            frame = stream.next(), if !full && rest.is_none() => {
                 heard = Instant::now();
                 let Some(frame) = frame? else {
                     return Err(Error::lost("the server is shutting down and ended the stream"));
                 };
+                if let Frame::XLogData { data, .. } = &frame {
+                    gulp += data.len();
+                }
                 if reader.take(frame)? {
                     let confirmed = tracker.confirmed();
                     let received = tracker.dirty().received();
                     stream.status_update(received, confirmed, confirmed, false).await?;
                 }
+            }
+            // All was read that came.
+            () = ready(()), if !full && rest.is_none() && tracker.fences().is_empty() => {
+                let time = if gulp > MUCH { SHORT_REST } else { REST };
+                (rest, gulp) = (Some(Instant::now() + time), 0);
+                stream.rest();
             }
         }
     }

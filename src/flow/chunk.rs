@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio_postgres::types::ToSql;
@@ -12,6 +12,7 @@ use super::Flow;
 use super::cut::Prepared;
 use super::key::Key;
 use super::landmarks::Landmarks;
+use super::pace::Pace;
 use super::sample::sample;
 use super::segment::{Segment, spread};
 use super::sql::Bounds;
@@ -20,6 +21,10 @@ use crate::change::Course;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::{Lsn, Raw, Session, Snapshot};
+use crate::throttle::valve::Valve;
+
+/// Keys that are read at a time for a range's end, where there is little time to work: well below a millisecond.
+const STEP: i64 = 2_000;
 
 /// How far a copy is is told to about one in so many.
 const LANDMARKS: i64 = 100;
@@ -67,72 +72,6 @@ impl Range {
     /// Its bounds as statement parameters.
     pub fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
         self.keys.parameters()
-    }
-}
-
-/// How large the next range should be.
-#[derive(Debug, Clone)]
-pub struct Pace {
-    target: Duration,
-    /// Of the target, where there is little time to work.
-    share: f64,
-    most_wal: u64,
-    /// What the time says. It may be less than any range has: forgotten, each share that grows again would
-    /// grow from the fewest.
-    wanted: f64,
-    fewest: i64,
-}
-
-impl Pace {
-    const FEWEST: i64 = 100;
-    const MOST: i64 = 2_000_000;
-
-    /// Starts with `rows` and aims at `target` a range, and at `most_wal` bytes of log.
-    pub fn new(rows: i64, target: Duration, most_wal: u64) -> Self {
-        let rows = rows.clamp(1, Self::MOST);
-        let fewest = Self::FEWEST.min(rows);
-        Pace { target, share: 1.0, most_wal, wanted: rows as f64, fewest }
-    }
-
-    /// One range for everything.
-    pub fn whole() -> Self {
-        let all = Duration::MAX;
-        Pace { target: all, share: 1.0, most_wal: u64::MAX, wanted: f64::MAX, fewest: i64::MAX }
-    }
-
-    /// Rows of the next range.
-    pub fn rows(&self) -> i64 {
-        (self.wanted as i64).max(self.fewest)
-    }
-
-    /// Aims at another time a range from now on.
-    pub fn aim(&mut self, target: Duration) {
-        if self.target != Duration::MAX {
-            self.target = target;
-        }
-    }
-
-    /// The next range takes only this share of its time: what is seldom should not be much at once.
-    pub fn take_a_share(&mut self, share: f64) {
-        if self.target != Duration::MAX && share != self.share {
-            self.want(self.wanted * share / self.share);
-            self.share = share;
-        }
-    }
-
-    /// Learns from a range of `rows`, wanted or not, that took `took` and wrote `wal` bytes. Grows at most twofold,
-    /// so that one lucky range does not make a huge one; shrinks at once.
-    pub fn learn(&mut self, rows: i64, took: Duration, wal: u64) {
-        if rows < self.rows() / 2 {
-            return; // The last range, or a gap: says nothing of speed.
-        }
-        let by_time = self.target.as_secs_f64() * self.share / took.as_secs_f64().max(1e-6);
-        let by_wal = self.most_wal as f64 / (wal as f64).max(1.0);
-        self.want(rows as f64 * by_time.min(by_wal).clamp(0.1, 2.0));
-    }
-
-    fn want(&mut self, rows: f64) {
-        self.wanted = rows.clamp(1.0, Self::MOST as f64);
     }
 }
 
@@ -314,13 +253,13 @@ impl Planner {
         self.session.batch("COMMIT").await
     }
 
-    /// The next range, recorded in the state; None when the key space is covered.
-    pub async fn next(&mut self) -> Result<Option<Range>> {
+    /// The next range, recorded in the state; None when the key space is covered. Whoever asks works, at the valve.
+    pub async fn next(&mut self, valve: &Valve) -> Result<Option<Range>> {
         if let Some(range) = self.again.pop() {
             return Ok(Some(range));
         }
         let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
-        let end = self.find_end(&segment).await?;
+        let end = self.find_end(&segment, valve).await?;
         let upper = end.clone().or(segment.upper.clone());
         let keys = Segment { lower: segment.lower, upper };
         let size = end.as_ref().map(|_| self.pace.rows());
@@ -344,16 +283,28 @@ impl Planner {
         self.segments.is_empty() && self.again.is_empty()
     }
 
-    /// Where the next range of the segment ends; None where it is the last one.
-    async fn find_end(&mut self, segment: &Segment) -> Result<Option<Vec<Raw>>> {
-        let rows = self.pace.rows();
-        if rows == i64::MAX {
+    /// Where the next range of the segment ends; None where it is the last one. Where there is little time to work
+    /// it is gone for in steps, with rests between: of a range that grew in a quiet hour, all its keys are read.
+    async fn find_end(&mut self, segment: &Segment, valve: &Valve) -> Result<Option<Vec<Raw>>> {
+        let mut left = self.pace.rows();
+        if left == i64::MAX {
             return Ok(None);
         }
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
-        let along = (&*self.flow, &self.course);
-        let end = self.find.cut(&self.session, along, segment, rows).await?;
+        let mut segment = segment.clone();
+        let end = loop {
+            let began = Instant::now();
+            let step = if valve.is_scarce() { left.min(STEP) } else { left };
+            let along = (&*self.flow, &self.course);
+            let end = self.find.cut(&self.session, along, &segment, step).await?;
+            left -= step;
+            if left == 0 || end.is_none() {
+                break end;
+            }
+            segment.lower = end;
+            valve.breathe(began.elapsed()).await;
+        };
         self.session.batch("COMMIT").await?;
         Ok(end)
     }
@@ -443,35 +394,4 @@ fn segment(lower: Option<&[u8]>, upper: Option<&[u8]>) -> Segment {
 fn bound(packed: Option<&[u8]>) -> Option<Vec<Raw>> {
     let key = Key::from_bytes(packed?);
     Some(key.columns().map(|column| Raw(Bytes::copy_from_slice(column))).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_grow_slowly_and_shrink_at_once() {
-        let mut pace = Pace::new(1000, Duration::from_millis(500), 64 << 20);
-        pace.learn(1000, Duration::from_millis(10), 1 << 20);
-        assert_eq!(pace.rows(), 2000);
-        pace.learn(2000, Duration::from_secs(5), 1 << 20);
-        assert_eq!(pace.rows(), 200);
-        pace.learn(200, Duration::from_millis(100), 640 << 20);
-        assert_eq!(pace.rows(), 100, "the log's limit counts too, but no range is tiny");
-        pace.learn(3, Duration::from_nanos(0), 0);
-        assert_eq!(pace.rows(), 100, "the last range teaches nothing");
-    }
-
-    #[test]
-    fn a_share_that_comes_and_goes_makes_no_range_larger() {
-        let mut pace = Pace::new(500, Duration::from_millis(500), u64::MAX);
-        for _ in 0..3 {
-            pace.take_a_share(0.01);
-            assert_eq!(pace.rows(), 100);
-            pace.take_a_share(0.1);
-            assert_eq!(pace.rows(), 100);
-        }
-        pace.take_a_share(1.0);
-        assert!((499..=500).contains(&pace.rows()), "{}", pace.rows());
-    }
 }

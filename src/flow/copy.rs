@@ -11,7 +11,9 @@ use super::blame::blame;
 use super::capture::Tracker;
 use super::chunk::{self, Kind, Planner, Range};
 use super::clash::{Way, store_absent};
-use super::piece::{Inserted, PIECE, Pieces};
+use super::cut::Prepared;
+use super::piece::{PIECE, Pieces};
+use super::segment::Segment;
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -50,6 +52,13 @@ pub struct Copier {
     pub worked: Arc<Worked>,
     /// What the rows that do not fit are told to; without it the first of them ends the copy.
     pub misfits: Option<Misfits>,
+}
+
+/// What a worker keeps from range to range.
+#[derive(Default)]
+struct Inserting {
+    pieces: Pieces,
+    statements: Prepared,
 }
 
 /// What workers did, and the time it took them, without that in which they rested.
@@ -108,7 +117,7 @@ impl Copier {
         report: impl Fn(Copied),
     ) -> Result<()> {
         session.batch("SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0").await?;
-        let (mut worked, mut pieces) = (Duration::ZERO, Pieces::default());
+        let (mut worked, mut inserting) = (Duration::ZERO, Inserting::default());
         loop {
             let _there = tokio::select! {
                 biased;
@@ -120,7 +129,7 @@ impl Copier {
                 self.covered.cancel();
                 return Ok(());
             };
-            let copied = self.copy(session, &mut pieces, &range).await;
+            let copied = self.copy(session, &mut inserting, &range).await;
             drop(shared);
             let copied = match (copied, &self.misfits) {
                 (Err(e), Some(misfits)) if e.kind() == ErrorKind::DataDiffers => {
@@ -138,15 +147,20 @@ impl Copier {
         let mut planner = self.planner.lock().await;
         planner.pace.aim(self.aim.get());
         planner.pace.take_a_share(self.valve.share());
-        planner.next().await
+        planner.next(&self.valve).await
     }
 
-    async fn copy(&self, session: &Session, pieces: &mut Pieces, range: &Range) -> Result<Copied> {
+    async fn copy(
+        &self,
+        session: &Session,
+        inserting: &mut Inserting,
+        range: &Range,
+    ) -> Result<Copied> {
         let (mut attempt, mut way) = (0, Way::All);
         let mut clash = String::new();
         loop {
             attempt += 1;
-            let error = match self.try_copy(session, pieces, range, way).await {
+            let error = match self.try_copy(session, inserting, range, way).await {
                 Ok(copied) => return Ok(copied),
                 Err(error) => error,
             };
@@ -179,7 +193,7 @@ impl Copier {
     async fn try_copy(
         &self,
         session: &Session,
-        pieces: &mut Pieces,
+        inserting: &mut Inserting,
         range: &Range,
         way: Way,
     ) -> Result<Copied> {
@@ -187,13 +201,10 @@ impl Copier {
         let snapshot = self.writer.begin(session, Isolation::RepeatableRead).await?;
         let wal_before = self.claim(session, range).await?;
         self.writer.as_owner(session).await?;
-        let Inserted { rows, rested } = match (way, way.statement(&self.flow, range.bounds())) {
-            (Way::All, _) => pieces.insert(session, &self.flow, &self.valve, &range.keys).await?,
-            (_, Some(sql)) => {
-                let rows = session.execute(&sql, &range.parameters()).await?;
-                Inserted { rows, rested: Duration::ZERO }
-            }
-            (_, None) => Inserted::default(),
+        let (rows, rested) = match (way, way.statement(&self.flow, range.bounds())) {
+            (Way::All, _) => self.insert(session, inserting, &range.keys).await?,
+            (_, Some(sql)) => (session.execute(&sql, &range.parameters()).await?, Duration::ZERO),
+            (_, None) => (0, Duration::ZERO),
         };
         let absent = match way {
             Way::All => 0,
@@ -212,6 +223,24 @@ impl Copier {
         // Each piece but the last was rested for.
         let unrested = if rested.is_zero() { took } else { took.min(PIECE) };
         Ok(Copied { number: range.number, rows, took, unrested })
+    }
+
+    /// Inserts a range in the open transaction; returns its rows, and the rests in it.
+    async fn insert(
+        &self,
+        session: &Session,
+        Inserting { pieces, statements }: &mut Inserting,
+        range: &Segment,
+    ) -> Result<(u64, Duration)> {
+        let (flow, mut rows) = (&*self.flow, 0);
+        let along = (flow, &flow.course(Kind::Copy));
+        let rested = pieces.each(session, along, &self.valve, range, async |piece| {
+            let insert = statements.of(session, piece, |b| flow.copy_range(b)).await?;
+            rows += session.run_count(&insert, &piece.parameters()).await?;
+            Ok(())
+        });
+        let rested = rested.await?;
+        Ok((rows, rested))
     }
 
     /// Commits a range, with so many keys of it stored as dirty. Where the answer is lost, so is the

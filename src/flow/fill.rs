@@ -82,7 +82,7 @@ impl Filler {
                 let mut planner = self.planner.lock().await;
                 planner.pace.aim(self.aim);
                 planner.pace.take_a_share(self.valve.share());
-                planner.next().await?
+                planner.next(&self.valve).await?
             };
             let Some(range) = range else {
                 self.covered.cancel();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Flow;
@@ -39,6 +39,11 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 /// The least advance that is stored.
 const CONFIRM_BYTES: u64 = 16 << 10;
 const SPILL_BATCH: usize = 20_000;
+/// Where there is room in memory still, few are stored at a time, and it rests so many times as long after each:
+/// whoever commits meanwhile waits for what it writes.
+const GENTLE_BATCH: usize = 500;
+const GENTLE_REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(100);
 const LOAD_BATCH: i64 = 10_000;
 
 /// Stores keys and positions of one flow, and brings keys back.
@@ -67,9 +72,9 @@ impl Keeper {
             }
             // Keys that clash make room for those that they clash with.
             if self.tracker.take_clash() && self.is_crowded() {
-                self.spill().await?;
+                self.spill(SPILL_BATCH).await?;
             }
-            while self.should_spill() && self.spill().await? {}
+            while self.should_spill() && self.spill_in_turn(&stop).await? {}
             if self.should_load() {
                 self.load(&mut loaded_through).await?;
             }
@@ -100,10 +105,21 @@ impl Keeper {
             && dirty.in_memory() < self.limits.spill_keys / 2
     }
 
+    /// Stores some, as many as memory asks for.
+    async fn spill_in_turn(&self, stop: &CancellationToken) -> Result<bool> {
+        if self.tracker.dirty().in_memory() > self.limits.spill_keys {
+            return self.spill(SPILL_BATCH).await;
+        }
+        let began = Instant::now();
+        let stored = self.spill(GENTLE_BATCH).await?;
+        let rest = (began.elapsed() * GENTLE_REST).min(LONGEST_REST);
+        Ok(stored && timeout(rest, stop.cancelled()).await.is_err())
+    }
+
     /// Stores some keys; false where all are in flight or stored already, and the syncs will make
     /// room.
-    async fn spill(&self) -> Result<bool> {
-        let spills = self.tracker.dirty().to_spill(SPILL_BATCH);
+    async fn spill(&self, most: usize) -> Result<bool> {
+        let spills = self.tracker.dirty().to_spill(most);
         if spills.is_empty() {
             return Ok(false);
         }

@@ -8,7 +8,7 @@
 //! keys of P are compared by name in a later round, once they are not in its P; those that are hot
 //! to the end are compared under the cutover lock.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,24 @@ use tokio_postgres::types::ToSql;
 
 use super::Flow;
 use super::capture::{Fence, Tracker};
-use super::chunk::{Planner, Range};
+use super::chunk::{Kind as ChunkKind, Planner, Range};
+use super::cut::Prepared;
 use super::differ::{Difference, compare_keys, difference};
+use super::found::{Findings, Sums};
 use super::key::{Key, key_arrays};
+use super::piece::{PIECE, Pieces};
+use super::segment::Segment;
 use super::sync::FENCE_LIMIT;
 use super::write::{Isolation, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{RawArray, Session, quote_ident, quote_literal};
+use crate::throttle::presence::There;
 use crate::throttle::valve::Valve;
 
+/// With more keys to be left out a range is compared as a whole.
+const MANY_KEYS: usize = 1_000;
 /// So few keys are left for the comparison under the cutover lock.
 const FEW: usize = 500;
 /// A longer repair is of a key that is changed all the time.
@@ -36,46 +43,6 @@ const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 const GIVE_WAY: &str = "lock_timeout = '100ms'";
 /// Rounds spent on keys that are changed again and again.
 const KEY_ROUNDS: usize = 5;
-
-/// What verification found.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Findings {
-    /// Ranges that compared equal, in the end all of them.
-    pub ranges: u64,
-    /// Rows in them.
-    pub rows: u64,
-    /// Ranges that differed at first.
-    pub differing_ranges: u64,
-    /// Rows that differed and were repaired.
-    pub mismatches: u64,
-    /// What was compared in each partition, where the target has some.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub partitions: BTreeMap<String, Compared>,
-}
-
-/// What compared equal in one partition.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Compared {
-    pub rows: i64,
-    /// The sum of the rows' hashes.
-    #[serde(serialize_with = "as_text")]
-    pub checksum: i128,
-}
-
-/// Too large a number for JSON.
-fn as_text<S: serde::Serializer>(checksum: &i128, to: S) -> std::result::Result<S::Ok, S::Error> {
-    to.collect_str(checksum)
-}
-
-impl Findings {
-    fn add(&mut self, partitions: Vec<(String, Compared)>) {
-        for (name, one) in partitions {
-            let all = self.partitions.entry(name).or_default();
-            all.rows += one.rows;
-            all.checksum += one.checksum;
-        }
-    }
-}
 
 /// What verification tells as it goes.
 #[derive(Debug, Clone, Copy)]
@@ -101,6 +68,14 @@ pub struct Verifier {
 
 /// A range that differs, its rows that do, and whether it was compared before.
 type Suspect = (Range, Vec<Difference>, bool);
+
+/// What a worker keeps from range to range.
+#[derive(Default)]
+struct Comparing {
+    pieces: Pieces,
+    /// Without keys to be left out, and with.
+    statements: [Prepared; 2],
+}
 
 /// The state of one verification.
 #[derive(Default)]
@@ -128,7 +103,9 @@ impl Verifier {
         report: impl Fn(Seen),
     ) -> Result<(Findings, HashSet<Key>)> {
         for session in sessions {
-            let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
+            // Each with its own keys to be left out: what suits few of them does not suit many.
+            let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0; \
+                       SET plan_cache_mode = force_custom_plan";
             session.batch(sql).await?;
         }
         self.planner.lock().await.session().batch(&format!("SET {GIVE_WAY}")).await?;
@@ -136,8 +113,8 @@ impl Verifier {
         let mut key_rounds = 0;
         loop {
             // Before there is a snapshot.
-            let _there = self.valve.pass(0, Duration::ZERO).await;
-            self.round(sessions, fence, &mut progress, &report).await?;
+            let there = self.valve.pass(0, Duration::ZERO).await;
+            self.round(sessions, fence, there, &mut progress, &report).await?;
             let ranges_done = self.planner.lock().await.is_complete() && progress.again.is_empty();
             if ranges_done {
                 key_rounds += 1;
@@ -155,6 +132,7 @@ impl Verifier {
         &self,
         sessions: &[Session],
         fence: &Fence,
+        there: There,
         progress: &mut Progress,
         report: &impl Fn(Seen),
     ) -> Result<()> {
@@ -170,7 +148,9 @@ impl Verifier {
         let ready = self.take_snapshot(sessions, fence).await;
         let recorded = self.tracker.dirty().take_recorded();
         let compared = match ready {
-            Ok(true) => self.compare_all(sessions, &recorded, deadline, progress, report).await,
+            Ok(true) => {
+                self.compare_all(sessions, &recorded, (deadline, there), progress, report).await
+            }
             Ok(false) => Ok((Vec::new(), Vec::new())),
             Err(e) => Err(e),
         };
@@ -258,7 +238,7 @@ impl Verifier {
         &self,
         sessions: &[Session],
         recorded: &HashSet<Key>,
-        deadline: Instant,
+        (deadline, there): (Instant, There),
         progress: &mut Progress,
         report: &impl Fn(Seen),
     ) -> Result<(Vec<Difference>, Vec<Suspect>)> {
@@ -268,15 +248,22 @@ impl Verifier {
         for key in &ready {
             progress.open.remove(key);
         }
+        // From here on each worker is there for itself.
+        drop(there);
         let open_again = Mutex::new(std::mem::take(&mut progress.again));
         let all_found = Mutex::new((Vec::new(), Findings::default()));
         let (again, found) = (&open_again, &all_found);
         let workers = sessions.iter().enumerate().map(|(number, session)| async move {
+            let (mut comparing, mut worked) = (Comparing::default(), Duration::ZERO);
             // Who may not go on now leaves the round, whose snapshot must not grow old meanwhile.
-            while self.valve.lets(number)
-                && Instant::now() < deadline
-                && !self.in_the_way(sessions).await?
-            {
+            while self.valve.lets(number) {
+                let pass = self.valve.pass(number, worked);
+                let Ok(_there) = tokio::time::timeout_at(deadline.into(), pass).await else {
+                    break;
+                };
+                if Instant::now() >= deadline || self.in_the_way(sessions).await? {
+                    break;
+                }
                 let repeated = again.lock().await.pop();
                 let (range, second) = match repeated {
                     Some(range) => (range, true),
@@ -285,9 +272,9 @@ impl Verifier {
                         None => return Ok(()),
                     },
                 };
-                let started = Instant::now();
-                let (rows, equal, parts) = self.compare(session, &range, recorded).await?;
-                let took = started.elapsed();
+                let seen = self.compare(session, &mut comparing, &range, recorded).await?;
+                let Sums { rows, equal, parts, took, .. } = seen;
+                worked = if seen.rested.is_zero() { took } else { took.min(PIECE) };
                 self.planner.lock().await.pace.learn(range.size(rows), took, 0);
                 report(Seen::Compared { rows: rows as u64, equal, took });
                 if equal {
@@ -296,11 +283,11 @@ impl Verifier {
                     found.1.rows += rows as u64;
                     found.1.add(parts);
                 } else {
+                    let started = Instant::now();
                     let differences = self.find(session, &range, recorded).await?;
                     found.lock().await.0.push((range, differences, second));
+                    worked += started.elapsed();
                 }
-                let rest = self.valve.pass(number, started.elapsed());
-                let _ = tokio::time::timeout_at(deadline.into(), rest).await;
             }
             Ok::<_, Error>(())
         });
@@ -317,7 +304,7 @@ impl Verifier {
     /// waits for the sessions of this round: they end with it.
     async fn next_range(&self) -> Result<Option<Range>> {
         let mut planner = self.planner.lock().await;
-        match planner.next().await {
+        match planner.next(&self.valve).await {
             Err(e) if classify(&e) == Class::Late => {
                 planner.session().rollback().await;
                 Ok(None)
@@ -336,24 +323,38 @@ impl Verifier {
         Ok(planner.session().one(sql, &[&ours]).await?.get(0))
     }
 
-    /// Compares one range; returns the captured side's rows, whether both sides are equal, and what is in
-    /// which partition.
+    /// Compares one range, in pieces where there is little time to work.
     async fn compare(
         &self,
         session: &Session,
+        Comparing { pieces, statements }: &mut Comparing,
         range: &Range,
         except: &HashSet<Key>,
-    ) -> Result<(i64, bool, Vec<(String, Compared)>)> {
+    ) -> Result<Sums> {
+        let (flow, started) = (&*self.flow, Instant::now());
         let arrays = self.arrays(except);
-        let sql = self.flow.checksums(range.bounds(), !except.is_empty());
-        let row = session.one(&sql, &parameters(&arrays, range)).await?;
-        let (rows, sum): (i64, &str) = (row.get(0), row.get(1));
-        let equal = (rows, sum) == (row.get(2), row.get(3));
-        if equal {
-            self.record(range, rows, sum).await?;
+        let mut sums = Sums { equal: true, ..Sums::default() };
+        let mut compare = async |piece: &Segment| {
+            let sql = |b| flow.checksums(b, !arrays.is_empty());
+            let statement =
+                statements[usize::from(!arrays.is_empty())].of(session, piece, sql).await?;
+            let rows = session.run(&statement, &parameters(&arrays, piece)).await?;
+            let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no sums"))?;
+            sums.add(row, flow.target.is_partitioned())
+        };
+        // To begin a statement over many keys or partitions takes longer than a piece.
+        let rested = match except.len() > MANY_KEYS || flow.target.is_partitioned() {
+            true => compare(&range.keys).await.map(|()| Duration::ZERO)?,
+            false => {
+                let along = (flow, &flow.course(ChunkKind::Verify));
+                pieces.each(session, along, &self.valve, &range.keys, compare).await?
+            }
+        };
+        (sums.rested, sums.took) = (rested, started.elapsed().saturating_sub(rested));
+        if sums.equal {
+            self.record(range, sums.rows, &sums.sum.to_string()).await?;
         }
-        let parts = if self.flow.target.is_partitioned() { parts(&row)? } else { Vec::new() };
-        Ok((rows, equal, parts))
+        Ok(sums)
     }
 
     async fn find(
@@ -364,7 +365,7 @@ impl Verifier {
     ) -> Result<Vec<Difference>> {
         let arrays = self.arrays(except);
         let sql = self.flow.differing_rows(range.bounds(), !except.is_empty());
-        let rows = session.query(&sql, &parameters(&arrays, range)).await?;
+        let rows = session.query(&sql, &parameters(&arrays, &range.keys)).await?;
         Ok(rows.iter().map(|row| difference(&self.flow, row)).collect())
     }
 
@@ -434,26 +435,8 @@ impl Verifier {
     }
 }
 
-fn parameters<'a>(arrays: &'a [RawArray], range: &'a Range) -> Vec<&'a (dyn ToSql + Sync)> {
-    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).chain(range.parameters()).collect()
-}
-
-/// Of a row of `Flow::checksums`; null where no partition has a row of the range.
-fn parts(row: &tokio_postgres::Row) -> Result<Vec<(String, Compared)>> {
-    let names: Option<Vec<String>> = row.get(4);
-    let counts: Option<Vec<i64>> = row.get(5);
-    let sums: Option<Vec<String>> = row.get(6);
-    let all = names
-        .into_iter()
-        .flatten()
-        .zip(counts.into_iter().flatten())
-        .zip(sums.into_iter().flatten());
-    let one = |((name, rows), sum): ((String, i64), String)| {
-        let checksum = sum.parse();
-        let checksum = checksum.map_err(|e| Error::failed(format!("the checksum {sum}: {e}")))?;
-        Ok((name, Compared { rows, checksum }))
-    };
-    all.map(one).collect()
+fn parameters<'a>(arrays: &'a [RawArray], keys: &'a Segment) -> Vec<&'a (dyn ToSql + Sync)> {
+    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).chain(keys.parameters()).collect()
 }
 
 fn incurable(text: &str) -> Error {

@@ -9,8 +9,9 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::flow::chunk::{Kind, Pace, Planner};
+use crate::flow::chunk::{Kind, Planner};
 use crate::flow::copy::{Aim, Copied, Copier, Misfits};
+use crate::flow::pace::Pace;
 use crate::telemetry::{Sample, Timed};
 
 use super::context::Context;

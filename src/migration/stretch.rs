@@ -25,7 +25,7 @@ use crate::change::Plan;
 use crate::cutover;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
-use crate::flow::verify::Findings;
+use crate::flow::found::Findings;
 use crate::flow::write::superseded;
 use crate::hooks::Hook;
 use crate::pg::sqlstate::classify;

@@ -9,11 +9,13 @@ use tokio::sync::Mutex;
 use super::context::Context;
 use crate::catalog;
 use crate::error::Result;
-use crate::flow::chunk::{Kind, Pace, Planner};
+use crate::flow::chunk::{Kind, Planner};
+use crate::flow::found::Findings;
 use crate::flow::key::Key;
+use crate::flow::pace::Pace;
 use crate::flow::segment::Segment;
 use crate::flow::sync::FENCE_LIMIT;
-use crate::flow::verify::{Findings, Seen, Verifier};
+use crate::flow::verify::{Seen, Verifier};
 use crate::pg::Session;
 use crate::telemetry::{Sample, Timed};
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
 use super::{store, teardown};
-use crate::catalog::{self, Baseline, Fingerprint, FingerprintReader, Part};
+use crate::catalog::{self, AttachmentsReader, Baseline, Fingerprint, FingerprintReader, Part};
 use crate::change::KeyColumn;
 use crate::error::{Error, Kind, Result};
 use crate::flow::capture::Tracker;
@@ -46,7 +46,10 @@ impl Watch {
     /// Stops the run once the source is not what it was, and drops the publication at once; ends in peace once
     /// the names are swapped.
     pub(super) async fn run(mut self, end: CancellationToken) -> Result<()> {
+        // Planned once: each look would take longer to plan than to take.
+        self.session.set("plan_cache_mode", "force_generic_plan").await?;
         let reader = FingerprintReader::prepare(&self.session).await?;
+        let attachments = AttachmentsReader::prepare(&self.session).await?;
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for n in 0u32.. {
@@ -76,8 +79,7 @@ impl Watch {
             }
             self.keep(self.baseline.current()).await?;
             if n % ATTACHMENTS == 0
-                && let Err(e) =
-                    catalog::check_attachments(&self.session, self.flow.captured.oid).await
+                && let Err(e) = attachments.check(&self.session, self.flow.captured.oid).await
             {
                 return if store::is_swapped(&self.session, self.flow.migration).await? {
                     Ok(())

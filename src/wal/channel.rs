@@ -139,6 +139,11 @@ impl Channel {
         Poll::Ready(Ok(()))
     }
 
+    /// From now on fewer bytes than these wake nobody who waits for a message.
+    pub(super) fn wakes_for(&self, bytes: usize) {
+        self.io.wakes_for(bytes);
+    }
+
     /// Puts a message in line for [`send`](Self::send).
     pub(super) fn queue(
         &mut self,

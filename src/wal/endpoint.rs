@@ -10,6 +10,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -51,8 +52,51 @@ impl std::fmt::Display for Address {
 }
 
 /// Any byte stream to a server.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {
+    /// From now on fewer bytes than these wake nobody who waits for them, where the system can do that. What has
+    /// come is read all the same by whoever looks, and 1 wakes at once for what has come meanwhile.
+    fn wakes_for(&self, _bytes: usize) {}
+}
+
+impl Io for UnixStream {}
+
+impl Io for TcpStream {
+    fn wakes_for(&self, bytes: usize) {
+        if let Err(e) = low_water(self, bytes) {
+            tracing::debug!(error = %e, "the socket's low-water mark is not set");
+        }
+    }
+}
+
+impl Io for TlsStream<TcpStream> {
+    fn wakes_for(&self, bytes: usize) {
+        self.get_ref().0.wakes_for(bytes);
+    }
+}
+
+/// Linux heeds SO_RCVLOWAT when it wakes, and looks again when it is set (socket(7), tcp_set_rcvlowat); others
+/// would have to be asked whether they do.
+#[cfg(target_os = "linux")]
+fn low_water(socket: &TcpStream, bytes: usize) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the socket is open while it is borrowed, and the value is of the size that is told.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn low_water(_: &TcpStream, _: usize) -> std::io::Result<()> {
+    Ok(())
+}
 
 /// Connects to the endpoint, up to the point where the startup message may be sent.
 pub(super) async fn dial(endpoint: &Endpoint) -> Result<Box<dyn Io>> {

@@ -17,6 +17,9 @@ const FINISH_LIMIT: Duration = Duration::from_secs(3);
 /// How long to listen for the reason after nothing could be sent any more.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
+/// More than any system keeps for a socket.
+const MANY_BYTES: usize = 1 << 30;
+
 /// A running stream. `next` and `status_update` may both be abandoned at any await.
 ///
 /// The server ends a stream it hears nothing from for `wal_sender_timeout`; whoever wants to know
@@ -58,6 +61,16 @@ impl ReplicationStream {
         }
     }
 
+    /// While `next` is not asked: less than so much from the server wakes nobody, in vain.
+    pub fn rest(&self) {
+        self.channel.wakes_for(MANY_BYTES);
+    }
+
+    /// `next` will be asked again.
+    pub fn wake(&self) {
+        self.channel.wakes_for(1);
+    }
+
     /// Tells the server how far we are; `reply` asks for a keepalive. Cancel safe: what could not
     /// be sent goes out with the next call of this or of `next`.
     pub async fn status_update(
@@ -81,6 +94,7 @@ impl ReplicationStream {
 
     /// What the server said before it closed its end: that, and not the broken pipe, is the cause.
     async fn last_words(&mut self) -> Option<Error> {
+        self.wake();
         let listen = async {
             loop {
                 match self.channel.receive().await {
@@ -97,6 +111,7 @@ impl ReplicationStream {
 
     /// Ends the stream so that the slot is free afterwards; best effort, within a few seconds.
     pub async fn finish(mut self) {
+        self.wake();
         if tokio::time::timeout(FINISH_LIMIT, self.say_goodbye()).await.is_err() {
             tracing::debug!(pid = self.pid, "the walsender did not end in time");
         }

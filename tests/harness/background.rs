@@ -52,6 +52,18 @@ impl Background {
         Background { child, stdout, stderr, reader }
     }
 
+    /// How often its threads have gone to sleep until something woke them (proc(5)).
+    pub fn sleeps(&self) -> u64 {
+        let threads = format!("/proc/{}/task", self.child.id().expect("the program runs"));
+        let of = |thread: std::fs::DirEntry| {
+            // A thread may have ended since it was listed.
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            line.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        std::fs::read_dir(threads).unwrap().map(|thread| of(thread.unwrap())).sum()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
         let pid = self.child.id().expect("the program runs") as i32;

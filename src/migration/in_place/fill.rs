@@ -13,9 +13,10 @@ use crate::change::trial::Does;
 use crate::change::{KeyColumn, own_key};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::flow::Flow;
-use crate::flow::chunk::{Kind, Pace, Planner};
+use crate::flow::chunk::{Kind, Planner};
 use crate::flow::copy::Copied;
 use crate::flow::fill::Filler;
+use crate::flow::pace::Pace;
 use crate::migration::store::{self, StoredStep};
 use crate::telemetry::{Sample, Timed};
 

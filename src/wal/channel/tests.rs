@@ -11,6 +11,8 @@ use crate::wal::frame::Frame;
 use crate::wal::stream::ReplicationStream;
 use crate::wal::{Address, Endpoint, startup};
 
+impl Io for DuplexStream {}
+
 const MOMENT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(5);
 
@@ -57,6 +59,28 @@ async fn a_read_abandoned_at_every_byte_loses_nothing() {
     }
     server.write_all(&keepalive(4)).await.unwrap();
     assert_eq!(end_of(stream.next().await.unwrap()), 4);
+}
+
+/// Where the system does not know how, it would wake.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_rest_is_not_disturbed_and_what_came_meanwhile_is_there_after_it() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ours = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut stream = ReplicationStream::new(Channel::new(Box::new(ours)), 7);
+    for n in [1, 3] {
+        assert!(timeout(MOMENT, stream.next()).await.is_err(), "nothing is there yet");
+        stream.rest();
+        server.write_all(&keepalive(n)).await.unwrap();
+        server.write_all(&keepalive(n + 1)).await.unwrap();
+        assert!(timeout(MOMENT, stream.next()).await.is_err(), "it was woken");
+        stream.wake();
+        for expected in [n, n + 1] {
+            let frame = timeout(LONG, stream.next()).await.expect("it sleeps on");
+            assert_eq!(end_of(frame.unwrap()), expected);
+        }
+    }
 }
 
 #[tokio::test]
