@@ -12,7 +12,7 @@
 //! them feels it: at half of the full speed a standby that takes a fortieth of it was eight seconds behind before
 //! that ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Who feels what a signal tells.
@@ -95,12 +95,18 @@ const RISE: f64 = 0.7;
 const BEGIN: f64 = 0.02;
 const GROW: f64 = 1.0;
 /// The application's reads and commits feel all that happens on a server, at any time a little: what they say is
-/// noisy, but of now, and does not add up. So how fast it comes nearer says nothing, the distance counts for more
-/// (or each peak would cost more than is ever made good), and what stops the copy is farther away.
+/// noisy, but of now, and does not add up. So the middle of the last readings counts, and how fast it comes nearer
+/// says nothing. From here on the application is said to feel the copy, and what stops it is farther away.
 const FELT: f64 = 0.4;
-const EASE: f64 = 0.5;
+const MIDDLE_OF: usize = 5;
 const GAIN_NOW: f64 = 1.0;
 const STOP_NOW: f64 = 3.0;
+/// How fast it grows until it is felt; and, once it was, from this share of the speed at which it was on, for a distance
+/// of one limit: a processor that is nearly used up is felt all at once, and whoever runs into that again and again
+/// is felt all the time.
+const EASE: f64 = 0.5;
+const NEAR: f64 = 0.7;
+const CREEP: f64 = 0.1;
 /// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
 /// it up before is gone.
 const QUIET: f64 = 0.1;
@@ -137,6 +143,10 @@ struct Signal {
     /// Seconds for which it has been quiet.
     quiet: f64,
     stops: bool,
+    /// The last ones, of what is noisy.
+    last: VecDeque<f64>,
+    /// The speed at which it began to be felt, the last time.
+    felt_at: Option<f64>,
 }
 
 impl Controller {
@@ -179,15 +189,18 @@ impl Controller {
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
-            let mut change = signal.take(reading.felt_by, pressure, seconds);
+            let mut change = match reading.felt_by {
+                FeltBy::Application => signal.take_felt(pressure, seconds, self.speed),
+                FeltBy::Standby | FeltBy::Others => signal.take(pressure, seconds),
+            };
             let (felt, grow) = match reading.felt_by {
                 FeltBy::Application => (FELT, EASE),
                 FeltBy::Standby => (QUIET, GROW),
                 FeltBy::Others => (f64::INFINITY, GROW),
             };
-            if pressure >= felt {
+            if signal.pressure >= felt {
                 self.begins = false;
-            } else if self.begins && pressure < SETPOINT {
+            } else if self.begins && signal.pressure < SETPOINT {
                 change = grow;
             }
             stops_now |= signal.stops && !before;
@@ -231,33 +244,67 @@ fn stop(reason: Reason) -> Decision {
 impl Default for Signal {
     /// One that has not pressed so far.
     fn default() -> Self {
-        Signal { pressure: 0.0, approach: 0.0, quiet: QUIET_FOR, stops: false }
+        Signal {
+            pressure: 0.0,
+            approach: 0.0,
+            quiet: QUIET_FOR,
+            stops: false,
+            last: VecDeque::from([0.0; MIDDLE_OF]),
+            felt_at: None,
+        }
     }
 }
 
 impl Signal {
     /// Takes a reading in; returns the change a second of the speed's logarithm that it asks for.
-    fn take(&mut self, felt_by: FeltBy, pressure: f64, seconds: f64) -> f64 {
+    fn take(&mut self, pressure: f64, seconds: f64) -> f64 {
         let pressure = pressure.clamp(0.0, 100.0);
         if seconds > 0.0 {
             let approach = (pressure - self.pressure) / seconds;
             self.approach += (approach - self.approach) * (seconds / SMOOTHING).min(1.0);
         }
         self.pressure = pressure;
-        let now = felt_by == FeltBy::Application;
-        let stop = if now { STOP_NOW } else { STOP };
-        self.stops = pressure >= stop || self.stops && pressure >= 1.0;
+        self.stops = pressure >= STOP || self.stops && pressure >= 1.0;
         self.quiet = if pressure < QUIET { self.quiet + seconds } else { 0.0 };
-        let change = match now {
-            true => GAIN_NOW * (SETPOINT - pressure),
-            false => GAIN * (SETPOINT - pressure) - DAMPING * self.approach,
-        };
+        let change = GAIN * (SETPOINT - pressure) - DAMPING * self.approach;
         match pressure {
             1.0.. => change.min(OVER),
             _ if self.quiet > QUIET_FOR => RISE,
             _ => change,
         }
     }
+
+    /// The same of what the application feels, while the copy has this speed.
+    fn take_felt(&mut self, pressure: f64, seconds: f64, speed: f64) -> f64 {
+        let pressure = pressure.clamp(0.0, 100.0);
+        self.stops = pressure >= STOP_NOW || self.stops && pressure >= 1.0;
+        self.last.push_back(pressure);
+        self.last.drain(..self.last.len().saturating_sub(MIDDLE_OF));
+        let before = std::mem::replace(&mut self.pressure, middle(&self.last));
+        self.quiet = if self.pressure < QUIET { self.quiet + seconds } else { 0.0 };
+        if self.pressure >= FELT {
+            if before < FELT {
+                self.felt_at = Some(speed);
+            }
+            // It is of the last seconds: faster than that, what is over would be paid for again.
+            return (GAIN_NOW * (FELT - self.pressure)).max(OVER);
+        }
+        if self.quiet > QUIET_FOR {
+            self.felt_at = None;
+            return RISE;
+        }
+        match self.felt_at {
+            Some(felt_at) if speed >= felt_at * NEAR => CREEP * (FELT - self.pressure),
+            _ => EASE,
+        }
+    }
+}
+
+/// The one in the middle.
+fn middle(readings: &VecDeque<f64>) -> f64 {
+    let mut sorted: Vec<f64> = readings.iter().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]
