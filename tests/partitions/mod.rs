@@ -12,7 +12,7 @@ mod live;
 mod meanwhile;
 mod mover;
 mod refused;
-mod same;
+pub mod same;
 
 use pgwraith::demo::orders::create_orders;
 
