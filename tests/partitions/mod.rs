@@ -11,6 +11,7 @@ mod just_now;
 mod live;
 mod meanwhile;
 mod mover;
+mod newcomers;
 mod refused;
 pub mod same;
 
