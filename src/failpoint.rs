@@ -102,7 +102,7 @@ pub const OF_ORDER: &[&str] = &["moved rows taken out", "moved rows gone"];
 
 /// Those that a run comes by besides, where a partition comes to its table.
 #[cfg(feature = "failpoints")]
-pub const OF_NEWCOMERS: &[&str] = &["newcomer stored"];
+pub const OF_NEWCOMERS: &[&str] = &["newcomer stored", "newcomer known"];
 
 /// Those of an abort.
 #[cfg(feature = "failpoints")]

@@ -3,7 +3,7 @@
 use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
 
-use crate::harness::{self, Background, leftovers};
+use crate::harness::{self, Background, Failpoint, leftovers};
 use crate::scene::{SOON, Shop, shop, wait_for};
 
 const CHANGE: [&str; 2] = ["--alter", "ALTER COLUMN customer_id TYPE bigint"];
@@ -98,6 +98,36 @@ async fn one_that_is_stopped_leaves_nothing_and_says_so() {
     let output = run.finish(SOON).await.expect_code(5);
     assert!(output.stderr.contains("everything of the dry run is removed"), "{output}");
     assert_eq!(leftovers(&shop.client).await, [] as [&str; 0]);
+}
+
+/// The race: the stop comes when its row is written, and its COMMIT not answered yet. A run says what there is of it.
+#[tokio::test]
+async fn one_that_is_stopped_while_it_is_put_down_is_known() {
+    const GATE: i64 = 4713;
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    let run = shop.arguments("orders", &["--rebuild"]);
+    for arguments in [arguments(&shop, &["--rebuild"]), run] {
+        let rehearses = arguments[0] == "dry-run";
+        harness::make_state(&shop.dsn, &shop.client).await;
+        shop.exec(&format!(
+            "CREATE FUNCTION pgwraith.gate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               PERFORM pg_catalog.pg_advisory_xact_lock_shared({GATE}); RETURN NULL; END $$;
+             CREATE TRIGGER gate AFTER INSERT ON pgwraith.migration FOR EACH ROW EXECUTE FUNCTION pgwraith.gate()"
+        ))
+        .await;
+        let gate = Failpoint::closed(shop.session().await, GATE).await;
+        let run = Background::start(&arguments);
+        gate.wait_for_somebody().await;
+        run.signal(libc::SIGINT);
+        gate.open().await;
+        let output = run.finish(SOON).await.expect_code(5);
+        if !rehearses {
+            assert!(output.stderr.contains("nothing was copied yet"), "{output}");
+            harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
+        }
+        assert_eq!(leftovers(&shop.client).await, [] as [&str; 0], "{arguments:?}");
+    }
 }
 
 #[tokio::test]

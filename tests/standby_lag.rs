@@ -273,6 +273,30 @@ async fn one_that_is_late_on_purpose_is_ignored_by_its_name() {
     assert!(value::<bool>(&there, nothing).await, "it is late");
 }
 
+/// Nobody is in the way of the cutover but us.
+#[tokio::test]
+async fn patience_does_not_run_out_while_a_standby_holds_changed_keys_back() {
+    let shop = shop().await;
+    let standby = shop.cluster.standby(&[]).await.unwrap();
+    create_orders(&shop.client, 20_000).await.unwrap();
+    let more = ["--rebuild", "--postpone-cutover", "--cutover-patience", "3s"];
+    let mut run = Background::start(shop.arguments("orders", &more));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    let frozen = Frozen::processes(&standby, "backend_type = 'startup'").await;
+    shop.exec("CREATE TABLE elsewhere (n int)").await;
+    run.wait_for_saying("it waits for standby walreceiver: ").await;
+    shop.exec("UPDATE orders SET note = 'changed'").await;
+    harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    // It looks for five seconds, and would have given up then.
+    run.wait_for_saying("changed keys wait to be applied").await;
+    drop(frozen);
+    run.finish(SOON).await.expect_code(0);
+    assert_eq!(
+        shop.value::<i64>("SELECT count(*) FROM orders WHERE note = 'changed'").await,
+        20_000
+    );
+}
+
 /// A standby of a standby: the server does not know of it.
 struct Leaf {
     shop: Shop,

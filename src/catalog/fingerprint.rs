@@ -99,9 +99,24 @@ impl Fingerprint {
         Fingerprint(value)
     }
 
+    /// The same, not knowing these partitions.
+    pub fn not_knowing(&self, oids: &[u32]) -> Fingerprint {
+        let mut value = self.0.clone();
+        if let Some(Value::Object(parts)) = value.get_mut(PARTITION) {
+            parts.retain(|oid, _| !oid.parse().is_ok_and(|oid| oids.contains(&oid)));
+        }
+        Fingerprint(value)
+    }
+
+    /// What the partition of that number is called and how it is attached, by the row of the catalogs that says so;
+    /// None where it is none. If that is the same twice, it was one all the while.
+    pub fn partition(&self, oid: u32) -> Option<&str> {
+        self.0.get(PARTITION)?.get(oid.to_string())?.as_str()
+    }
+
     /// Whether a partition of that number is there.
     pub fn has_partition(&self, oid: u32) -> bool {
-        self.0.get(PARTITION).and_then(|parts| parts.get(oid.to_string())).is_some()
+        self.partition(oid).is_some()
     }
 
     fn came_since(&self, before: &Fingerprint) -> Vec<String> {

@@ -94,21 +94,26 @@ pub async fn relations(session: &Session, root: u32) -> Result<Vec<u32>> {
     Ok(session.one(&sql, &[&root]).await?.get(0))
 }
 
-/// The partition `oid` of the table `root`; None where it is divided itself, or gone again.
+/// The partition `oid` of the table `root`, but for its bound; None where it is divided itself, or gone again. Waits for
+/// nobody.
 pub async fn new_leaf(session: &Session, root: u32, oid: u32) -> Result<Option<Part>> {
-    let parts = session.one(&sql_of_parts(), &[&root]).await?.get::<_, Option<Value>>(0);
+    let sql = sql_of_parts("NULL");
+    let parts = session.one(&sql, &[&root]).await?.get::<_, Option<Value>>(0);
     let parts: Vec<Part> = parts.map(parse).transpose()?.unwrap_or_default();
     Ok(parts.into_iter().find(|part| part.oid == oid && part.is_leaf()))
 }
 
-/// What [`Part`] is read from, of the table $1.
-pub(super) fn sql_of_parts() -> String {
+/// The bound of the relation `c`. That locks it.
+pub(super) const BOUND: &str = "pg_catalog.pg_get_expr(c.relpartbound, c.oid)";
+
+/// What [`Part`] is read from, of the table $1; its bound by the expression `bound`.
+pub(super) fn sql_of_parts(bound: &str) -> String {
     format!(
         "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.level, x.oid) FROM (
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, r.rolname AS owner, c.relkind AS kind,
     c.relpersistence AS persistence, am.amname AS access_method, t.level,
     (SELECT pg_catalog.bool_or(h.inhdetachpending) FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) AS detaching,
-    pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound, c.relreplident AS replica_identity,
+    {bound} AS bound, c.relreplident AS replica_identity,
     {IDENTITY} AS identity,
     (SELECT ic.relname FROM pg_catalog.pg_index ki, LATERAL {key_tree} k, pg_catalog.pg_index i
       JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid

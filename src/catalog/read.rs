@@ -73,7 +73,7 @@ pub async fn read(session: &Session, oid: u32) -> Result<Option<Table>> {
            'sequences', COALESCE(({SEQUENCES}), '[]'), \
            'statistics', COALESCE(({STATISTICS}), '[]'), \
            'foreign_keys', COALESCE(({FOREIGN_KEYS}), '[]'), 'parts', COALESCE(({}), '[]'))",
-        parts::sql_of_parts()
+        parts::sql_of_parts(parts::BOUND)
     );
     let sql = sql
         .replace("TREE OF TABLE", &parts::tree("c.oid"))

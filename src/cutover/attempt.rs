@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::dirty::Batch;
 use crate::flow::key::Key;
+use crate::flow::newcomer;
 use crate::flow::write::Alone;
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_literal};
@@ -150,13 +151,7 @@ impl<'a> Attempt<'a> {
         if !captured.is_partitioned || !self.cutover.tracker.told_of().iter().any(gone) {
             return Ok(());
         }
-        Err(Stop::Definite(
-            Error::failed(format!(
-                "a partition of {} came and went again while the run lasted",
-                captured.name
-            ))
-            .next("`pgwraith resume` compares every row once more"),
-        ))
+        Err(Stop::Definite(newcomer::came_and_went(&self.cutover.flow)))
     }
 
     async fn look_again(&self) -> Result<Fingerprint, Stop> {

@@ -17,6 +17,7 @@ use super::deadline::Deadline;
 use super::locker::{deadlock_timeout, late, lock_out_ddl, watch};
 use super::look::{self, Obstacle};
 use super::met::Met;
+use super::patience::Patience;
 use super::{Before, HELD_POLL, Limits, Window, ask, back_off, out_of_patience, outcome};
 use crate::catalog::{self, Table};
 use crate::change::Request;
@@ -106,14 +107,16 @@ impl InPlace<'_> {
     /// Makes it; tries again until `limits.patience` is over.
     pub async fn run(&self) -> Result<Altered> {
         let observer = self.session("observer").await?;
-        let (mut started, mut asked) = (Instant::now(), false);
+        // Nobody syncs.
+        let (mut patience, mut asked) = (Patience::new(self.limits.patience, None), false);
         let (mut attempts, mut met) = (0, Met::default());
         loop {
             if self.waits_for_its_hours(&observer).await? | self.is_held().await {
-                (started, asked) = (Instant::now(), false);
+                patience.begin_anew();
+                asked = false;
             }
             if !asked {
-                ask(self.before, self.meter, &self.limits, started).await?;
+                ask(self.before, self.meter, &patience).await?;
                 asked = true;
                 // That may have taken its time.
                 continue;
@@ -123,7 +126,7 @@ impl InPlace<'_> {
                 Err(obstacle) => obstacle,
             };
             let is_news = met.again(&obstacle, Instant::now());
-            if started.elapsed() > self.limits.patience {
+            if patience.left().is_zero() {
                 return Err(out_of_patience(&self.limits, attempts, &met));
             }
             if is_news {

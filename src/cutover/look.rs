@@ -22,11 +22,18 @@ pub(super) const POLL: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone)]
 pub(super) struct Obstacle {
     pub(super) text: String,
+    /// Changed keys are to be synced first.
+    pub(super) keys_wait: bool,
 }
 
 impl Obstacle {
     pub(super) fn new(text: impl Into<String>) -> Self {
-        Obstacle { text: text.into() }
+        Obstacle { text: text.into(), keys_wait: false }
+    }
+
+    /// Changed keys that are to be synced first.
+    pub(super) fn of_keys(text: impl Into<String>) -> Self {
+        Obstacle { keys_wait: true, ..Obstacle::new(text) }
     }
 }
 
@@ -45,7 +52,8 @@ pub(super) async fn backlog(tracker: &Tracker, fence: &Fence) -> Result<Option<O
             return Ok(None);
         }
         if Instant::now() > deadline {
-            return Ok(Some(Obstacle::new(format!("{waiting} changed keys wait to be applied"))));
+            let text = format!("{waiting} changed keys wait to be applied");
+            return Ok(Some(Obstacle::of_keys(text)));
         }
         let _ = timeout(POLL, arrivals.changed()).await;
     }

@@ -15,6 +15,7 @@ mod locks;
 mod look;
 mod met;
 mod outcome;
+mod patience;
 mod rehearse;
 mod snapshots;
 mod take;
@@ -40,12 +41,14 @@ use crate::flow::write::{Alone, Door, Writer};
 use crate::pg::{Connector, QualifiedName, Session};
 use crate::shadow::Names;
 use crate::telemetry::Meter;
+use crate::throttle::valve::Valve;
 
 use attempt::{Attempt, Tried};
 pub use in_place::{Altered, InPlace, Ready, Sent, Work, still_instant};
 use locker::Locker;
 use look::Obstacle;
 use met::Met;
+use patience::Patience;
 pub use rehearse::Rehearsal;
 pub use window::Window;
 
@@ -55,6 +58,9 @@ const HELD_POLL: Duration = Duration::from_millis(100);
 /// Pauses between two questions to who may put it off begin with this and double.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A try waits for older snapshots no longer than this.
+const SNAPSHOTS: Duration = Duration::from_secs(10);
 
 /// The limits of the cutover.
 #[derive(Debug, Clone, Copy)]
@@ -132,6 +138,8 @@ pub struct Cutover<'a> {
     pub held: &'a (dyn Fn() -> Option<String> + Sync),
     /// Asked before the first attempt, while no lock is held, and again after the operator had it wait.
     pub before: &'a dyn Before,
+    /// What holds back those who sync.
+    pub sync_valve: &'a Valve,
 }
 
 /// Whoever has a word on when it begins.
@@ -145,22 +153,23 @@ impl Cutover<'_> {
     /// found too hot to compare: they are compared under the lock.
     pub async fn run(&self, open: HashSet<Key>) -> Result<Done> {
         let (observer, syncer) = self.open().await?;
-        let mut started = Instant::now();
+        let mut patience = Patience::new(self.limits.patience, Some(self.sync_valve));
         let mut attempts = 0;
         let mut met = Met::default();
         let mut refused: Option<String> = None;
         let mut asked = false;
         loop {
             if self.is_held().await {
-                (started, asked) = (Instant::now(), false);
+                patience.begin_anew();
+                asked = false;
             }
             if !asked {
-                ask(self.before, self.meter, &self.limits, started).await?;
+                ask(self.before, self.meter, &patience).await?;
                 asked = true;
                 // That may have taken its time.
                 continue;
             }
-            let obstacle = match self.prepare(&observer, &syncer, started).await? {
+            let obstacle = match self.prepare(&observer, &syncer, &patience).await? {
                 Err(obstacle) => obstacle,
                 // He may have said so meanwhile.
                 Ok(_) if (self.held)().is_some() => continue,
@@ -189,7 +198,8 @@ impl Cutover<'_> {
                 }
             };
             let is_news = met.again(&obstacle, Instant::now());
-            if started.elapsed() > self.limits.patience {
+            patience.met(&obstacle);
+            if patience.left().is_zero() {
                 return Err(out_of_patience(&self.limits, attempts, &met));
             }
             if is_news {
@@ -231,7 +241,7 @@ impl Cutover<'_> {
         &self,
         observer: &Session,
         syncer: &Syncer,
-        started: Instant,
+        patience: &Patience<'_>,
     ) -> Result<Result<Locker, Obstacle>> {
         if let Some(obstacle) = look::backlog(self.tracker, self.fence).await? {
             return Ok(Err(obstacle));
@@ -239,10 +249,12 @@ impl Cutover<'_> {
         match syncer.full(self.tracker, self.door, self.fence).await? {
             Full::Equal(..) => {}
             Full::Truncated => return Ok(Err(Obstacle::new("the table was truncated just now"))),
-            Full::Behind => return Ok(Err(Obstacle::new("many changed keys wait to be applied"))),
+            Full::Behind => {
+                return Ok(Err(Obstacle::of_keys("many changed keys wait to be applied")));
+            }
         };
-        if let Some(obstacle) = snapshots::wait_for_older(observer, self.remaining(started)).await?
-        {
+        let limit = patience.left().min(SNAPSHOTS);
+        if let Some(obstacle) = snapshots::wait_for_older(observer, limit).await? {
             return Ok(Err(obstacle));
         }
         if let Some(obstacle) = look::long_holders(observer, &self.flow, &[]).await? {
@@ -258,19 +270,15 @@ impl Cutover<'_> {
         }
         Ok(Ok(ready))
     }
-
-    fn remaining(&self, started: Instant) -> Duration {
-        self.limits.patience.saturating_sub(started.elapsed()).min(Duration::from_secs(10))
-    }
 }
 
 /// Asks until nobody minds, or patience is over.
-async fn ask(before: &dyn Before, meter: &Meter, limits: &Limits, started: Instant) -> Result<()> {
+async fn ask(before: &dyn Before, meter: &Meter, patience: &Patience<'_>) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     while let Some(why) = before.minds().await {
-        let left = limits.patience.saturating_sub(started.elapsed());
+        let left = patience.left();
         if left.is_zero() {
-            let seconds = limits.patience.as_secs();
+            let seconds = patience.limit().as_secs();
             return Err(Error::failed(format!(
                 "the cutover was put off for {seconds} s (--cutover-patience): {why}"
             )));

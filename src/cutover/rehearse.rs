@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::locker::Locker;
+use super::patience::Patience;
 use super::{Cutover, back_off, look};
 use crate::error::Result;
 use crate::flow::sync::FENCE_LIMIT;
@@ -45,10 +46,11 @@ impl Cutover<'_> {
             fence_max_ms: ms(fences.last()),
             ..Rehearsal::default()
         };
-        let started = Instant::now();
+        // A rehearsal has an end, whatever holds it up.
+        let patience = Patience::new(self.limits.patience, None);
         let mut tries = 0;
         loop {
-            match self.prepare(&observer, &syncer, started).await? {
+            match self.prepare(&observer, &syncer, &patience).await? {
                 Ok(locker) => {
                     let fence = fences.get(FENCES / 2).copied().unwrap_or_default();
                     // As in an attempt, which has the shadow for itself.
@@ -72,7 +74,7 @@ impl Cutover<'_> {
                 }
                 Err(obstacle) => rehearsal.obstacle = Some(obstacle.text),
             }
-            if started.elapsed() > self.limits.patience {
+            if patience.left().is_zero() {
                 return Ok(rehearsal);
             }
             tries += 1;

@@ -62,6 +62,7 @@ pub struct Tracker {
     /// Unique values wander between rows: batches wait for each other's, and deadlock.
     wandering: AtomicBool,
     turn: tokio::sync::Mutex<()>,
+    numbering: tokio::sync::Mutex<()>,
     /// Memory was freed.
     pub freed: Notify,
     next_fence: AtomicU64,
@@ -146,9 +147,21 @@ impl Tracker {
         }
     }
 
+    /// To be held from before rows of `pgwraith.dirty` get their numbers until they are committed, by whoever stores keys
+    /// while stored ones are brought back: that goes by their numbers, and would go past those that are committed
+    /// behind greater ones.
+    pub async fn numbers_rows(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.numbering.lock().await
+    }
+
     /// The relations that the stream told changes of.
     pub fn told_of(&self) -> HashSet<u32> {
         self.told().clone()
+    }
+
+    /// Rows of that relation come to the target as if the stream had told of them.
+    pub fn tell_of(&self, relation: u32) {
+        self.told().insert(relation);
     }
 
     /// Those changes do not matter any more.

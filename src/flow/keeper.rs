@@ -137,6 +137,7 @@ impl Keeper {
         let keys: Vec<&[u8]> = spills.iter().map(|s| s.key.as_bytes()).collect();
         let xids: Vec<String> = spills.iter().map(|s| s.xid.to_string()).collect();
         let (migration, flow) = (&self.flow.migration, &self.flow.number);
+        let _turn = self.tracker.numbers_rows().await;
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         let delete = "DELETE FROM pgwraith.dirty d USING pg_catalog.unnest($3::pg_catalog.bytea[]) AS u(key) \
                       WHERE d.migration_id = $1 AND d.flow = $2 AND d.kind = 'key' AND d.key = u.key";

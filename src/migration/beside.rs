@@ -1,13 +1,16 @@
 //! What runs beside the phases of a stretch: who captures, keeps, truncates, watches and throttles.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::begun::Known;
 use super::context::Context;
+use super::newcomers::Newcomers;
 use super::run::Settings;
 use super::stretch::Stretch;
 use super::supervisor::Background;
@@ -53,19 +56,34 @@ impl Stretch<'_, '_> {
             Some(stream) => self.follow(control, &context, stream).await?,
             None => Vec::new(),
         };
-        let session = context.session("watch").await?;
         let baseline = Arc::new(Baseline::new(fingerprint.clone()));
+        let came = Arc::new(Notify::new());
         let watch = Watch {
-            session,
+            session: context.session("watch").await?,
             flow: Arc::clone(&context.flow),
             epoch: self.epoch,
             baseline: Arc::clone(&baseline),
-            tracker: Arc::clone(&context.tracker),
             divided_alike: known.is_divided_alike(),
+            came: Arc::clone(&came),
             kept: fingerprint,
             supervisor: guard.clone(),
         };
         background.push(guard.spawn(|end| watch.run(end)));
+        if source.is_partitioned() {
+            let newcomers = Newcomers {
+                session: context.session("newcomers").await?,
+                flow: Arc::clone(&context.flow),
+                epoch: self.epoch,
+                baseline: Arc::clone(&baseline),
+                tracker: Arc::clone(&context.tracker),
+                valve: context.valve.clone(),
+                divided_alike: known.is_divided_alike(),
+                came,
+                supervisor: guard.clone(),
+                begun: HashMap::new(),
+            };
+            background.push(guard.spawn(|end| newcomers.run(end)));
+        }
         let governor = governor::start(self.run, guard, &context, (live, held), (source, captures));
         background.extend(governor.await?);
         let done = guard.guard(work(&context, &baseline)).await;

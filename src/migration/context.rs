@@ -75,6 +75,7 @@ impl Context {
             limits,
             held,
             before,
+            sync_valve: &self.sync_valve,
         }
     }
 }

@@ -17,6 +17,7 @@ mod instant;
 mod liveness;
 mod mark;
 mod name;
+mod newcomers;
 mod planned;
 mod prepare;
 mod probing;

@@ -24,7 +24,7 @@ use crate::flow::found::Findings;
 use crate::flow::keeper::Limits;
 use crate::hooks::Hooks;
 use crate::pg::sqlstate::classify;
-use crate::pg::{Connector, Session};
+use crate::pg::{Connector, Session, shell_word};
 use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
 use crate::telemetry::{Meter, Sample, thousands};
@@ -137,6 +137,16 @@ pub struct How {
     pub recover: bool,
 }
 
+/// What is known of a table before there is a migration.
+struct Looked {
+    control: Session,
+    source: Table,
+    names: Names,
+    plan: Plan,
+    /// What the hook came to that was asked.
+    agreed: Option<String>,
+}
+
 /// A run that is about to start.
 pub struct Run<'a> {
     pub connector: &'a Connector,
@@ -155,12 +165,10 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Migrates the table. On any error the source is as it was.
     pub async fn migrate(&self, request: &Request) -> Result<Report> {
-        let begin = self.begin(request, Phase::Prepare.as_str());
-        let begun = match self.supervisor.guard(begin).await {
+        let (migration, fresh) = match self.begin(request, Phase::Prepare.as_str()).await {
             Ok(begun) => begun,
             Err(error) => return self.ended(None, error).await,
         };
-        let (migration, fresh) = begun;
         self.go_on(migration, FIRST_EPOCH, Some(fresh), false).await
     }
 
@@ -176,6 +184,37 @@ impl Run<'_> {
         request: &Request,
         phase: &str,
     ) -> Result<(i64, (Table, Plan))> {
+        let looked = self.supervisor.guard(self.consider(request, phase == DRY_RUN)).await?;
+        let Looked { control, source, names, plan, agreed } = looked;
+        self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
+        self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
+        let rows = Some(source.estimated_rows as i64).filter(|rows| *rows > 0);
+        let at = (phase, rows);
+        let begin = store::begin(&control, source.oid, &names, request, self.options, at);
+        let migration = self.put_down(begin).await?;
+        if let Some(told) = agreed {
+            Caller::of(self).keep(migration, &told).await;
+        }
+        failpoint!("begun");
+        Ok((migration, (source, plan)))
+    }
+
+    /// Puts a migration down in the state. Where a stop comes meanwhile, its answer is waited for: the migration may be
+    /// there by then, and whoever stops has to know it.
+    pub(super) async fn put_down(&self, begin: impl Future<Output = Result<i64>>) -> Result<i64> {
+        self.supervisor.see_through(begin).await.map_err(|e| match e.kind() {
+            Kind::Stopped => {
+                let what = "the server did not say whether the migration is in its state by now";
+                let next =
+                    format!("`pgwraith abort {}` undoes it, where it is", shell_word(self.table));
+                e.and_then_state(what.to_owned(), next)
+            }
+            _ => e,
+        })
+    }
+
+    /// Whether there can be a migration, and the operator agrees. Changes nothing.
+    async fn consider(&self, request: &Request, rehearses: bool) -> Result<Looked> {
         let control = self.connector.session("control").await?;
         let oid = catalog::find(&control, self.table).await?;
         let source = catalog::read(&control, oid)
@@ -187,10 +226,10 @@ impl Run<'_> {
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         if let Some(keep) = &plan.keep {
             let (all, gone) = change::left_behind(&control, &source, keep).await?;
-            self.agree_to_loss(all, gone, phase == DRY_RUN)?;
+            self.agree_to_loss(all, gone, rehearses)?;
         }
         if request.shadow_ddl.is_some() {
-            self.agree_to_columns(&change::ddl::dropped(&source, &plan.target), phase == DRY_RUN)?;
+            self.agree_to_columns(&change::ddl::dropped(&source, &plan.target), rehearses)?;
             for told in change::ddl::left_out(&source, &plan) {
                 self.meter.note(told);
             }
@@ -201,18 +240,8 @@ impl Run<'_> {
         partition::lay_out(&control, &source, &names, &mut plan, request).await?;
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;
-        let caller = Caller::of(self);
-        let agreed = caller.before_start().await?;
-        self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
-        self.meter.tell(Sample::Phase(Phase::Prepare.as_str()));
-        let rows = Some(source.estimated_rows as i64).filter(|rows| *rows > 0);
-        let at = (phase, rows);
-        let migration = store::begin(&control, oid, &names, request, self.options, at).await?;
-        if let Some(told) = agreed {
-            caller.keep(migration, &told).await;
-        }
-        failpoint!("begun");
-        Ok((migration, (source, plan)))
+        let agreed = Caller::of(self).before_start().await?;
+        Ok(Looked { control, source, names, plan, agreed })
     }
 
     /// What the file does not name is not said to go: whoever forgot a column would lose it.

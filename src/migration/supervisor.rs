@@ -107,6 +107,18 @@ impl Supervisor {
         }
     }
 
+    /// Does what must not be cut off, since nobody would know what became of it: a stop waits until it is done, no
+    /// longer than [`LIMIT`].
+    pub async fn see_through<T>(&self, step: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut step = std::pin::pin!(step);
+        tokio::select! {
+            biased;
+            done = &mut step => return done,
+            _ = self.stopped.said.cancelled() => {}
+        }
+        timeout(LIMIT, step).await.unwrap_or_else(|_| Err(self.take()))
+    }
+
     fn take(&self) -> Error {
         if self.stopped.said.is_cancelled() {
             let how = self.stopped.lock().clone().unwrap_or_default();

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::supervisor::Supervisor;
@@ -15,8 +16,7 @@ use super::{store, teardown};
 use crate::catalog::{self, AttachmentsReader, Baseline, Fingerprint, FingerprintReader, Part};
 use crate::change::KeyColumn;
 use crate::error::{Error, Kind, Result};
-use crate::flow::capture::Tracker;
-use crate::flow::{Flow, newcomer};
+use crate::flow::Flow;
 use crate::pg::{Connector, Session};
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -24,27 +24,23 @@ const EVERY: Duration = Duration::from_millis(500);
 /// better said now than after the copy.
 const ATTACHMENTS: u32 = 10;
 
-/// Of a name that means no table any more.
-const UNDEFINED_TABLE: &str = "42P01";
-
 /// Who looks.
 pub(super) struct Watch {
     pub(super) session: Session,
     pub(super) flow: Arc<Flow>,
     pub(super) epoch: i64,
     pub(super) baseline: Arc<Baseline>,
-    /// Told of what is found dirty.
-    pub(super) tracker: Arc<Tracker>,
     /// The new table is divided as the source is, and needs a partition for each of the source's.
     pub(super) divided_alike: bool,
+    /// Wakes whoever takes partitions in that came.
+    pub(super) came: Arc<Notify>,
     /// What the state says of the source.
     pub(super) kept: Fingerprint,
     pub(super) supervisor: Supervisor,
 }
 
 impl Watch {
-    /// Stops the run once the source is not what it was, and drops the publication at once; ends in peace once
-    /// the names are swapped.
+    /// Stops the run once the source is not what it was; ends in peace once the names are swapped.
     pub(super) async fn run(mut self, end: CancellationToken) -> Result<()> {
         // Planned once: each look would take longer to plan than to take.
         self.session.set("plan_cache_mode", "force_generic_plan").await?;
@@ -61,21 +57,14 @@ impl Watch {
                 reader.read(&self.session, self.flow.captured.oid, &self.flow.publication).await?;
             let table = self.flow.captured.name.to_string();
             let looked = match self.baseline.check(&now, &table) {
-                Ok(()) if self.baseline.new_partitions(&now).is_empty() => Ok(()),
-                Ok(()) => match self.take_in(&reader).await {
+                Ok(()) => match self.look_at_newcomers(&now).await {
                     Err(e) if e.kind() != Kind::NotResumable => return Err(e),
                     looked => looked,
                 },
                 changed => changed,
             };
             if let Err(e) = looked {
-                // Our own swap changes it too. Asked afterwards: what was seen has then committed.
-                if store::is_swapped(&self.session, self.flow.migration).await? {
-                    return Ok(());
-                }
-                // Told first: without its publication the stream breaks, and that is not the reason.
-                self.supervisor.fail(e);
-                return teardown::drop_publication(&self.session, &self.flow.publication).await;
+                return give_up(&self.session, &self.flow, &self.supervisor, e).await;
             }
             self.keep(self.baseline.current()).await?;
             if n % ATTACHMENTS == 0
@@ -91,38 +80,16 @@ impl Watch {
         Ok(())
     }
 
-    /// Partitions came. What was in them is dirty from here on, and that is stored together with the fingerprint that knows
-    /// them: whoever resumes before that finds them new.
-    async fn take_in(&mut self, reader: &FingerprintReader) -> Result<()> {
-        let (session, flow) = (&self.session, &self.flow);
-        if !store::hold_epoch(session, flow.migration, self.epoch).await? {
-            return Ok(());
+    /// Whether those that came can be followed, is known at once; to take them in may last.
+    async fn look_at_newcomers(&self, now: &Fingerprint) -> Result<()> {
+        let came = self.baseline.new_partitions(now);
+        for &oid in &came {
+            let leaf = catalog::new_leaf(&self.session, self.flow.captured.oid, oid).await?;
+            leaf.map_or(Ok(()), |leaf| suits(&self.flow, &leaf, self.divided_alike))?;
         }
-        let stored = async {
-            let now = reader.read(session, flow.captured.oid, &flow.publication).await?;
-            self.baseline.check(&now, &flow.captured.name.to_string())?;
-            let mut stored = 0u64;
-            for oid in self.baseline.new_partitions(&now) {
-                let Some(leaf) = catalog::new_leaf(session, flow.captured.oid, oid).await? else {
-                    continue;
-                };
-                suits(flow, &leaf, self.divided_alike)?;
-                stored += newcomer::store_all(session, flow, &leaf.qualified()).await?;
-            }
-            Ok::<_, Error>((now, stored))
-        };
-        let stored = stored.await;
-        let (now, stored) = match stored {
-            Ok(stored) => stored,
-            Err(e) => {
-                session.rollback().await;
-                // Dropped or renamed since it was looked up: the next look tells which.
-                return if e.sqlstate() == Some(UNDEFINED_TABLE) { Ok(()) } else { Err(e) };
-            }
-        };
-        store::keep_fingerprint(session, flow, &self.baseline.with_partitions_of(&now)).await?;
-        newcomer::commit(session, &self.tracker, stored).await?;
-        self.baseline.take_in(&now);
+        if !came.is_empty() {
+            self.came.notify_one();
+        }
         Ok(())
     }
 
@@ -138,6 +105,22 @@ impl Watch {
         self.kept = now;
         Ok(())
     }
+}
+
+/// The source is not what it was: stops the run, and drops the publication at once; in peace once the names are swapped.
+pub(super) async fn give_up(
+    session: &Session,
+    flow: &Flow,
+    supervisor: &Supervisor,
+    changed: Error,
+) -> Result<()> {
+    // Our own swap changes it too. Asked afterwards: what was seen has then committed.
+    if store::is_swapped(session, flow.migration).await? {
+        return Ok(());
+    }
+    // Told first: without its publication the stream breaks, and that is not the reason.
+    supervisor.fail(changed);
+    teardown::drop_publication(session, &flow.publication).await
 }
 
 /// Whether rows of a new partition can be followed.

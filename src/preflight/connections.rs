@@ -38,23 +38,25 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         ));
         limits.push(limit(role, row.get(7), row.get(8), "Raise it: ALTER ROLE … CONNECTION LIMIT"));
     }
+    // Of a partitioned table somebody takes new partitions in.
+    let more = i64::from(subject.table.is_partitioned());
     // A negative limit is none.
-    Ok(limits.iter().filter(|l| l.most >= 0).filter_map(judge).collect())
+    Ok(limits.iter().filter(|l| l.most >= 0).filter_map(|l| judge(l, more)).collect())
 }
 
 /// The session that asks counts as used and is one of those wanted.
-fn judge(limit: &Limit) -> Option<Finding> {
-    let free = limit.free + 1;
-    if free >= WANTED {
+fn judge(limit: &Limit, more: i64) -> Option<Finding> {
+    let (free, wanted) = (limit.free + 1, WANTED + more);
+    if free >= wanted {
         return None;
     }
     let what = format!(
-        "{} ({}) leaves room for {} sessions of ours, and a run opens up to {WANTED}",
+        "{} ({}) leaves room for {} sessions of ours, and a run opens up to {wanted}",
         limit.name,
         limit.most,
         free.max(0)
     );
-    let say = if free < NEEDED { Finding::refuse } else { Finding::warn };
+    let say = if free < NEEDED + more { Finding::refuse } else { Finding::warn };
     Some(say(what, limit.mend.to_owned()))
 }
 
@@ -81,10 +83,13 @@ mod tests {
 
     #[test]
     fn little_room_warns_and_none_refuses() {
-        let severity = |free| {
-            judge(&Limit { name: "it".into(), most: 20, free, mend: "" }).map(|f| f.severity)
+        let of_more = |free, more| {
+            let limit = Limit { name: "it".into(), most: 20, free, mend: "" };
+            judge(&limit, more).map(|f| f.severity)
         };
+        let severity = |free| of_more(free, 0);
         assert_eq!(severity(16), None);
+        assert_eq!((of_more(16, 1), of_more(17, 1)), (Some(Severity::Warn), None));
         assert_eq!(severity(15), Some(Severity::Warn));
         assert_eq!(severity(14), Some(Severity::Warn));
         assert_eq!(severity(13), Some(Severity::Refuse));

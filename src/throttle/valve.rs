@@ -30,8 +30,10 @@ pub struct Valve {
 struct Flow {
     workers: usize,
     duty: f64,
-    /// Something holds it back.
-    scarce: bool,
+    /// Something holds it back, since then.
+    scarce: Option<Instant>,
+    /// And so long before that.
+    was_scarce: Duration,
     /// Everybody rests until then.
     hush: Option<Instant>,
 }
@@ -42,12 +44,26 @@ impl Flow {
         let hush = self.hush.map(|until| until.saturating_duration_since(Instant::now()));
         rest.saturating_sub(began.elapsed()).max(hush.unwrap_or_default())
     }
+
+    /// The same, where something holds it back from now on, or nothing does.
+    fn held_back(self, scarce: bool) -> Self {
+        match (self.scarce, scarce) {
+            (None, true) => Flow { scarce: Some(Instant::now()), ..self },
+            (Some(_), false) => Flow { scarce: None, was_scarce: self.scarce_for(), ..self },
+            (None, false) | (Some(_), true) => self,
+        }
+    }
+
+    fn scarce_for(self) -> Duration {
+        self.was_scarce + self.scarce.map(|since| since.elapsed()).unwrap_or_default()
+    }
 }
 
 impl Default for Valve {
     /// Shut, until somebody has decided.
     fn default() -> Self {
-        let shut = Flow { workers: 0, duty: 0.0, scarce: true, hush: None };
+        let (scarce, was_scarce) = (Some(Instant::now()), Duration::ZERO);
+        let shut = Flow { workers: 0, duty: 0.0, scarce, was_scarce, hush: None };
         Valve { flow: Arc::new(watch::Sender::new(shut)), presence: Presence::default() }
     }
 }
@@ -58,8 +74,8 @@ impl Valve {
         self.flow.send_if_modified(|now| {
             // A range that has begun ends as it began.
             let duty = if decision.workers > 0 { decision.duty } else { now.duty };
-            let scarce = !matches!(decision.reason, Reason::Free);
-            let flow = Flow { workers: decision.workers, duty, scarce, ..*now };
+            let flow = Flow { workers: decision.workers, duty, ..*now };
+            let flow = flow.held_back(!matches!(decision.reason, Reason::Free));
             std::mem::replace(now, flow) != flow
         });
     }
@@ -98,7 +114,12 @@ impl Valve {
 
     /// Whether there is less time to work than all of it.
     pub fn is_scarce(&self) -> bool {
-        self.flow.borrow().scarce
+        self.flow.borrow().scarce.is_some()
+    }
+
+    /// How long it has been so in all.
+    pub fn scarce_for(&self) -> Duration {
+        self.flow.borrow().scarce_for()
     }
 
     /// A rest within a range, after work that took so long. It does not wait for whoever stopped the copy, who
@@ -169,6 +190,19 @@ mod tests {
             set(&valve, 0, 0.0);
         };
         assert_eq!(tokio::join!(took(), stopped).0, ms(18), "and what is left of it goes faster");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_how_long_something_held_it_back() {
+        let (valve, second) = (Valve::default(), Duration::from_secs(1));
+        let after = async |duty| {
+            tokio::time::sleep(second).await;
+            set(&valve, 1, duty);
+            valve.scarce_for().as_secs()
+        };
+        let all = [after(0.5).await, after(1.0).await, after(1.0).await, after(0.2).await];
+        assert_eq!(all, [1, 2, 2, 2], "shut at first");
+        assert_eq!((after(0.1).await, after(1.0).await, after(1.0).await), (3, 4, 4));
     }
 
     #[tokio::test(start_paused = true)]

@@ -99,6 +99,6 @@ pub async fn make_state(dsn: &str, admin: &Client) {
     admin.batch_execute("CREATE TABLE public.before_all (id int PRIMARY KEY)").await.unwrap();
     super::run(["run", "before_all", "-d", dsn, "--rebuild"]).await.expect_code(0);
     let sql = "DROP TABLE public.before_all, public.before_all_old; \
-               TRUNCATE pgwraith.migration, pgwraith.flow, pgwraith.chunk, pgwraith.event";
+               TRUNCATE pgwraith.migration, pgwraith.flow, pgwraith.chunk, pgwraith.event, pgwraith.progress";
     admin.batch_execute(sql).await.unwrap();
 }

@@ -86,8 +86,8 @@ impl Case {
         harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);
         let output = run.finish(SOON).await.expect_code(0);
         assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
-        same_partitions(&shop, self.file).await;
-        same_rows(&shop, self.file).await;
+        same_partitions(&shop, "orders", self.file).await;
+        same_rows(&shop, "orders", self.file).await;
         assert_eq!(shop.held_back().await, [""; 0]);
         let position = "SELECT (SELECT last_value FROM {s}) ";
         let of = async |schema: &str| {

@@ -72,7 +72,7 @@ impl Case {
             }
             Twin::ByQuarter(before) => {
                 divided(&shop, "twin", 0, before).await;
-                same_partitions(&shop, &what).await;
+                same_partitions(&shop, "orders", &what).await;
             }
             Twin::None => {}
         }

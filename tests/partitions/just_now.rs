@@ -123,7 +123,7 @@ async fn a_partition_that_goes_while_it_is_taken_in_is_none() {
     let sql = format!("BEGIN; CREATE TABLE ours.late {LATE}; COMMIT; BEGIN; DROP TABLE ours.late");
     other.batch_execute(&sql).await.unwrap();
     let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-                 WHERE a.application_name LIKE 'pgwraith/%/watch' AND NOT l.granted)";
+                 WHERE a.application_name LIKE 'pgwraith/%/newcomers' AND NOT l.granted)";
     wait_for(&shop.client, &mut run, "it is about to be read", waits).await;
     other.batch_execute("COMMIT").await.unwrap();
     shop.exec("INSERT INTO ours.orders (id, customer_id, status, amount, created_at) VALUES (9999, 1, 'x', 1, '2024-05-01')").await;

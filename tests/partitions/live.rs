@@ -51,8 +51,8 @@ impl Case {
         let output = run.finish(SOON).await.expect_code(0);
         let verify = &output.json()["verify"];
         assert_eq!(verify["mismatches"], 0, "{what}: {output}");
-        same_partitions(&shop, &what).await;
-        same_rows(&shop, &what).await;
+        same_partitions(&shop, "orders", &what).await;
+        same_rows(&shop, "orders", &what).await;
         let compared: i64 = verify["partitions"]
             .as_object()
             .map(|all| all.values().filter_map(|one| one["rows"].as_i64()).sum())

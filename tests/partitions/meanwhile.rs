@@ -151,6 +151,7 @@ async fn dying_over_partitions_of_the_source_is_gone_on_from() {
     let attach = "ALTER TABLE ours.orders ATTACH PARTITION ours.late FOR VALUES FROM ('2031-01-01') TO ('2032-01-01')";
     for (point, sql, change) in [
         (pgwraith::failpoint::OF_NEWCOMERS[0], attach, &NONE[..]),
+        (pgwraith::failpoint::OF_NEWCOMERS[1], attach, &NONE),
         ("truncate ready", "TRUNCATE ours.orders_p20240401", &NONE),
         ("step done", "", &["--rebuild"]),
         ("step recorded", "", &["--rebuild"]),

@@ -11,8 +11,9 @@ mod just_now;
 mod live;
 mod meanwhile;
 mod mover;
+mod newcomers;
 mod refused;
-mod same;
+pub mod same;
 
 use pgwraith::demo::orders::create_orders;
 

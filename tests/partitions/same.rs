@@ -1,4 +1,4 @@
-//! Whether two partitioned tables are the same: `ours.orders` and `twin.orders`.
+//! Whether two partitioned tables of a name are the same, in the schemas `ours` and `twin`.
 
 use pgwraith::pg::quote_ident;
 
@@ -6,13 +6,16 @@ use crate::definition::assert_same;
 use crate::scene::Shop;
 
 /// Root and partitions are the same, by the catalogs and by pg_dump.
-pub(super) async fn same_partitions(shop: &Shop, what: &str) {
-    let leaves = "SELECT array_agg(c.relname::text ORDER BY 1) FROM pg_partition_tree(to_regclass('@.orders')) t \
+pub async fn same_partitions(shop: &Shop, table: &str, what: &str) {
+    let leaves = "SELECT array_agg(c.relname::text ORDER BY 1) FROM pg_partition_tree(to_regclass('{s}.{t}')) t \
                   JOIN pg_class c ON c.oid = t.relid WHERE t.level > 0";
-    let of = async |schema: &str| shop.value::<Vec<String>>(&leaves.replace('@', schema)).await;
+    let of = async |schema: &str| {
+        let sql = leaves.replace("{s}", schema).replace("{t}", table);
+        shop.value::<Vec<String>>(&sql).await
+    };
     let names = of("ours").await;
     assert_eq!(names, of("twin").await, "{what}");
-    for name in names.iter().map(String::as_str).chain(["orders"]) {
+    for name in names.iter().map(String::as_str).chain([table]) {
         let name = quote_ident(name);
         let ours = shop.definition(&format!("ours.{name}")).await;
         let mut ours: Vec<String> =
@@ -64,11 +67,11 @@ fn without_numbers(line: &str, label: &str) -> (String, usize) {
     (out, count)
 }
 
-pub(super) async fn same_rows(shop: &Shop, what: &str) {
+pub async fn same_rows(shop: &Shop, table: &str, what: &str) {
     let differ = "SELECT count(*) FROM (\
-                    (SELECT tableoid::regclass::text AS of, * FROM twin.orders EXCEPT ALL \
-                     SELECT replace(tableoid::regclass::text, 'ours', 'twin'), * FROM ours.orders) UNION ALL \
-                    (SELECT replace(tableoid::regclass::text, 'ours', 'twin') AS of, * FROM ours.orders EXCEPT ALL \
-                     SELECT tableoid::regclass::text, * FROM twin.orders)) d";
-    assert_eq!(shop.value::<i64>(differ).await, 0, "{what}");
+                    (SELECT tableoid::regclass::text AS of, * FROM twin.{t} EXCEPT ALL \
+                     SELECT replace(tableoid::regclass::text, 'ours', 'twin'), * FROM ours.{t}) UNION ALL \
+                    (SELECT replace(tableoid::regclass::text, 'ours', 'twin') AS of, * FROM ours.{t} EXCEPT ALL \
+                     SELECT tableoid::regclass::text, * FROM twin.{t})) d";
+    assert_eq!(shop.value::<i64>(&differ.replace("{t}", table)).await, 0, "{what}");
 }

@@ -75,7 +75,7 @@ impl Run<'_> {
         if trial.verdict.way == Way::Instant {
             return self.alter_at_once(&table, &trial, request).await.map(InPlaceDone::Altered);
         }
-        match self.supervisor.guard(self.begin_in_place(request, &table, &trial)).await {
+        match self.begin_in_place(request, &table, &trial).await {
             Ok(migration) => {
                 self.go_on_in_place(migration, FIRST_EPOCH).await.map(InPlaceDone::Changed)
             }
@@ -114,7 +114,7 @@ impl Run<'_> {
                 .next("Run it when it is wanted, perhaps with --cutover-window for the steps that take locks"));
         }
         let caller = Caller::of(self);
-        let agreed = caller.before_start().await?;
+        let agreed = self.supervisor.guard(caller.before_start()).await?;
         self.meter.note(format!(
             "the change is made {} in {} steps: {}",
             trial.verdict.way.as_str(),
@@ -122,15 +122,19 @@ impl Run<'_> {
             trial.verdict.why
         ));
         self.meter.tell(Sample::Rows(table.estimated_rows.max(0.0) as u64));
-        let control = self.connector.session("control").await?;
+        let control = self.supervisor.guard(self.connector.session("control")).await?;
         let rows = Some(table.estimated_rows as i64).filter(|rows| *rows > 0);
         let names = Names::of(&table.qualified());
         let at = (Phase::InPlace.as_str(), rows);
-        let migration =
-            store::begin(&control, table.oid, &names, request, self.options, at).await?;
-        failpoint!("in place begun");
-        store::record_steps(&control, migration, FIRST_EPOCH, &trial.steps).await?;
-        failpoint!("steps recorded");
+        let begin = async {
+            let migration =
+                store::begin(&control, table.oid, &names, request, self.options, at).await?;
+            failpoint!("in place begun");
+            store::record_steps(&control, migration, FIRST_EPOCH, &trial.steps).await?;
+            failpoint!("steps recorded");
+            Ok(migration)
+        };
+        let migration = self.put_down(begin).await?;
         if let Some(told) = agreed {
             caller.keep(migration, &told).await;
         }

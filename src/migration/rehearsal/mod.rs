@@ -67,8 +67,7 @@ impl Run<'_> {
         self.meter.note(self.announced(extent, captures));
         let instant = self.supervisor.guard(self.looked_at(request)).await?;
         let instant = instant.filter(|(_, trial)| trial.verdict.way == Way::Instant);
-        let begun = self.supervisor.guard(self.begin(request, DRY_RUN)).await;
-        let (migration, (source, plan)) = begun?;
+        let (migration, (source, plan)) = self.begin(request, DRY_RUN).await?;
         let stretch = Stretch {
             run: self,
             supervisor: self.supervisor.next_stretch(),
