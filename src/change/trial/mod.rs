@@ -11,6 +11,7 @@ mod likeness;
 mod lock;
 mod observe;
 mod observed;
+mod others;
 mod step;
 mod stepwise;
 mod verdict;
