@@ -3,6 +3,7 @@
 mod filled;
 mod killed;
 mod live;
+mod meanwhile;
 mod refused;
 mod undone;
 mod violated;

@@ -30,7 +30,7 @@ use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::hooks::Hook;
-use crate::pg::{Session, shell_word};
+use crate::pg::{Session, quote_ident, shell_word};
 use crate::preflight::{self, Severity};
 use crate::shadow::Names;
 use crate::telemetry::Sample;
@@ -190,9 +190,26 @@ fn refuse_without_a_way(found: &Table, trial: &Trial, table: &str) -> Result<()>
         );
     }
     let valueless = trial.steps.iter().find_map(|step| match &step.does {
-        Does::Fill { column, by_default: false } => Some(column),
+        Does::Fill { column, by_default: false, .. } => Some(column),
         _ => None,
     });
+    let refused_by = trial.steps.iter().find_map(|step| match &step.does {
+        Does::Fill { refused_by, .. } => refused_by.first(),
+        _ => None,
+    });
+    if let (None, Some(name)) = (valueless, refused_by) {
+        return refused(format!(
+            "rows would be filled by UPDATE, which PostgreSQL refuses for a row that violates {name:?}; as that is NOT VALID there may be such"
+        ))
+        .map_err(|e| {
+            e.next(format!(
+                "ALTER TABLE {} VALIDATE CONSTRAINT {} before: it keeps nobody out, and says whether there are; where the constraint comes with \
+                 this change, say it behind the column. Or `pgwraith run {word}` without --in-place makes the change by a copy",
+                found.qualified(),
+                quote_ident(name)
+            ))
+        });
+    }
     match valueless {
         None => Ok(()),
         Some(column) => refused(format!(
