@@ -4,6 +4,7 @@ mod filled;
 mod killed;
 mod live;
 mod meanwhile;
+mod partitioned;
 mod refused;
 mod undone;
 mod violated;

@@ -21,6 +21,8 @@ pub(super) struct Careful<'a> {
     pub(super) before: &'a Table,
     pub(super) after: &'a Table,
     pub(super) observed: &'a Observed,
+    /// It is, though what it is tried on is not.
+    pub(super) partitioned: bool,
 }
 
 impl Careful<'_> {
@@ -153,6 +155,8 @@ impl Careful<'_> {
 
     fn gain(&self, gain: &Gain) -> Option<Vec<Step>> {
         match gain {
+            // Before 18 no partitioned table has such a key NOT VALID; an index CONCURRENTLY none has.
+            Gain::ForeignKey { .. } | Gain::Key { .. } if self.partitioned => None,
             Gain::NotNull { column } => Some(self.not_null(column)),
             Gain::NoValue { column, .. } => {
                 let fill = Step::fill(self.table, column, false, self.unproven());

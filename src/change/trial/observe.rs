@@ -26,6 +26,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 /// What takes longer on no rows does not do what it looks like.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+const OF_PARTITIONED: &str = "of a partitioned table only columns and checks have steps, no keys";
+
 /// What a plain ALTER TABLE with the clauses of `request` would do to the table. Leaves nothing behind. Errors
 /// of kind `Usage` are what PostgreSQL says of the clauses.
 pub async fn observe(session: &Session, source: &Table, request: &Request) -> Result<Trial> {
@@ -128,8 +130,12 @@ impl Observer<'_> {
             None => Err(None),
         };
         let mut verdict = Verdict::of(&observed, careful.is_ok());
-        if let Err(Some(why)) = &careful {
-            verdict.why = format!("{}, and in steps {why}", verdict.why);
+        match &careful {
+            Err(Some(why)) => verdict.why = format!("{}, and in steps {why}", verdict.why),
+            Err(None) if source.is_partitioned() => {
+                verdict.why = format!("{}, and {OF_PARTITIONED}", verdict.why);
+            }
+            _ => {}
         }
         Ok(Trial { observed, verdict, steps: careful.unwrap_or_default() })
     }

@@ -90,6 +90,7 @@ impl Observer<'_> {
                 before: &before,
                 after: &after,
                 observed: &observed,
+                partitioned: self.source.is_partitioned(),
             };
             let Some(more) = careful.steps() else { return Ok(None) };
             self.session.batch("ROLLBACK TO SAVEPOINT clause").await?;

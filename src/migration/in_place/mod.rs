@@ -171,14 +171,6 @@ impl Run<'_> {
 fn refuse_without_a_way(found: &Table, trial: &Trial, table: &str) -> Result<()> {
     let refused = |what: String| Err(Error::new(Kind::Refused, what).state("Nothing was touched"));
     let word = shell_word(table);
-    if found.is_partitioned() && trial.verdict.way != Way::Instant {
-        return refused(format!(
-            "{table} is partitioned, and careful steps are those of one table"
-        ))
-        .map_err(|e| {
-            e.next(format!("`pgwraith run {word}` without --in-place makes the change by a copy"))
-        });
-    }
     if trial.verdict.way == Way::ShadowCopy {
         let why = &trial.verdict.why;
         return refused(format!("{table} cannot be changed so in place with care: {why}")).map_err(

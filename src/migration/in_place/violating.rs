@@ -88,7 +88,7 @@ async fn rows(steps: &Steps<'_, '_, '_>, name: &str) -> Result<Vec<String>> {
     let session = steps.context.session("violating").await?;
     let table = now(&session, steps).await?;
     let Some(condition) = condition(&session, table.oid, name).await? else { return Ok(vec![]) };
-    let from = format!("ONLY {} AS s WHERE {condition}", table.qualified());
+    let from = format!("{} AS s WHERE {condition}", table.scanned());
     look(&session, steps, &key(&table), &from).await
 }
 
