@@ -1,6 +1,6 @@
 //! The empty clone that a change is tried on.
 
-use crate::catalog::{self, Grant, Table, meaning};
+use crate::catalog::{self, Grant, Statistics, Table, meaning};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{QualifiedName, Session, quote_ident};
@@ -44,9 +44,33 @@ pub(super) async fn dress(
     steps.push(Step::by(&table.owner, owners));
     for step in &steps {
         set_role(session, step.role.as_deref()).await?;
-        session.batch(&step.sql).await.map_err(|e| cannot(e, step, name))?;
+        session.batch(&step.sql).await.map_err(|e| {
+            match statistics_of(table, name, &step.sql) {
+                Some(statistics) if about_the_change(&e) => cannot_follow(&e, statistics),
+                _ => cannot(e, step, name),
+            }
+        })?;
     }
     set_role(session, Some(&table.owner)).await
+}
+
+/// The object of extended statistics that a statement about the clone's stands for.
+fn statistics_of<'a>(table: &'a Table, clone: &QualifiedName, sql: &str) -> Option<&'a Statistics> {
+    let named = |n: usize| sql.contains(&clone.sibling(statistics_name(n)).to_string());
+    table.statistics.iter().enumerate().find(|(n, _)| named(*n)).map(|(_, statistics)| statistics)
+}
+
+/// Above all where the new table lacks one of their columns.
+fn cannot_follow(e: &Error, statistics: &Statistics) -> Error {
+    let name = statistics.qualified();
+    let what = format!(
+        "extended statistics {name} ({}) cannot follow to the new table: {}",
+        statistics.definition,
+        e.what()
+    );
+    Error::new(Kind::Refused, what).state("Nothing was touched").next(format!(
+        "Give the new table what they are about; or DROP STATISTICS {name} before, and make others after the swap"
+    ))
 }
 
 /// Its columns, constraints and indexes alone, and what was read of that; the session acts as the owner.

@@ -72,20 +72,15 @@ pub(super) fn unstaged(
     source: &Table,
     stand_ins: &StandIns<'_>,
 ) -> Vec<ForeignKey> {
-    let known = source.foreign_keys.iter().flat_map(|k| [&k.from, &k.to]);
-    let known: Vec<&Partner> = known.collect();
-    let original = |partner: Partner| {
-        let Some(name) = stand_ins.original(&partner.qualified()) else { return partner };
-        let real = known.iter().find(|p| p.qualified() == *name);
-        real.map_or_else(
-            || Partner {
-                oid: source.oid,
-                schema: source.schema.clone(),
-                name: source.name.clone(),
-                ..partner
-            },
-            |real| (*real).clone(),
-        )
+    let original = |partner: Partner| match stand_ins.original(&partner.qualified()) {
+        Some(real) => real.clone(),
+        None if stand_ins.is_clone(&partner.qualified()) => Partner {
+            oid: source.oid,
+            schema: source.schema.clone(),
+            name: source.name.clone(),
+            ..partner
+        },
+        None => partner,
     };
     keys.into_iter()
         .map(|key| ForeignKey {

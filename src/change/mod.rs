@@ -4,6 +4,7 @@
 //! PostgreSQL is asked, not a parser: the change is applied to an empty clone of the table inside a
 //! transaction that is rolled back, and the result is read from the catalogs.
 
+mod alter;
 mod clauses;
 mod clone;
 pub mod ddl;
@@ -15,6 +16,7 @@ mod order;
 mod order_by;
 pub mod partition;
 mod probe;
+mod references;
 mod rehearse;
 mod retarget;
 mod stand_in;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::clauses::{fires, using_expressions};
-use super::clone::{self, Clone, about_the_change, set_role};
+use super::alter::alter;
+use super::clauses::using_expressions;
+use super::clone::{self, Clone, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request, no_such_column};
-use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe};
+use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe, references};
 use crate::catalog::{self, Column, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
@@ -61,8 +62,9 @@ async fn rehearse_in_transaction(
     let shadow = Names::of(&source.qualified()).shadow;
     carried.retain(|c| c.relation.as_ref().is_none_or(|r| r.qualified() != shadow));
     let mut made = clone::make(session, source).await?;
-    let mut stand_ins = StandIns::new(session, &source.qualified(), &made.name);
+    let mut stand_ins = StandIns::new(session, source, &made.name);
     foreign_keys::put_on(session, source, &mut stand_ins).await?;
+    references::stand_in(session, source, &request.alters, &mut stand_ins).await?;
     let (mut target, divided) = match &request.shadow_ddl {
         Some(text) => ddl::replace(session, source, &mut made, text, &mut stand_ins).await?,
         None => (altered(session, source, request, &made, &stand_ins).await?, None),
@@ -185,36 +187,6 @@ async fn refuse_lost_serials(session: &Session, source: &Table, target: &Table) 
         }
     }
     Ok(())
-}
-
-/// Runs one ALTER TABLE with the operator's clauses on the clone.
-pub(super) async fn alter(
-    session: &Session,
-    clone: &QualifiedName,
-    clauses: &str,
-    stand_ins: &StandIns<'_>,
-) -> Result<()> {
-    let refuse = |e: Error| match e.db() {
-        Some(db) if db.code().code() == "42601" && db.message().contains("multiple commands") => {
-            Error::usage(format!("--alter {clauses:?} holds more than one statement"))
-                .next("Give only what would follow ALTER TABLE name; repeat --alter for more")
-        }
-        Some(_) if about_the_change(&e) => {
-            let what = stand_ins.told(e.what());
-            Error::usage(format!("--alter {clauses:?} is not possible: {what}"))
-                .next("Nothing was changed. Correct the clauses and start again")
-        }
-        _ => e,
-    };
-    if let Some(what) = fires(clauses) {
-        return Err(Error::usage(format!("--alter may not change whether {what} fire"))
-            .next("Do that before or after, it takes PostgreSQL a millisecond"));
-    }
-    // The operator's own search path; the rollback brings the pinned one back.
-    // A clone has no rows to hide, and a foreign key on one whose row security is forced looks for some.
-    session.batch("RESET search_path; SET LOCAL row_security = on").await?;
-    session.execute(&format!("ALTER TABLE {clone} {clauses}\n"), &[]).await.map_err(refuse)?;
-    session.batch("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off").await
 }
 
 async fn read_result(

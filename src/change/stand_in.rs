@@ -3,7 +3,7 @@
 
 use super::clone::{about_the_change, set_role};
 use super::retarget::retarget;
-use crate::catalog::Partner;
+use crate::catalog::{Partner, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
 
@@ -17,6 +17,26 @@ FROM (SELECT a.attnum AS n, a.attname AS name, pg_catalog.format_type(a.atttypid
   FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
   LEFT JOIN (pg_catalog.pg_collation c JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace) ON c.oid = a.attcollation
   WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped) x";
+
+/// The keys of the table $1 that a foreign key may refer to, but for the primary one: as constraints, or as what
+/// follows the table's name in CREATE UNIQUE INDEX.
+const KEYS: &str = "
+SELECT u.oid IS NOT NULL, COALESCE(pg_catalog.pg_get_constraintdef(u.oid), pg_catalog.substr(pg_catalog.pg_get_indexdef(i.indexrelid),
+    pg_catalog.length(pg_catalog.format('CREATE UNIQUE INDEX %I ON %s%I.%I ', x.relname,
+      CASE WHEN x.relkind = 'I' THEN 'ONLY ' ELSE '' END, n.nspname, c.relname)) + 1))
+FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+JOIN pg_catalog.pg_class c ON c.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_constraint u ON u.conindid = i.indexrelid AND u.conrelid = i.indrelid AND u.contype = 'u'
+WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND NOT i.indisprimary AND i.indpred IS NULL AND i.indexprs IS NULL
+ORDER BY i.indexrelid";
+
+/// Which columns of the table $1 the role $2 may read, and refer to.
+const RIGHTS: &str = "
+SELECT pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE
+    pg_catalog.has_column_privilege($2::pg_catalog.name, a.attrelid, a.attnum, 'SELECT')),
+  pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE
+    pg_catalog.has_column_privilege($2::pg_catalog.name, a.attrelid, a.attnum, 'REFERENCES'))
+FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
 
 fn cannot(e: Error, real: &QualifiedName) -> Error {
     match about_the_change(&e) {
@@ -37,51 +57,139 @@ pub(super) struct StandIns<'a> {
     schemas: Vec<(String, String)>,
     /// What stands for what.
     moves: Vec<(QualifiedName, QualifiedName)>,
+    /// The source, whose clone is the first of `moves`.
+    source: u32,
+    /// What the others of `moves` stand for, in their order.
+    partners: Vec<Partner>,
+    /// Those that have all keys that one may refer to.
+    keyed: Vec<u32>,
 }
 
 impl<'a> StandIns<'a> {
     /// `clone` stands for `source`.
-    pub(super) fn new(
-        session: &'a Session,
-        source: &QualifiedName,
-        clone: &QualifiedName,
-    ) -> StandIns<'a> {
+    pub(super) fn new(session: &'a Session, source: &Table, clone: &QualifiedName) -> StandIns<'a> {
         StandIns {
             session,
             schemas: vec![(source.schema.clone(), clone.schema.clone())],
-            moves: vec![(source.clone(), clone.clone())],
+            moves: vec![(source.qualified(), clone.clone())],
+            source: source.oid,
+            partners: Vec::new(),
+            keyed: Vec::new(),
         }
     }
 
     /// What stands for `real`.
     pub(super) async fn of(&mut self, real: &Partner) -> Result<QualifiedName> {
+        self.made(real, "TABLE", Some(&real.owner)).await
+    }
+
+    /// What stands for a table that a new foreign key refers to: with every key that one may refer to, and the
+    /// source's owner may do with it what he may do with the real one. Whoever refers to a table need not be a
+    /// member of its owner's role, so that it may be the tool's own.
+    pub(super) async fn referenced(
+        &mut self,
+        real: &Partner,
+        unlogged: bool,
+        source: &Table,
+    ) -> Result<()> {
+        if real.oid == self.source || self.keyed.contains(&real.oid) {
+            return Ok(());
+        }
+        let mut ends = source.foreign_keys.iter().flat_map(|key| [&key.from, &key.to]);
+        let owner = match ends.any(|end| end.oid == real.oid) || self.may_give(&real.owner).await? {
+            true => Some(real.owner.as_str()),
+            false => None,
+        };
+        let kind = if unlogged { "UNLOGGED TABLE" } else { "TABLE" };
+        let stand_in = self.made(real, kind, owner).await?;
+        let completed = self.complete(real, &stand_in, owner, &source.owner).await;
+        completed.map_err(|e| cannot(e, &real.qualified()))?;
+        self.keyed.push(real.oid);
+        Ok(())
+    }
+
+    /// Whether the tool's role may give what is its own to `owner`, and go on with it.
+    async fn may_give(&self, owner: &str) -> Result<bool> {
+        let how = if self.session.version() >= 160_000 { "SET" } else { "MEMBER" };
+        let sql = "SELECT pg_catalog.pg_has_role(session_user, $1::pg_catalog.name, 'USAGE') \
+                     AND pg_catalog.pg_has_role(session_user, $1::pg_catalog.name, $2)";
+        Ok(self.session.one(sql, &[&owner, &how]).await?.get(0))
+    }
+
+    async fn complete(
+        &self,
+        real: &Partner,
+        stand_in: &QualifiedName,
+        owner: Option<&str>,
+        refers: &str,
+    ) -> Result<()> {
+        let session = self.session;
+        set_role(session, None).await?;
+        for (n, row) in session.query(KEYS, &[&real.oid]).await?.iter().enumerate() {
+            let (name, key) = (quote_ident(&format!("pgwraith_key_{n}")), row.get::<_, &str>(1));
+            let add = match row.get(0) {
+                true => format!("ALTER TABLE {stand_in} ADD CONSTRAINT {name} {key}"),
+                false => format!("CREATE UNIQUE INDEX {name} ON {stand_in} {key}"),
+            };
+            session.batch(&add).await?;
+        }
+        if owner.is_none() {
+            // It may be the source's owner himself, who has no right on the real one but those below.
+            session.batch(&format!("REVOKE ALL ON TABLE {stand_in} FROM CURRENT_USER")).await?;
+        }
+        let rights = session.one(RIGHTS, &[&real.oid, &refers]).await?;
+        for (n, right) in ["SELECT", "REFERENCES"].into_iter().enumerate() {
+            let Some(columns) = rights.get::<_, Option<&str>>(n) else { continue };
+            let to = quote_ident(refers);
+            session
+                .batch(&format!("GRANT {right} ({columns}) ON TABLE {stand_in} TO {to}"))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn made(
+        &mut self,
+        real: &Partner,
+        kind: &str,
+        owner: Option<&str>,
+    ) -> Result<QualifiedName> {
         let name = real.qualified();
         if let Some((_, stand_in)) = self.moves.iter().find(|(from, _)| *from == name) {
             return Ok(stand_in.clone());
         }
         let stand_in = QualifiedName::new(self.schema(&real.schema).await?, &real.name);
-        self.make(real, &stand_in).await.map_err(|e| cannot(e, &name))?;
+        self.make(real, &stand_in, kind, owner).await.map_err(|e| cannot(e, &name))?;
         self.moves.push((name, stand_in.clone()));
+        self.partners.push(real.clone());
         Ok(stand_in)
     }
 
     /// By the tool's role, for its owner: he may lack a right on what is his (that to see its schema, or
     /// to use a column's type), which he does not need for what follows. So the columns' types are all
     /// that is named.
-    async fn make(&self, real: &Partner, stand_in: &QualifiedName) -> Result<()> {
+    async fn make(
+        &self,
+        real: &Partner,
+        stand_in: &QualifiedName,
+        kind: &str,
+        owner: Option<&str>,
+    ) -> Result<()> {
         let row = self.session.one(COLUMNS, &[&real.oid]).await?;
         let (kind, body) = match real.kind {
             'v' => ("VIEW", format!("AS SELECT {}", row.get::<_, &str>(1))),
-            _ => ("TABLE", format!("({})", row.get::<_, &str>(0))),
+            _ => (kind, format!("({})", row.get::<_, &str>(0))),
         };
-        let owner = quote_ident(&real.owner);
         set_role(self.session, None).await?;
         let mut make = format!("CREATE {kind} {stand_in} {body}; ");
         // A view may group by it, and select what depends on it.
         if let Some(key) = row.get::<_, Option<&str>>(2) {
             make.push_str(&format!("ALTER TABLE {stand_in} ADD {key}; "));
         }
-        make.push_str(&format!("ALTER {kind} {stand_in} OWNER TO {owner}"));
+        if let Some(owner) = owner {
+            let kind = if real.kind == 'v' { "VIEW" } else { "TABLE" };
+            make.push_str(&format!("ALTER {kind} {stand_in} OWNER TO {}", quote_ident(owner)));
+        }
         self.session.batch(&make).await
     }
 
@@ -124,9 +232,21 @@ impl<'a> StandIns<'a> {
         retarget(sql, &back)
     }
 
-    /// What `stand_in` stands for.
-    pub(super) fn original(&self, stand_in: &QualifiedName) -> Option<&QualifiedName> {
-        self.moves.iter().find(|(_, to)| to == stand_in).map(|(from, _)| from)
+    /// Whether it stands for the source.
+    pub(super) fn is_clone(&self, stand_in: &QualifiedName) -> bool {
+        self.moves[0].1 == *stand_in
+    }
+
+    /// What else `stand_in` stands for.
+    pub(super) fn original(&self, stand_in: &QualifiedName) -> Option<&Partner> {
+        let mut others = self.moves[1..].iter().zip(&self.partners);
+        others.find(|((_, to), _)| to == stand_in).map(|(_, real)| real)
+    }
+
+    /// What stands for the relation `real`, if anything does.
+    pub(super) fn stand_in(&self, real: u32) -> Option<&QualifiedName> {
+        let reals = [self.source].into_iter().chain(self.partners.iter().map(|real| real.oid));
+        reals.zip(&self.moves).find(|(oid, _)| *oid == real).map(|(_, (_, to))| to)
     }
 
     /// A message about stand-ins, as one about what they stand for.

@@ -165,12 +165,21 @@ fn leaves_rows_empty(planned: &Planned) -> bool {
     steps.any(|step| matches!(step.does, Does::Fill { by_default: false, .. }))
 }
 
+/// Whether a constraint that is NOT VALID may keep rows from being filled.
+fn rows_may_refuse(planned: &Planned) -> bool {
+    let mut steps = planned.in_place.iter().flat_map(|trial| &trial.steps);
+    steps.any(|step| matches!(&step.does, Does::Fill { refused_by, .. } if !refused_by.is_empty()))
+}
+
 /// What to do with the plan.
 pub(super) fn next(planned: &Planned) -> &'static str {
     match planned.way {
         Way::Instant => "`pgwraith run` makes the change in place, with lock_timeout and retries",
         Way::Online | Way::Careful if leaves_rows_empty(planned) => {
             "run the statements one by one and fill the rows; `pgwraith run --in-place` needs a DEFAULT for them, `pgwraith run` copies the table"
+        }
+        Way::Online | Way::Careful if rows_may_refuse(planned) => {
+            "VALIDATE the constraint that the UPDATE may fail at, `pgwraith run --in-place` refuses until then; `pgwraith run` copies the table"
         }
         Way::Online | Way::Careful => {
             "`pgwraith run --in-place` makes these steps, `pgwraith run` without it copies the table"

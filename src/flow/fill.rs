@@ -23,7 +23,7 @@ use super::write::{Isolation, Writer};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lsn, Session};
+use crate::pg::{Lsn, QualifiedName, Session};
 use crate::throttle::valve::Valve;
 
 /// What fails for a passing reason is tried so often.
@@ -56,6 +56,7 @@ pub struct Filler {
 
 /// What became of one piece.
 struct Piece {
+    /// That had no value, and were locked by nobody else; all of them were filled.
     rows: u64,
     wal: u64,
     /// There are no more in the range.
@@ -102,6 +103,8 @@ impl Filler {
                 Ok(piece) => {
                     (rows, wal) = (rows + piece.rows, wal + piece.wal);
                     if !piece.last {
+                        // It got somewhere: a long range may meet many a slow moment.
+                        attempts = 0;
                         continue;
                     }
                     let took = started.elapsed();
@@ -117,11 +120,12 @@ impl Filler {
             session.rollback().await;
             attempts += 1;
             match classify(&error) {
-                Class::Late if attempts < ATTEMPTS => {
+                // A row that moved to another partition under our snapshot cannot be locked: of fewer rows fewer do.
+                Class::Late | Class::Transient if attempts < ATTEMPTS => {
                     most_rows = if most_rows == i64::MAX { PIECE } else { (most_rows / 4).max(1) };
                     tracing::debug!("range {} goes on in pieces of {most_rows}", range.number);
                 }
-                Class::Transient if attempts < ATTEMPTS => {}
+                Class::Late if most_rows == 1 => return Err(self.takes_too_long()),
                 _ => return Err(self.told(error, range.number)),
             }
         }
@@ -169,9 +173,9 @@ impl Filler {
         Ok(Piece { rows, wal: ended.bytes_since(began), last })
     }
 
-    /// Two statements, of which the first finds the rows by our operators, and only the second is executed as the
-    /// operator's own session would be: a default may call what uses names that are not qualified. What is locked
-    /// stays where it is in between. Both have the time of one.
+    /// Two statements, of which the first finds the rows by our operators, and only the second, one for each table that
+    /// has some, is executed as the operator's own session would be: a default may call what uses names that are not
+    /// qualified. What is locked stays where it is in between. Each has what the others have left of the time of one.
     async fn locked_and_filled(
         &self,
         session: &Session,
@@ -185,28 +189,56 @@ impl Filler {
         };
         session.batch(&limit()).await?;
         self.writer.as_owner(session).await?;
-        let Some(places) = session.one(lock, parameters).await?.get::<_, Option<String>>(0) else {
+        let locked = session.query(lock, parameters).await?;
+        if locked.is_empty() {
             return Ok(0);
-        };
-        session.batch(&format!("RESET search_path; {}", limit())).await?;
-        let filled = session.one(&self.flow.fill(&self.column), &[&places]).await?;
+        }
+        session.batch("RESET search_path").await?;
+        let mut all = 0;
+        for row in &locked {
+            let table = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+            let (places, seen): (&str, i64) = (row.get(2), row.get(3));
+            session.batch(&limit()).await?;
+            let filled = session.one(&Flow::fill(&table, &self.column), &[&places]).await?;
+            self.all_of(seen, filled.get(0), filled.get(1))?;
+            all += seen;
+        }
         // Not LOCAL: the RESET is of the session, and would come back with COMMIT.
         session.batch("SET search_path = pg_catalog, pg_temp").await?;
-        let (rows, without): (i64, i64) = (filled.get(0), filled.get(1));
-        if without > 0 {
-            return Err(self.has_no_value());
-        }
-        Ok(rows.max(0) as u64)
+        Ok(all.max(0) as u64)
     }
 
-    /// NULL is how a row is known that was not come to yet: such a default would be asked again and again.
-    fn has_no_value(&self) -> Error {
+    /// Those that are locked are there, and empty: only a trigger or a rule keeps them so, and would for ever. NULL is
+    /// how a row is known that was not come to yet: such a default would be asked again and again.
+    fn all_of(&self, seen: i64, filled: i64, without: i64) -> Result<()> {
+        let column = &self.column;
+        if without > 0 {
+            let what = format!(
+                "the default of column {column:?} gives NULL for a row, and a row with NULL is one that was not filled yet"
+            );
+            return Err(Error::new(ErrorKind::DataDiffers, what).next(
+                "Going on would ask the default again: abort, and make the change by a copy (`pgwraith run` without --in-place)",
+            ));
+        }
+        if filled != seen {
+            let what = format!(
+                "column {column:?}: of {seen} rows {filled} were filled; a trigger or rule that came meanwhile keeps the others from it"
+            );
+            return Err(
+                Error::failed(what).next("Take it off the table until the column is filled")
+            );
+        }
+        Ok(())
+    }
+
+    fn takes_too_long(&self) -> Error {
         let what = format!(
-            "the default of column {:?} gives NULL for a row, and a row with NULL is one that was not filled yet",
-            self.column
+            "column {:?}: one row takes longer to be filled than --max-lock-hold ({} ms)",
+            self.column,
+            self.most.as_millis()
         );
-        Error::new(ErrorKind::DataDiffers, what).next(
-            "Going on would ask the default again: abort, and make the change by a copy (`pgwraith run` without --in-place)",
+        Error::failed(what).next(
+            "Look at what the default calls, and what keeps the server busy; or allow more time",
         )
     }
 
@@ -242,13 +274,16 @@ impl Filler {
             if most.is_none() {
                 most = Some(self.most_to_fill(looker, found.len()).await?);
             }
-            let mut filled = 0;
-            for keys in found.chunks(batch) {
+            let (mut filled, mut rest, mut late) = (0, &found[..], 0);
+            while !rest.is_empty() {
+                let (keys, behind) = rest.split_at(batch.min(rest.len()));
                 let _there = self.valve.pass(0, worked).await;
                 let started = Instant::now();
                 match self.fill_keys(session, keys).await? {
-                    Some(rows) => filled += rows,
-                    None => batch = (batch / 4).max(1),
+                    Some(rows) => (filled, rest, late) = (filled + rows, behind, 0),
+                    None if late == ATTEMPTS => return Err(self.takes_too_long()),
+                    // The same once more, of fewer.
+                    None => (batch, late) = ((batch / 4).max(1), late + 1),
                 }
                 worked = started.elapsed();
             }

@@ -5,7 +5,7 @@
 use super::Flow;
 use super::chunk::Kind;
 use crate::change::{Course, CourseColumn, Projected};
-use crate::pg::quote_ident;
+use crate::pg::{QualifiedName, quote_ident};
 
 /// Which bounds a range has: lower exclusive, upper inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,12 +57,13 @@ impl Flow {
         )
     }
 
-    /// Locks those rows of a range that have no value in a column, and tells where they are (one array, as text): at
-    /// most as many as the parameter behind the bounds says, and none that somebody else has locked.
+    /// Locks those rows of a range that have no value in a column, and tells where they are: in which table (schema and
+    /// name), at which places (one array, as text), how many. At most as many as the parameter behind the bounds
+    /// says, and none that somebody else has locked.
     pub fn lock_unfilled_range(&self, bounds: Bounds, column: &str) -> String {
         let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         let unfilled = Some(format!("s.{} IS NULL", quote_ident(column)));
-        let from = format!("FROM ONLY {} AS s", self.captured.name);
+        let from = format!("FROM {} AS s", self.captured.itself());
         let limit = format!(" LIMIT ${}", sides * self.key.len() + 1);
         let rows = where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), unfilled]);
         lock_places("", &format!("{from}{rows}{limit}"))
@@ -71,17 +72,18 @@ impl Flow {
     /// The same of those of the key set.
     pub fn lock_unfilled_keys(&self, column: &str) -> String {
         let keys = format!("k AS MATERIALIZED ({}), ", self.keys());
-        let (name, same) = (&self.captured.name, self.same_key("s", "q"));
+        let (rows, same) = (self.captured.itself(), self.same_key("s", "q"));
         let unfilled = format!("s.{} IS NULL", quote_ident(column));
-        let rows = format!("FROM k AS q JOIN ONLY {name} AS s ON {same} WHERE {unfilled}");
+        let rows = format!("FROM k AS q JOIN {rows} AS s ON {same} WHERE {unfilled}");
         lock_places(&keys, &rows)
     }
 
-    /// Gives the rows at those places the column's default: how many there were, and in how many it is NULL.
-    pub fn fill(&self, column: &str) -> String {
-        let (name, column) = (&self.captured.name, quote_ident(column));
+    /// Gives the rows at those places of `table`, the relation or a partition, the column's default: how many there
+    /// were, and in how many it is NULL.
+    pub fn fill(table: &QualifiedName, column: &str) -> String {
+        let column = quote_ident(column);
         format!(
-            "WITH filled AS (UPDATE ONLY {name} AS u SET {column} = DEFAULT \
+            "WITH filled AS (UPDATE ONLY {table} AS u SET {column} = DEFAULT \
                WHERE u.ctid OPERATOR(pg_catalog.=) ANY ($1::pg_catalog.text::pg_catalog.tid[]) \
                RETURNING u.{column} IS NULL AS without) \
              SELECT pg_catalog.count(*), pg_catalog.count(*) FILTER (WHERE f.without) FROM filled AS f"
@@ -90,16 +92,16 @@ impl Flow {
 
     /// How many rows have no value in a column.
     pub fn count_unfilled(&self, column: &str) -> String {
-        let (name, column) = (&self.captured.name, quote_ident(column));
-        format!("SELECT pg_catalog.count(*) FROM ONLY {name} AS s WHERE s.{column} IS NULL")
+        let (rows, column) = (self.captured.itself(), quote_ident(column));
+        format!("SELECT pg_catalog.count(*) FROM {rows} AS s WHERE s.{column} IS NULL")
     }
 
     /// The keys of the first so many rows that have no value in a column, in whatever order.
     pub fn unfilled(&self, column: &str) -> String {
         format!(
-            "SELECT {} FROM ONLY {} AS s WHERE s.{} IS NULL LIMIT $1",
+            "SELECT {} FROM {} AS s WHERE s.{} IS NULL LIMIT $1",
             self.source_key("s"),
-            self.captured.name,
+            self.captured.itself(),
             quote_ident(column)
         )
     }
@@ -497,11 +499,15 @@ pub(super) fn row(parts: Vec<String>) -> String {
     }
 }
 
-/// `mine`: the rows that were locked; whoever updates them is the same transaction.
+/// `mine`: the rows that were locked; whoever updates them is the same transaction. Nobody renames their tables
+/// meanwhile: those are locked too.
 fn lock_places(with: &str, rows: &str) -> String {
     format!(
-        "WITH {with}mine AS MATERIALIZED (SELECT s.ctid AS at {rows} FOR NO KEY UPDATE OF s SKIP LOCKED) \
-         SELECT pg_catalog.array_agg(m.at)::pg_catalog.text FROM mine AS m"
+        "WITH {with}mine AS MATERIALIZED (SELECT s.tableoid AS t, s.ctid AS at {rows} FOR NO KEY UPDATE OF s SKIP LOCKED), \
+         places AS MATERIALIZED (SELECT m.t, pg_catalog.array_agg(m.at)::pg_catalog.text AS at, pg_catalog.count(*) AS n \
+           FROM mine AS m GROUP BY m.t) \
+         SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text, p.at, p.n FROM places AS p \
+           JOIN pg_catalog.pg_class AS c ON c.oid = p.t JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace"
     )
 }
 

@@ -46,7 +46,7 @@ pub fn not_valid_constraints(table: &Table, name: &QualifiedName) -> Vec<String>
 }
 
 /// Rows that were there before need not fulfil it, so that it cannot be part of CREATE TABLE.
-pub(super) fn added_later(constraint: &Constraint) -> bool {
+pub fn added_later(constraint: &Constraint) -> bool {
     matches!(constraint.kind, 'c' | 'n') && !constraint.validated
 }
 

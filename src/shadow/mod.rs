@@ -12,7 +12,7 @@ mod swap;
 #[cfg(test)]
 mod tests;
 
-pub use create::{clone_statements, create_table, not_valid_constraints};
+pub use create::{added_later, clone_statements, create_table, not_valid_constraints};
 pub use grants::{Privileges, grant_steps};
 pub use index::{
     IndexPlan, Present, contains_key, has_replica_identity, index_plans, key_index, lookup_index,

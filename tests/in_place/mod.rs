@@ -3,6 +3,8 @@
 mod filled;
 mod killed;
 mod live;
+mod meanwhile;
+mod partitioned;
 mod refused;
 mod undone;
 mod violated;

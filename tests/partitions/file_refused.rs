@@ -101,6 +101,19 @@ async fn what_a_file_may_not_say_is_refused_by_name() {
     let change = ["--shadow-ddl", without.path().to_str().unwrap()];
     let output = shop.run(TABLE, &change).await.expect_code(2);
     assert!(output.stderr.contains("publication feed could send no update"), "{output}");
+    shop.exec(
+        "DROP PUBLICATION feed; CREATE STATISTICS ours.both ON status, note FROM ours.orders",
+    )
+    .await;
+    let less = file(&PLAIN.replace(", note text", ""));
+    let change = ["--shadow-ddl", less.path().to_str().unwrap(), "--yes"];
+    let output = shop.run(TABLE, &change).await.expect_code(3);
+    for told in
+        ["statistics \"ours\".\"both\"", "column \"note\"", "DROP STATISTICS \"ours\".\"both\""]
+    {
+        assert!(output.stderr.contains(told), "{told}: {output}");
+    }
+    assert!(!output.stderr.contains("pgwraith_0"), "{output}");
     assert_eq!(shop.held_back().await, [""; 0]);
 }
 

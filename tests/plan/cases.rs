@@ -61,6 +61,14 @@ const KEYLESS: &str = "ALTER TABLE s.t DROP CONSTRAINT t_pkey";
 const FIRES: &str = "CREATE FUNCTION s.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$; \
     CREATE TRIGGER seen BEFORE UPDATE ON s.t FOR EACH ROW EXECUTE FUNCTION s.f()";
 const FORCED: &str = "ALTER TABLE s.t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY";
+/// What new foreign keys may refer to, and a search path to find it by.
+pub const FAR: &str = "CREATE TABLE s.\"P q\" (\"Id\" int PRIMARY KEY); INSERT INTO s.\"P q\" SELECT generate_series(1, 50); \
+    CREATE TABLE s.pair (z int PRIMARY KEY, x int, y bigint); CREATE UNIQUE INDEX ON s.pair (x, y); \
+    INSERT INTO s.pair SELECT id, k, e FROM s.t; \
+    CREATE TABLE s.parted (id int PRIMARY KEY) PARTITION BY HASH (id); \
+    CREATE TABLE s.parted_0 PARTITION OF s.parted FOR VALUES WITH (MODULUS 1, REMAINDER 0); \
+    INSERT INTO s.parted SELECT generate_series(1, 50); CREATE TABLE s.heir () INHERITS (s.p); \
+    ALTER ROLE CURRENT_USER SET search_path = s, public";
 const UNCHECKED: &str = "ALTER TABLE s.t DROP CONSTRAINT k_there";
 
 pub const CASES: &[Case] = &[
@@ -178,6 +186,26 @@ pub const CASES: &[Case] = &[
     case(Instant, "ADD FOREIGN KEY (a) REFERENCES s.t NOT VALID"),
     case(Instant, "ADD FOREIGN KEY (k) REFERENCES s.p NOT VALID, ALTER COLUMN b SET STATISTICS 9"),
     case(Instant, "ADD FOREIGN KEY (k) REFERENCES s.p NOT VALID, ALTER COLUMN b SET DEFAULT ''"),
+    after(FAR, Careful, "ADD FOREIGN KEY (k) REFERENCES s.\"P q\""),
+    after(FAR, Careful, "ADD FOREIGN KEY (k) REFERENCES\"P q\"(\"Id\")"),
+    after(
+        FAR,
+        Careful,
+        "ADD FOREIGN KEY (k, e) REFERENCES PAIR (x, y) MATCH FULL ON DELETE CASCADE",
+    ),
+    after(FAR, Careful, "ADD FOREIGN KEY (k) REFERENCES s . parted"),
+    after(FAR, Careful, "ADD CONSTRAINT own FOREIGN KEY (a) REFERENCES t"),
+    after(
+        FAR,
+        Careful,
+        "ADD FOREIGN KEY (k) REFERENCES shop.s.p, ADD FOREIGN KEY (k) REFERENCES p (id)",
+    ),
+    after(
+        FAR,
+        Instant,
+        "ADD COLUMN n int REFERENCES p, ADD COLUMN m int CONSTRAINT far REFERENCES parted",
+    ),
+    after(FAR, Instant, "ADD FOREIGN KEY (a) REFERENCES t (id) NOT VALID"),
     after(LATE_KEY, Online, "VALIDATE CONSTRAINT t_k"),
     after(KEY, Instant, "DROP CONSTRAINT t_k"),
     after(KEY, Instant, "ALTER CONSTRAINT t_k DEFERRABLE"),

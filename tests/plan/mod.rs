@@ -1,6 +1,8 @@
 //! `pgwraith plan`, and what it rests on: what PostgreSQL does to an empty clone is what it does to the table.
 
 mod cases;
+mod notes;
+mod references;
 
 use std::collections::BTreeSet;
 
@@ -100,7 +102,7 @@ async fn done(client: &Client, other: &Client, alter: &str) -> Result<Done, toki
 
 async fn make_ground(shop: &Shop, before: &str) {
     let again =
-        "DROP SCHEMA IF EXISTS s CASCADE; CREATE SCHEMA s; ALTER ROLE CURRENT_USER RESET timezone;";
+        "DROP SCHEMA IF EXISTS s CASCADE; CREATE SCHEMA s; ALTER ROLE CURRENT_USER RESET ALL;";
     shop.exec(&format!("{again} {} {before}", cases::GROUND)).await;
 }
 
@@ -169,12 +171,13 @@ async fn what_only_an_empty_table_takes_is_never_instant() {
     }
 }
 
-/// Columns, constraints and indexes as PostgreSQL prints them.
+/// Columns, constraints and indexes as PostgreSQL prints them. Before 18 the parts of a foreign key to a partitioned
+/// table stay NOT VALID when that is proven.
 const SHAPE: &str = "SELECT array_agg(x ORDER BY x) FROM ( \
     SELECT concat_ws(' ', attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid)) AS x \
       FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum \
       WHERE attrelid = 's.t'::regclass AND attnum > 0 AND NOT attisdropped \
-    UNION ALL SELECT concat_ws(' ', conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = 's.t'::regclass \
+    UNION ALL SELECT concat_ws(' ', conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = 's.t'::regclass AND conparentid = 0 \
     UNION ALL SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 's.t'::regclass AND indisvalid) d";
 
 #[tokio::test]
@@ -185,7 +188,9 @@ async fn careful_steps_come_to_the_same() {
     let careful = |case: &&cases::Case| case.way == Way::Careful && case.since <= major;
     for case in cases::CASES.iter().filter(careful) {
         make_ground(&shop, case.before).await;
-        shop.exec(&format!("ALTER TABLE s.t {}", case.alter)).await;
+        // What is set for the role holds for new sessions.
+        let client = shop.session().await;
+        exec(&client, &format!("ALTER TABLE s.t {}", case.alter)).await;
         let wanted: Vec<String> = shop.value(SHAPE).await;
         make_ground(&shop, case.before).await;
         let steps = trial(&session(&shop).await, case.alter).await.unwrap().steps;
@@ -195,7 +200,7 @@ async fn careful_steps_come_to_the_same() {
             assert!(step.takes.is_empty() || !step.lock.blocks_writes(), "{step:?}");
             let clauses = step.sql.strip_prefix("ALTER TABLE \"s\".\"t\" ");
             if let Some(clauses) = clauses {
-                let done = done(&shop.client, &other, clauses).await.unwrap();
+                let done = done(&client, &other, clauses).await.unwrap();
                 assert_eq!(done.lock, Some(step.lock), "{step:?}");
                 assert_eq!(
                     (done.rewritten, done.read),

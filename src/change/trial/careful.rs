@@ -3,11 +3,15 @@
 use super::lock::Lock;
 use super::observed::{Gain, Observed};
 use super::step::{Does, Step};
-use crate::catalog::{Column, Table};
+use crate::catalog::{Column, Constraint, Table};
 use crate::change::own_key;
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident};
-use crate::shadow::index_plans;
+use crate::shadow::{added_later, index_plans};
+
+/// Only a constraint is looked at later than its rows are written.
+const IMMEDIATE: &str = "the constraint is DEFERRABLE, its index alone is not: until it becomes the constraint rows that exchange their \
+    values within a statement or transaction are refused";
 
 /// Makes the steps of one clause.
 pub(super) struct Careful<'a> {
@@ -17,6 +21,8 @@ pub(super) struct Careful<'a> {
     pub(super) before: &'a Table,
     pub(super) after: &'a Table,
     pub(super) observed: &'a Observed,
+    /// It is, though what it is tried on is not.
+    pub(super) partitioned: bool,
 }
 
 impl Careful<'_> {
@@ -132,7 +138,7 @@ impl Careful<'_> {
         let mut out = vec![
             self.alter(add, Lock::AccessExclusive, does)
                 .note("new rows have their value from here on"),
-            Step::fill(self.table, &column.name, true),
+            Step::fill(self.table, &column.name, true, self.unproven()),
             Step::vacuum(self.table),
         ];
         if column.not_null {
@@ -141,11 +147,19 @@ impl Careful<'_> {
         out
     }
 
+    /// What is looked at whenever a row is written, and was not when it was added.
+    fn unproven(&self) -> Vec<String> {
+        let refuses = |c: &&Constraint| added_later(c) && !c.definition.ends_with("NOT ENFORCED");
+        self.before.constraints.iter().filter(refuses).map(|c| c.name.clone()).collect()
+    }
+
     fn gain(&self, gain: &Gain) -> Option<Vec<Step>> {
         match gain {
+            // Before 18 no partitioned table has such a key NOT VALID; an index CONCURRENTLY none has.
+            Gain::ForeignKey { .. } | Gain::Key { .. } if self.partitioned => None,
             Gain::NotNull { column } => Some(self.not_null(column)),
             Gain::NoValue { column, .. } => {
-                let fill = Step::fill(self.table, column, false);
+                let fill = Step::fill(self.table, column, false, self.unproven());
                 Some([fill].into_iter().chain(self.not_null(column)).collect())
             }
             Gain::Check { name, definition } => {
@@ -238,7 +252,11 @@ impl Careful<'_> {
         let index = match index {
             Some(index) => index,
             None => {
-                out.push(Step::build(create, &self.table.sibling(name), &plan.index));
+                let mut build = Step::build(create, &self.table.sibling(name), &plan.index);
+                if self.after.constraints.iter().any(|c| c.name == name && c.deferrable) {
+                    build.note = format!("{}; {IMMEDIATE}", build.note);
+                }
+                out.push(build);
                 name
             }
         };

@@ -11,6 +11,7 @@ mod likeness;
 mod lock;
 mod observe;
 mod observed;
+mod others;
 mod step;
 mod stepwise;
 mod verdict;
@@ -19,6 +20,7 @@ pub use lock::Lock;
 pub use observe::{observe, observe_within};
 pub use observed::{Gain, Observed, Other};
 pub use step::{Does, How, Step};
+pub use stepwise::rows_cannot_be_filled;
 pub use verdict::{Verdict, Way};
 
 use super::Request;

@@ -5,25 +5,28 @@ use std::time::Duration;
 
 use super::Trial;
 use super::lock::Lock;
-use super::observed::{self, Observed, Other};
+use super::observed::{self, Observed};
 use super::step::{How, Step};
 use super::stepwise::{Clause, rows_cannot_be_filled};
 use super::verdict::{Verdict, Way};
 use crate::catalog::{self, Column, Table};
 use crate::change::Request;
+use crate::change::alter::alter;
 use crate::change::clauses::clauses;
 use crate::change::clone::{self, Clone, set_role};
 use crate::change::foreign_keys;
-use crate::change::rehearse::alter;
+use crate::change::references;
 use crate::change::stand_in::StandIns;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session};
 
-/// A table that the change names itself, in a new foreign key say, is the real one, and is locked until the
-/// trial is over: no longer than this is waited for it, and no longer than [`TRIAL_TIMEOUT`] is it held.
+/// Whatever the change names besides is only looked at, and no longer than this is waited for that; what it would
+/// lock against writers has a stand-in ([`references`]).
 const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 /// What takes longer on no rows does not do what it looks like.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+const OF_PARTITIONED: &str = "of a partitioned table only columns and checks have steps, no keys";
 
 /// What a plain ALTER TABLE with the clauses of `request` would do to the table. Leaves nothing behind. Errors
 /// of kind `Usage` are what PostgreSQL says of the clauses.
@@ -70,20 +73,20 @@ pub(super) struct Observer<'a> {
 pub(super) struct Moment {
     pub(super) table: Option<Table>,
     /// Table and indexes: name, file, and how often they were scanned.
-    files: HashMap<u32, (String, u32, i64)>,
+    pub(super) files: HashMap<u32, (String, u32, i64)>,
     /// The others that stand in: how often they were scanned.
-    stand_ins: HashMap<u32, (QualifiedName, i64)>,
+    pub(super) stand_ins: HashMap<u32, (QualifiedName, i64)>,
     /// Foreign keys, and the table at the other end.
-    foreign_keys: HashMap<u32, u32>,
+    pub(super) foreign_keys: HashMap<u32, u32>,
     /// Locks of ours on relations that were there before.
-    locks: HashMap<u32, (QualifiedName, Vec<Lock>)>,
+    pub(super) locks: HashMap<u32, (QualifiedName, Vec<Lock>)>,
 }
 
 impl Observer<'_> {
     async fn all(&self, alters: &[String]) -> Result<Trial> {
         let (session, source) = (self.session, self.source);
-        // A join of no rows with all rows of another table reads those only where it is a nested loop that
-        // it never comes to: a new foreign key must not have the other table read.
+        // A join of no rows with those of another table does not come to that where it is a nested loop: the check of a
+        // foreign key is not taken for a scan of it.
         session
             .batch(&format!(
                 "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}; \
@@ -97,7 +100,8 @@ impl Observer<'_> {
         if source.persistence == 'u' {
             session.batch(&format!("ALTER TABLE {} SET UNLOGGED", made.name)).await?;
         }
-        let mut stand_ins = StandIns::new(session, &source.qualified(), &made.name);
+        let mut stand_ins = StandIns::new(session, source, &made.name);
+        references::stand_in(session, source, alters, &mut stand_ins).await?;
         self.scans_are_seen(&made).await?;
         let each: Vec<&str> = alters.iter().flat_map(|text| clauses(text)).collect();
         // Before the foreign keys are on it: those take a lock that hides whether the change takes it.
@@ -126,8 +130,12 @@ impl Observer<'_> {
             None => Err(None),
         };
         let mut verdict = Verdict::of(&observed, careful.is_ok());
-        if let Err(Some(why)) = &careful {
-            verdict.why = format!("{}, and in steps {why}", verdict.why);
+        match &careful {
+            Err(Some(why)) => verdict.why = format!("{}, and in steps {why}", verdict.why),
+            Err(None) if source.is_partitioned() => {
+                verdict.why = format!("{}, and {OF_PARTITIONED}", verdict.why);
+            }
+            _ => {}
         }
         Ok(Trial { observed, verdict, steps: careful.unwrap_or_default() })
     }
@@ -256,7 +264,7 @@ impl Observer<'_> {
             rewritten: before.file(on.made.oid) != after.file(on.made.oid),
             scans: before.scans_until(&after),
             built: before.built_until(&after, on.made.oid),
-            others: self.others(on, &before, &after),
+            others: self.others(on, &before, &after).await?,
             gains: gains.into_iter().map(|gain| on.told(gain)).collect(),
             moved: after.table.as_ref().is_none_or(moved),
             retyped: self.source.columns.iter().filter(|c| retyped(c)).map(|c| c.attnum).collect(),
@@ -307,43 +315,6 @@ impl Observer<'_> {
             foreign_keys: keys.iter().map(|r| (r.get(0), r.get(1))).collect(),
             locks,
         })
-    }
-
-    /// What the change locks besides, as far as writers notice.
-    fn others(&self, on: &Ground<'_>, before: &Moment, after: &Moment) -> Vec<Other> {
-        let mut out: Vec<Other> = Vec::new();
-        for (oid, (name, modes)) in &after.locks {
-            let held = before.locks.get(oid).map_or(&[][..], |(_, held)| held);
-            let new = modes.iter().filter(|lock| !held.contains(lock)).max();
-            if let Some(&lock) = new.filter(|lock| lock.blocks_writes()) {
-                out.push(Other { table: name.to_string(), oid: *oid, lock, scanned: false });
-            }
-        }
-        // A stand-in was made in this transaction too: what is asked for on it is told by the foreign keys.
-        for (oid, (name, scans)) in &after.stand_ins {
-            let Some(real) = on.stand_ins.original(name) else { continue };
-            let theirs = |now: &HashMap<u32, u32>, then: &HashMap<u32, u32>| {
-                now.iter().any(|(key, end)| end == oid && !then.contains_key(key))
-            };
-            let dropped = theirs(&before.foreign_keys, &after.foreign_keys);
-            let added = theirs(&after.foreign_keys, &before.foreign_keys);
-            let scanned = before.stand_ins.get(oid).is_some_and(|(_, was)| scans > was);
-            let lock = match (dropped, added) {
-                (true, _) => Lock::AccessExclusive,
-                (_, true) => Lock::ShareRowExclusive,
-                _ if scanned => Lock::RowShare,
-                _ => continue,
-            };
-            let real_oid = self.partner(real).unwrap_or(0);
-            out.push(Other { table: real.to_string(), oid: real_oid, lock, scanned });
-        }
-        out.sort_by(|a, b| a.table.cmp(&b.table));
-        out
-    }
-
-    fn partner(&self, name: &QualifiedName) -> Option<u32> {
-        let all = self.source.foreign_keys.iter().flat_map(|key| [&key.from, &key.to]);
-        all.into_iter().find(|partner| partner.qualified() == *name).map(|partner| partner.oid)
     }
 }
 

@@ -36,6 +36,9 @@ pub enum Does {
         column: String,
         /// The column's default is that value; without one nobody here knows it.
         by_default: bool,
+        /// Constraints that rows which were there before them need not fulfil: an UPDATE of one that does not is refused.
+        #[serde(default)]
+        refused_by: Vec<String>,
     },
     Vacuum,
     /// NOT VALID.
@@ -84,6 +87,8 @@ pub enum How {
 const READS: &str = "reads all rows";
 const BUILDS: &str = "reads all rows twice and sorts";
 const WRITES: &str = "writes every row";
+const SERIALIZATION: &str = "a REPEATABLE READ or SERIALIZABLE transaction of the application that is older than a row's filling and \
+    updates or locks the row fails with 40001, as beside any other update, and has to be repeated";
 
 impl Step {
     /// A clause that was typed.
@@ -119,12 +124,16 @@ impl Step {
     }
 
     /// Gives a new column's rows that were there their value.
-    pub(super) fn fill(table: &QualifiedName, column: &str, by_default: bool) -> Step {
+    pub(super) fn fill(
+        table: &QualifiedName,
+        column: &str,
+        by_default: bool,
+        refused_by: Vec<String>,
+    ) -> Step {
         let quoted = quote_ident(column);
         let value = if by_default { "DEFAULT" } else { "…" };
         let sql = format!("UPDATE {table} SET {quoted} = {value} WHERE {quoted} IS NULL");
-        let does = Does::Fill { column: column.to_owned(), by_default };
-        let note = match by_default {
+        let how = match by_default {
             true => {
                 "in ranges of the key, each a transaction of its own; until it is done NULL in the column means that the row was not \
                  come to yet; subscribers and consumers of logical decoding get every row as an update"
@@ -134,6 +143,14 @@ impl Step {
                  transaction of its own, with VACUUM in between"
             }
         };
+        let mut note = format!("{how}; {SERIALIZATION}");
+        if !refused_by.is_empty() {
+            note.push_str(&format!(
+                "; fails at a row that violates {}, which may be, as it is NOT VALID: VALIDATE CONSTRAINT before",
+                refused_by.join(", ")
+            ));
+        }
+        let does = Does::Fill { column: column.to_owned(), by_default, refused_by };
         let step = Step::plain(sql, Lock::RowExclusive, does).note(note);
         Step { takes: WRITES.to_owned(), ..step }
     }

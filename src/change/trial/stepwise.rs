@@ -6,9 +6,9 @@ use super::lock::Lock;
 use super::observe::{Ground, Observer};
 use super::step::{How, Step};
 use super::verdict::{Verdict, Way};
-use crate::catalog::{Column, Constraint, ForeignKey, Table};
+use crate::catalog::{Column, Constraint, ForeignKey, Part, Table};
+use crate::change::alter::alter;
 use crate::change::clone::set_role;
-use crate::change::rehearse::alter;
 use crate::error::{Kind, Result};
 use crate::pg::Session;
 use crate::pg::sqlstate::classify;
@@ -90,6 +90,7 @@ impl Observer<'_> {
                 before: &before,
                 after: &after,
                 observed: &observed,
+                partitioned: self.source.is_partitioned(),
             };
             let Some(more) = careful.steps() else { return Ok(None) };
             self.session.batch("ROLLBACK TO SAVEPOINT clause").await?;
@@ -154,23 +155,33 @@ fn drops(before: &Table, after: &Table) -> bool {
         || !before.foreign_keys.iter().all(key)
 }
 
-/// What an UPDATE of every row would do that an ALTER TABLE that writes them anew does not.
-pub(super) async fn rows_cannot_be_filled(
-    session: &Session,
-    source: &Table,
-) -> Result<Option<String>> {
-    if source.forces_row_security() {
-        let why =
-            "rows would be filled by the owner, whom row security is forced on: it would hide some";
-        return Ok(Some(why.to_owned()));
+/// What an UPDATE of every row would do that an ALTER TABLE that writes them anew does not. Partitions are updated by
+/// their own names.
+pub async fn rows_cannot_be_filled(session: &Session, source: &Table) -> Result<Option<String>> {
+    let mut tables: Vec<u32> = source.parts.iter().map(|part| part.oid).collect();
+    tables.push(source.oid);
+    let hides = "SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1) \
+                   AND c.relrowsecurity AND c.relforcerowsecurity LIMIT 1";
+    if let Some(row) = session.maybe(hides, &[&tables]).await? {
+        return Ok(Some(format!(
+            "rows would be filled by the owner, whom row security is forced on ({}): it would hide some",
+            row.get::<_, &str>(0)
+        )));
+    }
+    let other = |part: &&Part| part.is_leaf() && (part.kind != 'r' || part.owner != source.owner);
+    if let Some(part) = source.parts.iter().find(other) {
+        let name = part.qualified();
+        return Ok(Some(format!(
+            "rows of {name} would be filled, which is a foreign table or another owner's"
+        )));
     }
     // A trigger for certain columns does not know the new one. (16: UPDATE.)
-    let sql = "SELECT 'trigger ' || t.tgname FROM pg_catalog.pg_trigger t WHERE t.tgrelid = $1 AND NOT t.tgisinternal \
+    let sql = "SELECT DISTINCT 'trigger ' || t.tgname FROM pg_catalog.pg_trigger t WHERE t.tgrelid = ANY ($1) AND NOT t.tgisinternal \
                  AND t.tgenabled IN ('O', 'A') AND (t.tgtype::pg_catalog.int4 & 16) <> 0 AND t.tgattr::pg_catalog.text = '' \
                UNION ALL SELECT 'rule ' || r.rulename FROM pg_catalog.pg_rewrite r \
-               WHERE r.ev_class = $1 AND r.ev_type = '2' AND r.ev_enabled IN ('O', 'A')";
+               WHERE r.ev_class = ANY ($1) AND r.ev_type = '2' AND r.ev_enabled IN ('O', 'A')";
     let fires: Vec<String> =
-        session.query(sql, &[&source.oid]).await?.iter().map(|row| row.get(0)).collect();
+        session.query(sql, &[&tables]).await?.iter().map(|row| row.get(0)).collect();
     let why = || format!("rows would be filled by UPDATE, which fires {}", fires.join(", "));
     Ok((!fires.is_empty()).then(why))
 }

@@ -7,9 +7,10 @@ use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::violating;
 use super::work::{Did, Steps};
 use crate::catalog;
-use crate::change::trial::Does;
+use crate::change::trial::{self, Does};
 use crate::change::{KeyColumn, own_key};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::flow::Flow;
@@ -18,6 +19,7 @@ use crate::flow::copy::Copied;
 use crate::flow::fill::Filler;
 use crate::flow::pace::Pace;
 use crate::migration::store::{self, StoredStep};
+use crate::pg::sqlstate::{Class, classify};
 use crate::telemetry::{Sample, Timed};
 
 /// A range writes no more log than this.
@@ -27,6 +29,11 @@ impl Steps<'_, '_, '_> {
     pub(super) async fn fill(&self, stored: &StoredStep) -> Result<Did> {
         let Does::Fill { column, .. } = &stored.step.does else { return Ok(Did::default()) };
         let context = self.context;
+        // What fires was none when the steps were found out, or nobody would be here.
+        if let Some(why) = trial::rows_cannot_be_filled(self.control, self.source).await? {
+            return Err(Error::failed(format!("{why}; it came after the change was planned"))
+                .next("Take that off the table, or have it disabled, until the column is filled"));
+        }
         let flow = Arc::new(self.flow_of(stored).await?);
         let settings = context.settings.borrow().clone();
         // Whoever wants a row that is locked by us waits for no longer than for the cutover's lock, by and large.
@@ -50,9 +57,19 @@ impl Steps<'_, '_, '_> {
             most: settings.cutover.max_lock_hold.max(Duration::from_millis(10)),
             worked: Arc::clone(&context.worked),
         };
-        let rows = self.ranges(&filler, settings.copy.workers).await?;
-        let (looker, session) = (context.session("look").await?, context.session("fill").await?);
-        filler.sweep((&looker, &session), |told| context.meter.note(told)).await?;
+        let filled = async {
+            let rows = self.ranges(&filler, settings.copy.workers).await?;
+            let sessions = (context.session("look").await?, context.session("fill").await?);
+            filler.sweep((&sessions.0, &sessions.1), |told| context.meter.note(told)).await?;
+            Ok::<_, Error>(rows)
+        };
+        let rows = match filled.await {
+            Ok(rows) => rows,
+            Err(e) if classify(&e) == Class::RowsDoNotFit => {
+                return Err(violating::refused(self, e).await);
+            }
+            Err(e) => return Err(e),
+        };
         self.settle(stored).await?;
         Ok(Did { lock: None, rows: Some(rows + before.max(0) as u64) })
     }

@@ -30,7 +30,7 @@ use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::hooks::Hook;
-use crate::pg::{Session, shell_word};
+use crate::pg::{Session, quote_ident, shell_word};
 use crate::preflight::{self, Severity};
 use crate::shadow::Names;
 use crate::telemetry::Sample;
@@ -175,14 +175,6 @@ impl Run<'_> {
 fn refuse_without_a_way(found: &Table, trial: &Trial, table: &str) -> Result<()> {
     let refused = |what: String| Err(Error::new(Kind::Refused, what).state("Nothing was touched"));
     let word = shell_word(table);
-    if found.is_partitioned() && trial.verdict.way != Way::Instant {
-        return refused(format!(
-            "{table} is partitioned, and careful steps are those of one table"
-        ))
-        .map_err(|e| {
-            e.next(format!("`pgwraith run {word}` without --in-place makes the change by a copy"))
-        });
-    }
     if trial.verdict.way == Way::ShadowCopy {
         let why = &trial.verdict.why;
         return refused(format!("{table} cannot be changed so in place with care: {why}")).map_err(
@@ -194,9 +186,26 @@ fn refuse_without_a_way(found: &Table, trial: &Trial, table: &str) -> Result<()>
         );
     }
     let valueless = trial.steps.iter().find_map(|step| match &step.does {
-        Does::Fill { column, by_default: false } => Some(column),
+        Does::Fill { column, by_default: false, .. } => Some(column),
         _ => None,
     });
+    let refused_by = trial.steps.iter().find_map(|step| match &step.does {
+        Does::Fill { refused_by, .. } => refused_by.first(),
+        _ => None,
+    });
+    if let (None, Some(name)) = (valueless, refused_by) {
+        return refused(format!(
+            "rows would be filled by UPDATE, which PostgreSQL refuses for a row that violates {name:?}; as that is NOT VALID there may be such"
+        ))
+        .map_err(|e| {
+            e.next(format!(
+                "ALTER TABLE {} VALIDATE CONSTRAINT {} before: it keeps nobody out, and says whether there are; where the constraint comes with \
+                 this change, say it behind the column. Or `pgwraith run {word}` without --in-place makes the change by a copy",
+                found.qualified(),
+                quote_ident(name)
+            ))
+        });
+    }
     match valueless {
         None => Ok(()),
         Some(column) => refused(format!(

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::catalog::{self, Index, Table};
+use crate::catalog::{self, Constraint, Index, Table};
 use crate::change::Request;
 use crate::change::trial::{Does, Lock};
 use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
@@ -103,8 +103,9 @@ impl Back {
             now.constraints.iter().any(|c| c.name == name)
                 || now.foreign_keys.iter().any(|k| k.name == name && k.from.oid == now.oid)
         };
-        let mut clause = |what: &str, name: &str| {
-            self.clauses.push(format!("{what} {}", quote_ident(name)));
+        let not_null_constraint = |name: &str| {
+            let is_it = |c: &&Constraint| c.kind == 'n' && c.name == name;
+            now.constraints.iter().find(is_it).and_then(|c| c.attnums.first().copied())
         };
         match &stored.step.does {
             Does::BuildIndex { name, definition, unique } => {
@@ -121,16 +122,29 @@ impl Back {
             // Each of the others is a transaction, and knows whether it is done.
             _ if !stored.done => {}
             Does::AddColumn { column } if now.column_named(column).is_some() => {
-                clause("DROP COLUMN", column);
+                self.clauses.push(format!("DROP COLUMN {}", quote_ident(column)));
+            }
+            // Since 18 the NOT NULL of a column is a constraint.
+            Does::AddConstraint { name }
+                if not_null_constraint(name).is_some_and(|n| self.is_needed(n, now)) =>
+            {
+                self.left.push(stored.step.sql.clone());
             }
             Does::AddConstraint { name } | Does::UseIndex { name, own_index: false }
                 if constraint(name) =>
             {
-                clause("DROP CONSTRAINT", name);
+                self.clauses.push(drop_constraint(name));
             }
-            Does::SetNotNull { column } if now.column_named(column).is_some_and(|c| c.not_null) => {
-                self.clauses.push(format!("ALTER COLUMN {} DROP NOT NULL", quote_ident(column)));
-            }
+            Does::SetNotNull { column } => match now.column_named(column) {
+                Some(c) if c.not_null && self.is_needed(c.attnum, now) => {
+                    self.left.push(stored.step.sql.clone());
+                }
+                Some(c) if c.not_null => {
+                    let column = quote_ident(column);
+                    self.clauses.push(format!("ALTER COLUMN {column} DROP NOT NULL"));
+                }
+                _ => {}
+            },
             // The index was the user's own, and would go with the constraint.
             Does::Typed | Does::UseIndex { own_index: true, .. } => {
                 self.left.push(stored.step.sql.clone());
@@ -140,10 +154,24 @@ impl Back {
             | Does::Vacuum
             | Does::AddConstraint { .. }
             | Does::Validate { .. }
-            | Does::SetNotNull { .. }
             | Does::DropHelper { .. }
             | Does::UseIndex { .. } => {}
         }
+    }
+
+    /// Whether PostgreSQL has the column stay NOT NULL: for a key or an identity that was typed, and stays. What of ours
+    /// needs it came later, so that it is taken back by now.
+    fn is_needed(&self, attnum: i16, now: &Table) -> bool {
+        let goes = |index: &Index| {
+            let constraint = now.constraint_of(index).map(|c| drop_constraint(&c.name));
+            constraint.is_some_and(|drop| self.clauses.contains(&drop))
+                || self.indexes.contains(&index.name)
+        };
+        let needs = |index: &&Index| {
+            (index.primary || index.replica_identity) && index.attnums.contains(&attnum)
+        };
+        now.column(attnum).is_some_and(|column| !column.identity.is_empty())
+            || now.indexes.iter().filter(needs).any(|index| !goes(index))
     }
 
     fn statements(&self, table: &QualifiedName) -> Vec<String> {
@@ -151,6 +179,10 @@ impl Back {
         let drop = self.indexes.iter().map(|name| format!("DROP INDEX {}", table.sibling(name)));
         alter.chain(drop).collect()
     }
+}
+
+fn drop_constraint(name: &str) -> String {
+    format!("DROP CONSTRAINT {}", quote_ident(name))
 }
 
 struct Undo<'a> {

@@ -1,7 +1,7 @@
 //! Which rows do not fulfil what is asked of them.
 
 use super::work::Steps;
-use crate::catalog::{self, Table};
+use crate::catalog::{self, Constraint, Table};
 use crate::change::own_key;
 use crate::error::{Error, Kind, Result};
 use crate::pg::sqlstate::{Class, classify};
@@ -13,17 +13,45 @@ const FOR_ONE: &str = "10min";
 
 /// A constraint is violated by some rows.
 pub(super) async fn told(steps: &Steps<'_, '_, '_>, name: &str, error: Error) -> Error {
-    let sample = rows(steps, name).await.unwrap_or_else(|e| {
-        tracing::debug!("looking for rows that violate {name}: {e}");
-        Vec::new()
-    });
-    let sample = named(&sample);
+    let sample = sample(steps, name).await;
     Error::new(
         Kind::DataDiffers,
         format!("rows violate constraint {name:?}{sample}. {}", error.what()),
     )
     .next("Correct or remove the rows. From now on none can be added to them")
     .source(error)
+}
+
+/// A row cannot be filled, since it violates a constraint that is older than the column's values, or younger than the row.
+pub(super) async fn refused(steps: &Steps<'_, '_, '_>, error: Error) -> Error {
+    let name = constraint_of(steps, &error).await.unwrap_or_else(|e| {
+        tracing::debug!("looking for the constraint that refuses a row: {e}");
+        None
+    });
+    let Some(name) = name else { return error };
+    let sample = sample(steps, &name).await;
+    Error::new(
+        Kind::DataDiffers,
+        format!(
+            "a row that violates constraint {name:?} cannot be filled{sample}. {}",
+            error.what()
+        ),
+    )
+    .next("Correct or remove such rows, or drop the constraint until the column is filled")
+    .source(error)
+}
+
+/// Its name, as PostgreSQL says it; of a column that has to have a value it says only that.
+async fn constraint_of(steps: &Steps<'_, '_, '_>, error: &Error) -> Result<Option<String>> {
+    let Some(db) = error.db() else { return Ok(None) };
+    if let Some(name) = db.constraint() {
+        return Ok(Some(name.to_owned()));
+    }
+    let Some(column) = db.column() else { return Ok(None) };
+    let table = now(steps.control, steps).await?;
+    let Some(column) = table.column_named(column) else { return Ok(None) };
+    let is_it = |c: &&Constraint| c.kind == 'n' && c.attnums == [column.attnum];
+    Ok(table.constraints.iter().find(is_it).map(|c| c.name.clone()))
 }
 
 /// Rows have the same values where an index is to be unique.
@@ -48,11 +76,19 @@ fn named(rows: &[String]) -> String {
     }
 }
 
+async fn sample(steps: &Steps<'_, '_, '_>, name: &str) -> String {
+    let rows = rows(steps, name).await.unwrap_or_else(|e| {
+        tracing::debug!("looking for rows that violate {name}: {e}");
+        Vec::new()
+    });
+    named(&rows)
+}
+
 async fn rows(steps: &Steps<'_, '_, '_>, name: &str) -> Result<Vec<String>> {
     let session = steps.context.session("violating").await?;
     let table = now(&session, steps).await?;
     let Some(condition) = condition(&session, table.oid, name).await? else { return Ok(vec![]) };
-    let from = format!("ONLY {} AS s WHERE {condition}", table.qualified());
+    let from = format!("{} AS s WHERE {condition}", table.scanned());
     look(&session, steps, &key(&table), &from).await
 }
 

@@ -156,8 +156,8 @@ impl Planning<'_> {
             )));
         }
         match trial::observe(self.session, self.source, self.request).await {
-            // Its steps are those of an ordinary table.
-            Ok(trial) if self.source.is_partitioned() && trial.verdict.way != Way::Instant => {
+            // What was seen is of an ordinary table.
+            Ok(trial) if self.source.is_partitioned() && trial.verdict.way == Way::ShadowCopy => {
                 Ok(Err(format!(
                     "PostgreSQL would do more than change its catalogs: {}",
                     trial.verdict.why
