@@ -240,6 +240,7 @@ impl Cutover<'_> {
             Full::Equal(..) => {}
             Full::Truncated => return Ok(Err(Obstacle::new("the table was truncated just now"))),
             Full::Behind => return Ok(Err(Obstacle::new("many changed keys wait to be applied"))),
+            Full::Divided => return Ok(Err(Obstacle::new("a partition was made just now"))),
         };
         if let Some(obstacle) = snapshots::wait_for_older(observer, self.remaining(started)).await?
         {

@@ -7,7 +7,7 @@ use super::beside::Stream;
 use super::store::{self, Kept, Stored};
 use super::{Phase, prepare, slot, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
-use crate::change::partition::{self, Partitioning};
+use crate::change::partition::{self, Partitioning, Partitions};
 use crate::change::{self, Plan, Request};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -270,7 +270,7 @@ impl Making<'_> {
             number: 1,
             captured: prepare::captured(migration, source, self.stored.request.keep.is_some()),
             // Until it is known what the change makes of the source.
-            target: Target { root: names.shadow.clone(), relations: Vec::new(), upserts: false },
+            target: Target::ordinary(names.shadow.clone(), false),
             projection: kept.projection.clone(),
             key: kept.key.clone(),
             // Whatever the index is by now: the ranges that are copied went along this.
@@ -299,7 +299,7 @@ impl Making<'_> {
                 ),
             ));
         }
-        let partitions = kept.partitions.clone();
+        let partitions = Partitions::of(kept.partitions.clone());
         let partitioning = plan.partitioning.map(|p| Partitioning { partitions, ..p });
         Ok((plan.target, partitioning))
     }

@@ -24,6 +24,7 @@ mod rehearsal;
 mod replicas;
 mod resume;
 mod retry;
+mod room;
 mod run;
 mod set;
 mod slot;

@@ -195,6 +195,9 @@ impl Run<'_> {
                 self.meter.note(told);
             }
         }
+        if let Some(told) = request.partition.as_ref().and_then(partition::Asked::without_default) {
+            self.meter.note(told.to_owned());
+        }
         if let (Some(index), Some(order)) = (&request.order_by, &plan.order) {
             change::refuse_crowds(&control, &source, index, order).await?;
         }

@@ -12,6 +12,7 @@ mod live;
 mod meanwhile;
 mod mover;
 mod refused;
+mod room;
 mod same;
 
 use pgwraith::demo::orders::create_orders;

@@ -175,7 +175,9 @@ pub fn left_out(source: &Table, plan: &Plan) -> Vec<String> {
     let catches_all =
         |partition: &Partition| partition.of.is_none() && partition.bound == "DEFAULT";
     let divided = plan.partitioning.as_ref();
-    if divided.is_some_and(|p| !p.partitions.iter().any(catches_all) && !p.by.starts_with("HASH")) {
+    if divided
+        .is_some_and(|p| !p.partitions.all().iter().any(catches_all) && !p.by.starts_with("HASH"))
+    {
         out.push(
             "the new table has no default partition: a row that has no place in any other ends the run, before the swap"
                 .to_owned(),

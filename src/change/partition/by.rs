@@ -46,6 +46,9 @@ impl By {
                     "takes neither --partition-every nor --partition-premake, which are for RANGE",
                 )
             }
+            Strategy::Hash if asked.default.is_some() => refuse(
+                "takes no --partition-default: each of its rows has a partition, and it can have no default one",
+            ),
             _ => Ok(by),
         }
     }
@@ -116,7 +119,7 @@ mod tests {
     fn each_way_takes_its_own_flags() {
         let asked = |by: &str, every: Option<&str>, partitions| {
             let every = every.map(str::to_owned);
-            By::of(&Asked { by: by.into(), every, premake: None, partitions })
+            By::of(&Asked { by: by.into(), every, partitions, ..Asked::default() })
                 .map(|_| ())
                 .map_err(|e| e.to_string())
         };
@@ -134,6 +137,15 @@ mod tests {
             ("HASH (a)", None, Some(100_000)),
         ] {
             assert!(asked(by, every, partitions).is_err(), "{by} {every:?} {partitions:?}");
+        }
+        let default = |by: &str, every: Option<&str>, partitions, default| {
+            let every = every.map(str::to_owned);
+            By::of(&Asked { by: by.into(), every, partitions, default, ..Asked::default() }).is_ok()
+        };
+        for given in [Some(true), Some(false)] {
+            assert!(default("RANGE (a)", Some("1"), None, given));
+            assert!(default("LIST (a)", None, None, given));
+            assert!(!default("HASH (a)", None, Some(4), given));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! In the rehearsal the altered clone becomes a partitioned one, so that PostgreSQL itself says what cannot be on
 //! such a table. One partition is enough for that.
 
-use super::{Asked, By, Partitioning, Strategy, alike};
+use super::{Asked, By, Partitioning, Partitions, Strategy, alike};
 use crate::catalog::{Index, Table};
 use crate::change::clone::{self, Clone, about_the_change, set_role};
 use crate::change::foreign_keys;
@@ -64,7 +64,7 @@ pub(in crate::change) async fn become_partitioned(
         .next("VALIDATE it where it is NOT VALID; otherwise drop it before, and add what is possible after the swap"),
         false => e,
     })?;
-    Ok(Partitioning { by: by.sql(), like, partitions: Vec::new() })
+    Ok(Partitioning { by: by.sql(), like, partitions: Partitions::default() })
 }
 
 fn one_for_all(by: &By) -> &'static str {
