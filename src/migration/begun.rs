@@ -108,8 +108,12 @@ impl Making<'_> {
     /// in the publication as part of the table, whatever it is; so the fingerprint must not know it: then whoever
     /// watches finds it new, and looks whether its rows can be followed.
     async fn publish(&self, known: &Known, flow: &Flow) -> Result<Fingerprint> {
-        prepare::create_publication(self.control, flow, &known.source).await?;
+        let made = prepare::create_publication(self.control, flow, &known.source).await;
         failpoint!("publication made");
+        let renamed = match made {
+            Err(e) if e.sqlstate() == Some(watch::UNDEFINED_TABLE) => Some(e),
+            made => made.map(|()| None)?,
+        };
         let now = catalog::fingerprint(self.control, flow.captured.oid, &flow.publication).await?;
         let name = known.source.qualified();
         let again = |what: String| Err(Error::failed(what).next("Start again"));
@@ -118,6 +122,12 @@ impl Making<'_> {
             let part = gone.qualified();
             return again(format!(
                 "the partition {part} of {name} was dropped or detached just now"
+            ));
+        }
+        if let Some(e) = renamed {
+            return again(format!(
+                "{name}, or a partition of it, was renamed or dropped just now: {}",
+                e.what()
             ));
         }
         let fingerprint = now.knowing(&parts);

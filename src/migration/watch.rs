@@ -25,7 +25,7 @@ const EVERY: Duration = Duration::from_millis(500);
 const ATTACHMENTS: u32 = 10;
 
 /// Of a name that means no table any more.
-const UNDEFINED_TABLE: &str = "42P01";
+pub(super) const UNDEFINED_TABLE: &str = "42P01";
 
 /// Who looks.
 pub(super) struct Watch {
