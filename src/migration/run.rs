@@ -204,6 +204,10 @@ impl Run<'_> {
         partition::lay_out(&control, &source, &names, &mut plan, request).await?;
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;
+        let limit = self.settings.cutover.max_lock_hold;
+        if let Some(told) = preflight::long_swap(&source, &plan, limit) {
+            self.meter.note(told);
+        }
         let caller = Caller::of(self);
         let agreed = caller.before_start().await?;
         self.meter.tell(Sample::Rows(source.estimated_rows.max(0.0) as u64));
