@@ -367,8 +367,8 @@ async fn create_partitioned(
     let made = shadow_settings(session, flow, target).await?;
     for wanted in partitioning.tables(root) {
         let now = match wanted.kind {
-            // Of those that have no rows nothing is stored.
-            'p' => read_partition(session, &wanted).await?,
+            // Where no rows are stored it has a comment, but no parameters.
+            'p' => leaf_settings(session, &wanted).await?,
             _ => leaf_settings(session, &resting(&wanted)).await?,
         };
         keep_others_out(session, owner, &now).await?;

@@ -125,7 +125,11 @@ pub async fn lay_out(
         Some(asked) => derive(session, source, names, plan, asked).await?,
         // The operator's own table has them already.
         None if request.shadow_ddl.is_some() => return Ok(()),
-        None => alike::partitions(source, &mut Naming::of(names, &source.parts)),
+        None if !source.is_partitioned() => return Ok(()),
+        None => {
+            let mut naming = Naming::of(names, &source.parts);
+            alike::partitions(source, &plan.target, &mut naming)?
+        }
     };
     if let Some(partitioning) = &mut plan.partitioning {
         partitioning.partitions = Partitions::of(partitions);
@@ -172,15 +176,12 @@ impl Partitioning {
         create_sql(&self.partitions.all(), root)
     }
 
-    /// The names that those end with.
-    pub fn leaves_in_the_end(&self, root: &QualifiedName) -> Vec<QualifiedName> {
-        let last = |p: &Partition| root.sibling(p.becomes.as_ref().unwrap_or(&p.name));
-        self.partitions.all().iter().filter(|p| p.by.is_none()).map(last).collect()
-    }
-
-    /// Those that get their names after the swap.
+    /// Those that get their names after the swap, with rows or without.
     pub fn renamed(&self, root: &QualifiedName) -> Vec<Renamed> {
-        shadow::renamed(&self.like, &self.leaves(root), &self.leaves_in_the_end(root))
+        let all = self.partitions.all();
+        let now: Vec<_> = all.iter().map(|p| root.sibling(&p.name)).collect();
+        let last = |p: &Partition| root.sibling(p.becomes.as_ref().unwrap_or(&p.name));
+        shadow::renamed(&self.like, &now, &all.iter().map(last).collect::<Vec<_>>())
     }
 }
 
