@@ -121,3 +121,21 @@ async fn what_a_level_forbids_is_said_at_once() {
     let key = "SELECT pg_get_partkeydef('ours.orders_p1'::regclass)";
     assert_eq!(shop.value::<String>(key).await, "LIST (area)");
 }
+
+/// How values are compared is kept.
+#[tokio::test]
+async fn an_operator_class_stays_one() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE n (word text, id int, PRIMARY KEY (word, id)) PARTITION BY RANGE (word text_pattern_ops);
+         CREATE TABLE n_low PARTITION OF n FOR VALUES FROM ('a') TO ('m') PARTITION BY LIST (id int4_ops);
+         CREATE TABLE n_low_all PARTITION OF n_low DEFAULT;
+         CREATE TABLE n_high PARTITION OF n FOR VALUES FROM ('m') TO ('zz');
+         INSERT INTO n SELECT chr(97 + g % 25), g FROM generate_series(1, 500) g",
+    )
+    .await;
+    shop.run("n", &["--alter", "RENAME COLUMN word TO said"]).await.expect_code(0);
+    let keys = "SELECT pg_get_partkeydef('n'::regclass) || pg_get_partkeydef('n_low'::regclass)";
+    assert_eq!(shop.value::<String>(keys).await, "RANGE (said text_pattern_ops)LIST (id)");
+    assert_eq!(shop.value::<i64>("SELECT count(*) FROM n_low").await, 240);
+}
