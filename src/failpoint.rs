@@ -96,6 +96,10 @@ pub const IN_STEPS: &[&str] = &[
 #[cfg(feature = "failpoints")]
 pub const OF_PARTITIONS: &[&str] = &["index joined"];
 
+/// Those that a run comes by besides, where rows come that have no partition.
+#[cfg(feature = "failpoints")]
+pub const OF_ROOM: &[&str] = &["partition made", "partition committed"];
+
 /// Those that a run comes by besides, where rows are copied in the order of an index.
 #[cfg(feature = "failpoints")]
 pub const OF_ORDER: &[&str] = &["moved rows taken out", "moved rows gone"];

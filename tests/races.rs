@@ -149,7 +149,7 @@ async fn a_full_sync_waits_for_its_fence() {
             keys: source.qualified(),
             is_partitioned: false,
         },
-        target: Target { root: root.clone(), relations: vec![root], upserts: true },
+        target: Target::ordinary(root, true),
         projection: plan.projection,
         key: plan.key,
         order: None,

@@ -24,6 +24,10 @@ pub struct Part {
     pub detaching: bool,
     /// How far below the root.
     pub level: i32,
+    /// What it is a part of: the table, or another partition.
+    pub parent: u32,
+    /// `RANGE (…)`, where it is divided itself.
+    pub partition_key: Option<String>,
     /// `FOR VALUES …`, or `DEFAULT`.
     pub bound: Option<String>,
     /// `pg_class.relreplident`.
@@ -112,6 +116,8 @@ pub(super) fn sql_of_parts(bound: &str) -> String {
         "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER BY x.level, x.oid) FROM (
   SELECT c.oid::int8 AS oid, n.nspname AS schema, c.relname AS name, r.rolname AS owner, c.relkind AS kind,
     c.relpersistence AS persistence, am.amname AS access_method, t.level,
+    (SELECT h.inhparent::int8 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) AS parent,
+    CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS partition_key,
     (SELECT pg_catalog.bool_or(h.inhdetachpending) FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid) AS detaching,
     {bound} AS bound, c.relreplident AS replica_identity,
     {IDENTITY} AS identity,

@@ -94,8 +94,14 @@ async fn rehearse_in_transaction(
         }
     };
     let rows = Rows { source, keep: keep.as_deref() };
-    check_assignment(session, rows, &made.name, &projection, limit).await?;
+    let from = rows_of(session, rows, &made.name).await?;
+    let from = catalog::scanned(&from, source.is_partitioned());
+    check_assignment(session, &from, &made.name, &projection, limit).await?;
     if request.shadow_ddl.is_some() {
+        // Not under a lock, where there is no time for a look; by then all rows have their places.
+        if lock_timeout >= LOCK_TIMEOUT {
+            ddl::try_rows(session, (source, &from), &made.name, &projection).await?;
+        }
         ddl::refuse_unidentified(&target, &carried)?;
     }
     // Only now: rows are written before the swap puts rules and row security on the table.
@@ -389,7 +395,7 @@ impl Fill<'_> {
 /// Whether PostgreSQL would assign every expression to its column, asked without running it.
 async fn check_assignment(
     session: &Session,
-    from: Rows<'_>,
+    from: &str,
     clone: &QualifiedName,
     projection: &[Projected],
     limit: u128,
@@ -398,12 +404,11 @@ async fn check_assignment(
         projection.iter().filter_map(|p| p.expression.as_ref().map(|e| (&p.column, e))).collect();
     let columns: Vec<_> = filled.iter().map(|(c, _)| quote_ident(c)).collect();
     let values: Vec<_> = filled.iter().map(|(_, e)| e.as_str()).collect();
-    let rows = rows_of(session, from, clone).await?;
     let sql = format!(
         "INSERT INTO {clone} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} AS s",
         columns.join(", "),
         values.join(", "),
-        catalog::scanned(&rows, from.source.is_partitioned())
+        from
     );
     session.simple(&format!("EXPLAIN {sql}")).await.map(drop).map_err(|e| match e.db() {
         Some(_) if e.sqlstate() == Some("42501") => Error::new(

@@ -124,6 +124,10 @@ pub struct ChangeArgs {
     /// Partitions of a HASH
     #[arg(long, value_name = "N", requires = "partition_by", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub partitions: Option<u32>,
+    /// A partition for the rows that have no other; without it, a row that has none while the run lasts gets one
+    /// [default: on]
+    #[arg(long, value_name = "ON|OFF", requires = "partition_by", value_parser = switch)]
+    pub partition_default: Option<bool>,
     /// The new table as a file of your own: CREATE TABLE {shadow} (…), its partitions {shadow_2024} and theirs, its
     /// indexes; columns are filled by their names and --map
     #[arg(long, value_name = "FILE", conflicts_with_all = ["alter", "column_order", "partition_by"])]

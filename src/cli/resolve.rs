@@ -85,10 +85,11 @@ fn partition(args: &ChangeArgs) -> Result<Option<Asked>> {
         every: args.partition_every.clone(),
         premake: args.partition_premake,
         partitions: args.partitions,
+        default: args.partition_default,
     };
     if !asked.is_none() {
         By::of(&asked)?;
-    } else if asked.every.is_some() || asked.premake.is_some() || asked.partitions.is_some() {
+    } else if asked != (Asked { by: by.clone(), ..Asked::default() }) {
         return Err(Error::usage(
             "--partition-by none makes an ordinary table: there is nothing else to say of its partitions",
         ));

@@ -165,7 +165,11 @@ fn another_change(table: &str, begun: &Request) -> Error {
         let every = asked.every.iter().map(|every| format!(" --partition-every {every:?}"));
         let premake = asked.premake.iter().map(|n| format!(" --partition-premake {n}"));
         let partitions = asked.partitions.iter().map(|n| format!(" --partitions {n}"));
-        let rest: String = every.chain(premake).chain(partitions).collect();
+        let default = asked
+            .default
+            .iter()
+            .map(|on| format!(" --partition-default {}", if *on { "on" } else { "off" }));
+        let rest: String = every.chain(premake).chain(partitions).chain(default).collect();
         format!(" --partition-by {:?}{rest}", asked.by)
     });
     let file = begun.shadow_ddl.iter().map(|text| {

@@ -184,6 +184,8 @@ fn flags(change: &ChangeArgs) -> String {
     let switches = [
         ("--yes", change.keep.is_some() || change.yes),
         ("--rebuild", change.rebuild),
+        ("--partition-default on", change.partition_default == Some(true)),
+        ("--partition-default off", change.partition_default == Some(false)),
         ("--index-build before", change.index_build == Some(IndexBuild::Before)),
         ("--allow-event-triggers", change.allow_event_triggers),
     ];

@@ -59,6 +59,13 @@ impl<'a> Attempt<'a> {
         locker.warm(cutover).await?;
         // No sync of ours may hold a lock on the shadow, or write it later with an older snapshot.
         let alone = cutover.door.alone().await;
+        // Nobody makes partitions while we are alone in here; but until then somebody may have, and what was worked out is
+        // about those that there were. (Behind the first lock none can be made; it may have been in the catalogs by
+        // then, and told a moment later.)
+        if cutover.flow.target.leaves().len() != locker.rehearsed.leaves {
+            locker.session.rollback().await;
+            return Ok(Tried::Late(Obstacle::new("a partition was made just now")));
+        }
         let mut attempt = Attempt {
             cutover,
             observer,
@@ -174,7 +181,12 @@ impl<'a> Attempt<'a> {
         let keys: Vec<&Key> = self.batch.iter().flat_map(Batch::keys).collect();
         tokio::try_join!(self.limit(), self.as_owner())?;
         if !keys.is_empty() {
-            self.locker.statements.apply_all(session, flow, &keys).await.map_err(Stop::of)?;
+            let synced = self.locker.statements.apply_all(session, flow, &keys).await;
+            synced.map_err(|e| match flow.lacks_room(&e) {
+                // By the sync, once the lock is given back.
+                true => Stop::late("a row came just now for which a partition is to be made"),
+                false => Stop::of(e),
+            })?;
         }
         let compare: HashSet<&Key> = self.open.iter().chain(keys).collect();
         if compare.is_empty() {

@@ -68,6 +68,8 @@ pub(super) struct Rehearsed {
     pub(super) statements: Vec<String>,
     /// What is left to do after the swap.
     pub(super) afterwards: Vec<Step>,
+    /// The partitions of the shadow that have rows: so many.
+    pub(super) leaves: usize,
     /// Source and shadow.
     tables: [u32; 2],
     stamp: Stamp,
@@ -261,7 +263,7 @@ impl Rehearsed {
             target,
             shadow: &shadow,
             carried,
-            leaves,
+            leaves: &leaves,
             renamed: &renamed,
             version,
             taken: &taken,
@@ -270,6 +272,7 @@ impl Rehearsed {
             locks: locks::locks(&names.shadow, &source, target, carried),
             statements: shadow::statements(&swap.steps()),
             afterwards: swap.to_do(),
+            leaves: leaves.len(),
             tables,
             stamp,
             mentions,

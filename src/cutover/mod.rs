@@ -252,6 +252,7 @@ impl Cutover<'_> {
             Full::Behind => {
                 return Ok(Err(Obstacle::of_keys("many changed keys wait to be applied")));
             }
+            Full::Divided => return Ok(Err(Obstacle::new("a partition was made just now"))),
         };
         let limit = patience.left().min(SNAPSHOTS);
         if let Some(obstacle) = snapshots::wait_for_older(observer, limit).await? {

@@ -173,6 +173,19 @@ impl Copier {
                 (way, clash) = (next, error.what().to_owned());
                 continue;
             }
+            if self.flow.lacks_room(&error) && attempt < ATTEMPTS {
+                match self.flow.make_room_for_range(range).await {
+                    Ok(made) => {
+                        // That a lock could not be had says nothing of the rows.
+                        attempt -= u32::from(!made);
+                        continue;
+                    }
+                    Err(e) if e.kind() == ErrorKind::DataDiffers => {
+                        return Err(self.rows_do_not_fit(session, range, e).await);
+                    }
+                    Err(e) => return Err(e.context(format!("copying chunk {}", range.number))),
+                }
+            }
             match classify(&error) {
                 Class::Transient if attempt < ATTEMPTS => {
                     tracing::debug!("chunk {} is tried again: {error}", range.number);
@@ -279,7 +292,7 @@ impl Copier {
             Err(e) => format!("a row does not fit the new table (its key was not found: {e})"),
         };
         Error::new(ErrorKind::DataDiffers, format!("{culprit}. {}", error.what()))
-            .next("Correct the data or the change (USING, --map, a default), then start again")
+            .next(self.flow.target.mend_of(&error))
     }
 
     /// Whether the server would answer a range by reading the whole table, asked without running it.

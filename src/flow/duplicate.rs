@@ -88,6 +88,10 @@ impl Syncer {
             session.batch("SAVEPOINT one").await?;
             match self.statements.apply(session, &self.flow, &[key], Way::Upsert).await {
                 Err(e) if classify(&e) == Class::Duplicate => return Ok(Some((key.clone(), e))),
+                // What has no partition yet clashes with nothing.
+                Err(e) if self.flow.lacks_room(&e) => {
+                    session.batch("ROLLBACK TO SAVEPOINT one").await?;
+                }
                 done => done?,
             }
             session.batch("RELEASE SAVEPOINT one").await?;

@@ -31,6 +31,7 @@ pub mod moved;
 pub mod newcomer;
 pub mod pace;
 mod piece;
+pub mod room;
 pub mod sample;
 pub mod segment;
 pub mod sql;
@@ -42,6 +43,7 @@ pub mod verify;
 pub mod write;
 
 use crate::catalog::scanned;
+use crate::change::partition::Partitions;
 use crate::change::{Course, KeyColumn, Projected};
 use crate::pg::QualifiedName;
 
@@ -102,25 +104,37 @@ impl Captured {
     }
 }
 
-/// Where the rows go: a root to write to, and the relations that hold them: itself, or its partitions.
+/// Where the rows go: a root to write to, which holds them itself, or has partitions that do.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub root: QualifiedName,
-    pub relations: Vec<QualifiedName>,
+    pub partitions: Option<Partitions>,
     /// Whether it has a unique index on exactly the key, by which a row can be written over. Where rows are
     /// divided by another column there is none: a row with another value of it is in another partition.
     pub upserts: bool,
+    /// Who makes partitions for rows that have none.
+    pub room: room::Room,
 }
 
 impl Target {
-    /// Whether the rows are in partitions.
-    pub fn is_partitioned(&self) -> bool {
-        self.relations.first() != Some(&self.root)
+    /// One that holds its rows itself.
+    pub fn ordinary(root: QualifiedName, upserts: bool) -> Self {
+        Target { root, partitions: None, upserts, room: room::Room::default() }
     }
 
-    /// The partitions; none where there are none.
-    pub fn leaves(&self) -> &[QualifiedName] {
-        if self.is_partitioned() { &self.relations } else { &[] }
+    /// Whether the rows are in partitions.
+    pub fn is_partitioned(&self) -> bool {
+        self.partitions.is_some()
+    }
+
+    /// The partitions that have rows, those that there are by now; none where there are none.
+    pub fn leaves(&self) -> Vec<QualifiedName> {
+        self.partitions.as_ref().map_or_else(Vec::new, |all| all.leaves(&self.root))
+    }
+
+    /// The relations that hold the rows: itself, or its partitions.
+    pub fn relations(&self) -> Vec<QualifiedName> {
+        if self.is_partitioned() { self.leaves() } else { vec![self.root.clone()] }
     }
 }
 

@@ -41,7 +41,7 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
             keys: QualifiedName::new("s", "t"),
             is_partitioned: false,
         },
-        target: Target { root: root.clone(), relations: vec![root], upserts: true },
+        target: Target::ordinary(root, true),
         projection: vec![
             filled("id", "bigint", Some("s.\"id\"")),
             filled("total", "numeric", Some("(s.a * s.b)")),

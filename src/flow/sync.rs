@@ -181,6 +181,8 @@ pub enum Full {
     Truncated,
     /// Keys had to be stored in the database meanwhile; let the sync workers catch up.
     Behind,
+    /// Partitions had to be made for rows that have none; try again.
+    Divided,
 }
 
 impl Syncer {
@@ -268,6 +270,11 @@ impl Syncer {
                 Err(e) => e,
             };
             self.session.rollback().await;
+            if self.flow.lacks_room(&error) {
+                self.make_room(&batch.keys().collect::<Vec<_>>()).await?;
+                // At a new snapshot, whether it was made or not.
+                return Ok(Part::Disturbed);
+            }
             match classify(&error) {
                 Class::Duplicate => tracker.values_wander(),
                 Class::Transient => {
@@ -349,6 +356,11 @@ impl Syncer {
         };
         if let Err(e) = applied.await {
             self.session.rollback().await;
+            if self.flow.lacks_room(&e) {
+                let made = self.make_room(&keys).await;
+                tracker.dirty().abandon(batch);
+                return made.map(|_| Full::Divided);
+            }
             let error = match classify(&e) {
                 Class::Duplicate => self.duplicate(&keys, e).await,
                 Class::RowsDoNotFit => self.rows_do_not_fit(&batch, e).await,
@@ -365,8 +377,20 @@ impl Syncer {
         Ok(Full::Equal(snapshot, alone))
     }
 
+    /// Makes partitions for the rows of these keys; false where that is to be asked for again.
+    async fn make_room(&self, keys: &[&Key]) -> Result<bool> {
+        match self.flow.make_room_for_keys(keys).await {
+            Err(e) if e.kind() == Kind::DataDiffers => Err(self.do_not_fit(keys, e).await),
+            made => made,
+        }
+    }
+
     async fn rows_do_not_fit(&self, batch: &Batch, error: Error) -> Error {
-        let culprit = match self.culprit(batch).await {
+        self.do_not_fit(&batch.keys().collect::<Vec<_>>(), error).await
+    }
+
+    async fn do_not_fit(&self, keys: &[&Key], error: Error) -> Error {
+        let culprit = match self.culprit(keys).await {
             Some(key) => format!("the row with key {key}"),
             None => String::from("a row"),
         };
@@ -374,12 +398,12 @@ impl Syncer {
             Kind::DataDiffers,
             format!("{culprit} does not fit the new table. {}", error.what()),
         )
-        .next("Correct the data or the change (USING, --map, a default), then start again")
+        .next(self.flow.target.mend_of(&error))
     }
 
     /// Tries the keys one by one; the first that does not fit, as text.
-    async fn culprit(&self, batch: &Batch) -> Option<String> {
-        for key in batch.keys() {
+    async fn culprit(&self, keys: &[&Key]) -> Option<String> {
+        for key in keys {
             let tried = self.try_one(key).await;
             self.session.rollback().await;
             if tried.is_err_and(|e| classify(&e) == Class::RowsDoNotFit) {

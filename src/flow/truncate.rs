@@ -91,7 +91,7 @@ impl Truncator {
     }
 
     async fn delete_all(&self) -> Result<()> {
-        for relation in &self.flow.target.relations {
+        for relation in &self.flow.target.relations() {
             if self.is_there(relation).await? {
                 self.session.batch(&format!("TRUNCATE ONLY {relation}")).await?;
             }

@@ -7,11 +7,12 @@ use super::beside::Stream;
 use super::store::{self, Kept, Stored};
 use super::{Phase, prepare, slot, teardown, watch};
 use crate::catalog::{self, Fingerprint, Table};
-use crate::change::partition::{self, Partitioning};
+use crate::change::partition::{self, Partitioning, Partitions};
 use crate::change::{self, Plan, Request};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::{Flow, Target};
+use crate::pg::sqlstate::UNDEFINED_TABLE;
 use crate::pg::{Connector, Lsn, Session};
 use crate::preflight;
 use crate::shadow::Names;
@@ -108,8 +109,12 @@ impl Making<'_> {
     /// in the publication as part of the table, whatever it is; so the fingerprint must not know it: then whoever
     /// watches finds it new, and looks whether its rows can be followed.
     async fn publish(&self, known: &Known, flow: &Flow) -> Result<Fingerprint> {
-        prepare::create_publication(self.control, flow, &known.source).await?;
+        let made = prepare::create_publication(self.control, flow, &known.source).await;
         failpoint!("publication made");
+        let renamed = match made {
+            Err(e) if e.sqlstate() == Some(UNDEFINED_TABLE) => Some(e),
+            made => made.map(|()| None)?,
+        };
         let now = catalog::fingerprint(self.control, flow.captured.oid, &flow.publication).await?;
         let name = known.source.qualified();
         let again = |what: String| Err(Error::failed(what).next("Start again"));
@@ -118,6 +123,12 @@ impl Making<'_> {
             let part = gone.qualified();
             return again(format!(
                 "the partition {part} of {name} was dropped or detached just now"
+            ));
+        }
+        if let Some(e) = renamed {
+            return again(format!(
+                "{name}, or a partition of it, was renamed or dropped just now: {}",
+                e.what()
             ));
         }
         let fingerprint = now.knowing(&parts);
@@ -270,7 +281,7 @@ impl Making<'_> {
             number: 1,
             captured: prepare::captured(migration, source, self.stored.request.keep.is_some()),
             // Until it is known what the change makes of the source.
-            target: Target { root: names.shadow.clone(), relations: Vec::new(), upserts: false },
+            target: Target::ordinary(names.shadow.clone(), false),
             projection: kept.projection.clone(),
             key: kept.key.clone(),
             // Whatever the index is by now: the ranges that are copied went along this.
@@ -299,7 +310,7 @@ impl Making<'_> {
                 ),
             ));
         }
-        let partitions = kept.partitions.clone();
+        let partitions = Partitions::of(kept.partitions.clone());
         let partitioning = plan.partitioning.map(|p| Partitioning { partitions, ..p });
         Ok((plan.target, partitioning))
     }

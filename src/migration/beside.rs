@@ -16,7 +16,7 @@ use super::stretch::Stretch;
 use super::supervisor::Background;
 use super::voice::Unthrottled;
 use super::watch::{self, Watch};
-use super::{governor, store};
+use super::{governor, room, store};
 use crate::catalog::{Baseline, Fingerprint, Table};
 use crate::error::Result;
 use crate::flow::Flow;
@@ -41,7 +41,7 @@ impl Stretch<'_, '_> {
         &self,
         control: &Session,
         known: &Known,
-        flow: Arc<Flow>,
+        mut flow: Flow,
         fingerprint: Fingerprint,
         stream: Option<Stream>,
         work: impl AsyncFnOnce(&Context, &Baseline) -> Result<T>,
@@ -51,6 +51,9 @@ impl Stretch<'_, '_> {
         // Until the governor has looked.
         let held = Sender::new(Some("for the operator's settings".to_owned()));
         let captures = stream.is_some();
+        flow.target.room =
+            room::of(self.run.connector, &self.writer(source), known, &self.run.meter);
+        let flow = Arc::new(flow);
         let context = self.context(source, flow, (live.subscribe(), held.subscribe())).await?;
         let mut background = match stream {
             Some(stream) => self.follow(control, &context, stream).await?,
@@ -101,19 +104,23 @@ impl Stretch<'_, '_> {
         }
     }
 
+    fn writer(&self, source: &Table) -> Writer {
+        let owner = source.owner.clone();
+        Writer { migration: self.migration, epoch: self.epoch, owner }
+    }
+
     pub(super) async fn context(
         &self,
         source: &Table,
         flow: Arc<Flow>,
         (settings, held): (Receiver<Settings>, Receiver<Option<String>>),
     ) -> Result<Context> {
-        let owner = source.owner.clone();
         let tracker = Arc::new(Tracker::default());
         let timed = self.run.meter.clone();
         Ok(Context {
             connector: self.run.connector.clone(),
             flow,
-            writer: Writer { migration: self.migration, epoch: self.epoch, owner },
+            writer: self.writer(source),
             fence: Fence::new(
                 self.session("fence").await?,
                 Arc::clone(&tracker),

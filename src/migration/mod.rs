@@ -25,6 +25,7 @@ mod rehearsal;
 mod replicas;
 mod resume;
 mod retry;
+mod room;
 mod run;
 mod set;
 mod slot;

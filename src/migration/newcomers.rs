@@ -18,11 +18,9 @@ use crate::failpoint::failpoint;
 use crate::flow::Flow;
 use crate::flow::capture::Tracker;
 use crate::flow::newcomer::{self, Newcomer};
+use crate::pg::sqlstate::UNDEFINED_TABLE;
 use crate::pg::{QualifiedName, Session};
 use crate::throttle::valve::Valve;
-
-/// Of a name that means no table any more.
-const UNDEFINED_TABLE: &str = "42P01";
 
 /// Who takes them in.
 pub(super) struct Newcomers {

@@ -57,9 +57,8 @@ pub(super) fn target(
     let root = names.shadow.clone();
     let columns: Vec<&str> = key.iter().map(|k| k.target.as_str()).collect();
     Target {
-        relations: partitioning.map_or_else(|| vec![root.clone()], |p| p.leaves(&root)),
-        upserts: shadow::key_index(target, &columns).is_some(),
-        root,
+        partitions: partitioning.map(|p| p.partitions.clone()),
+        ..Target::ordinary(root, shadow::key_index(target, &columns).is_some())
     }
 }
 
@@ -368,15 +367,20 @@ async fn create_partitioned(
     let made = shadow_settings(session, flow, target).await?;
     for wanted in partitioning.tables(root) {
         let now = match wanted.kind {
-            // Of those that have no rows nothing is stored.
-            'p' => read_partition(session, &wanted).await?,
+            // Where no rows are stored it has a comment, but no parameters.
+            'p' => leaf_settings(session, &wanted).await?,
             _ => leaf_settings(session, &resting(&wanted)).await?,
         };
-        let privileges = (Privileges::on_table(&now), Privileges::default());
-        let object = format!("TABLE {}", wanted.qualified());
-        run(session, &shadow::grant_steps(&object, owner, &privileges.0, &privileges.1)).await?;
+        keep_others_out(session, owner, &now).await?;
     }
     Ok(made)
+}
+
+/// Default privileges may say otherwise.
+pub(super) async fn keep_others_out(session: &Session, owner: &str, now: &Table) -> Result<()> {
+    let privileges = (Privileges::on_table(now), Privileges::default());
+    let object = format!("TABLE {}", now.qualified());
+    run(session, &shadow::grant_steps(&object, owner, &privileges.0, &privileges.1)).await
 }
 
 /// CREATE TABLE of the shadow, and of its partitions.
@@ -404,7 +408,7 @@ pub(super) async fn leaf_settings(session: &Session, wanted: &Table) -> Result<T
     Ok(now)
 }
 
-async fn read_partition(session: &Session, wanted: &Table) -> Result<Table> {
+pub(super) async fn read_partition(session: &Session, wanted: &Table) -> Result<Table> {
     let name = wanted.qualified();
     let gone = || Error::failed(format!("the partition {name} is gone"));
     catalog::read_named(session, &name).await?.ok_or_else(gone)
@@ -428,7 +432,7 @@ pub(super) async fn shadow_settings(
 }
 
 /// In the open transaction, or in one of its own.
-async fn run(session: &Session, steps: &[Step]) -> Result<()> {
+pub(super) async fn run(session: &Session, steps: &[Step]) -> Result<()> {
     if steps.is_empty() {
         return Ok(());
     }

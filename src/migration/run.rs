@@ -234,12 +234,19 @@ impl Run<'_> {
                 self.meter.note(told);
             }
         }
+        if let Some(told) = request.partition.as_ref().and_then(partition::Asked::without_default) {
+            self.meter.note(told.to_owned());
+        }
         if let (Some(index), Some(order)) = (&request.order_by, &plan.order) {
             change::refuse_crowds(&control, &source, index, order).await?;
         }
         partition::lay_out(&control, &source, &names, &mut plan, request).await?;
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;
+        let limit = self.settings.cutover.max_lock_hold;
+        if let Some(told) = preflight::long_swap(&source, &plan, limit) {
+            self.meter.note(told);
+        }
         let agreed = Caller::of(self).before_start().await?;
         Ok(Looked { control, source, names, plan, agreed })
     }

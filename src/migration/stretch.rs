@@ -6,7 +6,6 @@
 //! was cut off, going on is the same as starting, and a stretch of the same process goes on as another
 //! process would.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -118,7 +117,6 @@ impl Stretch<'_, '_> {
     async fn phases(&self, control: &Session, begun: Begun) -> Result<Report> {
         let Begun { known, flow, fingerprint, stream, start, at, new_slot, unproven } = begun;
         let here = Here { at, new_slot, unproven };
-        let flow = Arc::new(flow);
         let work = async |context: &Context, baseline: &Baseline| {
             self.in_order(control, &known, context, baseline, here).await
         };
@@ -145,11 +143,11 @@ impl Stretch<'_, '_> {
         here: Here,
     ) -> Result<Report> {
         let settings = || context.settings.borrow().clone();
-        let plans = index::plans(context, known)?;
         if here.at == Phase::Prepare {
             prepare::create_shadow(control, &context.flow, known).await?;
             failpoint!("shadow made");
             if known.request.indexes_before {
+                let plans = index::plans(context, known)?;
                 index::build_on_empty(context, &settings().index, &plans).await?;
             }
         }
@@ -162,13 +160,13 @@ impl Stretch<'_, '_> {
         copy::copy(context).await?;
 
         self.enter(control, here, Phase::Index).await?;
-        index::build_first(context, &settings().index, &plans, !here.unproven).await?;
+        index::build_first(context, &settings().index, known, !here.unproven).await?;
         let syncs = catch_up::start(context, &self.supervisor, settings().copy.workers).await?;
         let recovered = match here.unproven {
             true => Some(self.compare_anew(control, context).await?),
             false => None,
         };
-        index::build_unique(context, &settings().index, known, &plans).await?;
+        index::build_unique(context, &settings().index, known).await?;
         if here.at <= Phase::Index {
             index::vacuum(context, &settings().index, known).await?;
             failpoint!("vacuumed");

@@ -2,6 +2,9 @@
 
 use crate::error::Error;
 
+/// Of a name that means no table any more.
+pub const UNDEFINED_TABLE: &str = "42P01";
+
 /// What a failed statement means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {

@@ -34,6 +34,7 @@ mod slot_limit;
 mod source_parts;
 mod standby_slots;
 mod subscription;
+mod swap_time;
 mod table_kind;
 mod usable_key;
 mod walsenders;
@@ -49,6 +50,7 @@ pub use finding::{Finding, Severity, refuse};
 pub use names::refuse_taken;
 pub use partitions::refuse_partitions;
 pub use source_parts::refuse_parts;
+pub use swap_time::long_swap;
 
 /// What is to be migrated, and through what.
 pub struct Subject<'a> {

@@ -19,8 +19,8 @@ pub use index::{
     replica_identity,
 };
 pub use partitions::{
-    Renamed, as_root, attach_index, clone_root, create_partition, create_root, create_root_index,
-    create_whole_index, partitions, renamed,
+    Renamed, as_root, attach_index, attach_partition, clone_root, create_partition, create_root,
+    create_root_index, create_whole_index, partitions, renamed,
 };
 pub use rows::{create_rows_view, needs_rows_view};
 pub use settings::{comment, settings};

@@ -48,6 +48,11 @@ pub fn create_partition(root: &QualifiedName, name: &QualifiedName, bound: &str)
     format!("CREATE TABLE {name} PARTITION OF {root} {bound}")
 }
 
+/// Makes a table like its others a partition.
+pub fn attach_partition(root: &QualifiedName, name: &QualifiedName, bound: &str) -> String {
+    format!("ALTER TABLE {root} ATTACH PARTITION {name} {bound}")
+}
+
 /// What each of the partitions is to be, one of `leaves` each: like `like`, with indexes of its own names.
 /// Those are the ones PostgreSQL would give where the table's are (`orders_p1_pkey` of `orders_pkey`), and final.
 pub fn partitions(like: &Table, leaves: &[QualifiedName]) -> Vec<Table> {

@@ -203,3 +203,55 @@ async fn a_table_on_the_search_path_is_made_by_a_file_too() {
     let same = "SELECT count(*) FROM plain JOIN plain_old o USING (id, note)";
     assert_eq!(shop.value::<i64>(same).await, 500);
 }
+
+/// What the file has no place for is said beforehand. A row that has none is named, found before anything is made or by
+/// the copy or the sync.
+#[tokio::test]
+async fn rows_without_a_partition_in_the_file_are_named() {
+    let shop = shop().await;
+    make(&shop, "ours", 2_000, "").await;
+    let columns = "(LIKE ours.orders)";
+    let half = format!(
+        "CREATE TABLE {{shadow}} {columns} PARTITION BY HASH (id);
+         CREATE TABLE {{shadow_0}} PARTITION OF {{shadow}} FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+    );
+    let deep = |from: i32| {
+        format!(
+            "CREATE TABLE {{shadow}} {columns} PARTITION BY RANGE (id);
+             CREATE TABLE {{shadow_low}} PARTITION OF {{shadow}} FOR VALUES FROM ({from}) TO (9000) PARTITION BY HASH (id);
+             CREATE TABLE {{shadow_low_0}} PARTITION OF {{shadow_low}} FOR VALUES WITH (MODULUS 2, REMAINDER 0) PARTITION BY LIST (status);
+             CREATE TABLE {{shadow_low_0_a}} PARTITION OF {{shadow_low_0}} FOR VALUES IN ('new', 'paid', 'shipped', 'returned');
+             CREATE TABLE {{shadow_low_1}} PARTITION OF {{shadow_low}} FOR VALUES WITH (MODULUS 4, REMAINDER 1);
+             CREATE TABLE {{shadow_low_3}} PARTITION OF {{shadow_low}} FOR VALUES WITH (MODULUS 4, REMAINDER 3);
+             CREATE TABLE {{shadow_rest}} PARTITION OF {{shadow}} DEFAULT PARTITION BY LIST (status);
+             CREATE TABLE {{shadow_rest_new}} PARTITION OF {{shadow_rest}} FOR VALUES IN ('new')"
+        )
+    };
+    for (text, key) in [(half, "id = "), (deep(17), "id = ")] {
+        let file = file(&text);
+        let change = ["--shadow-ddl", file.path().to_str().unwrap()];
+        let output = shop.run(TABLE, &change).await.expect_code(4);
+        assert!(output.stderr.contains(&format!("the row with key {key}")), "{output}");
+        assert!(output.stderr.contains("has no partition in the new table"), "{output}");
+        assert_eq!(shop.held_back().await, [""; 0]);
+    }
+    let file = file(&deep(0));
+    let change = ["--shadow-ddl", file.path().to_str().unwrap()];
+    let plan = harness_run("plan", &shop.dsn, TABLE, &change).await.expect_code(0);
+    for told in
+        ["\"orders_low_0\" has no default partition", "\"orders_rest\" has no default partition"]
+    {
+        assert!(plan.stdout.contains(told), "{plan}");
+    }
+    assert!(!plan.stdout.contains("remainders"), "{plan}");
+    for phase in ["copy", "verify"] {
+        let held = shop.held(phase, TABLE, &change).await;
+        shop.exec("UPDATE ours.orders SET status = 'lost' WHERE id BETWEEN 1230 AND 1239").await;
+        let output = held.finish().await.expect_code(4);
+        assert!(output.stderr.contains("has no default partition"), "{output}");
+        assert!(output.stderr.contains("the row with key id = 123"), "{output}");
+        assert!(output.stderr.contains("no partition for it: give it one"), "{output}");
+        crate::harness::run(["abort", TABLE, "-d", &shop.dsn]).await.expect_code(0);
+        shop.exec("UPDATE ours.orders SET status = 'new' WHERE status = 'lost'").await;
+    }
+}

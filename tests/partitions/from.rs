@@ -154,6 +154,38 @@ async fn a_partitioned_table_stays_divided_as_it_is() {
     .await;
 }
 
+/// One quarter is divided by hash, and one half of that by status.
+#[tokio::test]
+async fn a_table_of_several_levels_stays_divided_as_it_is() {
+    let deep = "
+        CREATE TEMP TABLE spring AS SELECT * FROM orders_p20240401; DROP TABLE orders_p20240401;
+        ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at, status);
+        CREATE TABLE orders_p20240401 PARTITION OF orders
+          FOR VALUES FROM ('2024-04-01 00:00:00+00') TO ('2024-07-01 00:00:00+00') PARTITION BY HASH (id);
+        CREATE TABLE orders_p20240401_0 PARTITION OF orders_p20240401 FOR VALUES WITH (MODULUS 2, REMAINDER 0)
+          PARTITION BY LIST (status);
+        CREATE TABLE orders_p20240401_0_new PARTITION OF orders_p20240401_0 FOR VALUES IN ('new') WITH (fillfactor = 60);
+        CREATE TABLE orders_p20240401_0_rest PARTITION OF orders_p20240401_0 DEFAULT;
+        CREATE TABLE orders_p20240401_1 PARTITION OF orders_p20240401 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+        COMMENT ON TABLE orders_p20240401 IS 'spring'; COMMENT ON TABLE orders_p20240401_1 IS 'odd';
+        INSERT INTO orders SELECT * FROM spring; DROP TABLE spring";
+    let shop = Case {
+        rows: 30_000,
+        before: deep,
+        change: &[
+            "--alter",
+            "ALTER COLUMN amount TYPE numeric(14,2), ALTER COLUMN note TYPE varchar",
+        ],
+        twin: Twin::None,
+    }
+    .holds()
+    .await;
+    let plain =
+        "ALTER TABLE orders ALTER COLUMN amount TYPE numeric(14,2), ALTER COLUMN note TYPE varchar";
+    divided(&shop, "twin", 0, &format!("{deep}; {plain}")).await;
+    same_partitions(&shop, "orders", "several levels").await;
+}
+
 /// PostgreSQL itself alters no column that rows are divided by.
 #[tokio::test]
 async fn what_rows_are_divided_by_becomes_wider() {

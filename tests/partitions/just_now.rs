@@ -46,7 +46,24 @@ async fn a_partition_that_comes_behind_preflight_is_looked_at() {
     for (change, sql, code, told) in [
         (&NONE[..], &unlogged[..], 6, "an unlogged table"),
         (&["--rebuild"], &made, 1, "a partition came to \"ours\".\"orders\" just now"),
-        (&NONE, "DROP TABLE ours.orders_p20241001", 1, "orders_p20241001"),
+        (
+            &NONE,
+            "DROP TABLE ours.orders_p20241001",
+            1,
+            "orders_p20241001\" of \"ours\".\"orders\" was dropped or detached just now",
+        ),
+        (
+            &NONE,
+            "ALTER TABLE ours.orders DETACH PARTITION ours.orders_p20241001",
+            1,
+            "orders_p20241001\" of \"ours\".\"orders\" was dropped or detached just now",
+        ),
+        (
+            &NONE,
+            "ALTER TABLE ours.orders_p20241001 RENAME TO another",
+            1,
+            "was renamed or dropped just now",
+        ),
         (&NONE, full, 3, "the replica identity of partition \"ours\".\"orders_p20240101\" is FULL"),
     ] {
         let output = meanwhile(&shop, change, sql).await.finish(SOON).await.expect_code(code);

@@ -144,6 +144,57 @@ async fn a_table_becomes_partitioned_by_month() {
     );
 }
 
+/// Without a default partition those that are missing are made, as they would have been at first.
+#[tokio::test]
+async fn months_that_are_missing_are_made() {
+    let alter =
+        "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)";
+    let shop = Case {
+        before: "",
+        change: &[
+            "--alter",
+            "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)",
+            "--partition-by",
+            "RANGE (created_at)",
+            "--partition-every",
+            "1 month",
+            "--partition-premake",
+            "0",
+            "--partition-default",
+            "off",
+        ],
+        alter,
+        by: "RANGE (created_at)",
+    }
+    .holds(100_000)
+    .await;
+    // The mover takes rows to before the first month that there was at first.
+    let made = "SELECT to_regclass('ours.orders_p20231201') IS NOT NULL AND to_regclass('ours.orders_default') IS NULL";
+    assert!(shop.value::<bool>(made).await);
+}
+
+/// What the mover writes first is no value of the rows as they are.
+#[tokio::test]
+async fn values_that_are_missing_get_a_partition() {
+    let shop = Case {
+        before: "",
+        change: &[
+            "--alter",
+            "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)",
+            "--partition-by",
+            "LIST (status)",
+            "--partition-default",
+            "off",
+        ],
+        alter: "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)",
+        by: "LIST (status)",
+    }
+    .holds(100_000)
+    .await;
+    let made = "SELECT to_regclass('ours.orders_moved') IS NOT NULL AND to_regclass('ours.orders_default') IS NULL";
+    assert!(shop.value::<bool>(made).await);
+}
+
 #[tokio::test]
 async fn a_table_becomes_partitioned_by_hash() {
     Case {

@@ -4,6 +4,7 @@ mod after_swap;
 mod again;
 mod by_file;
 mod carried;
+mod deep;
 mod file_refused;
 mod from;
 mod hung;
@@ -13,6 +14,7 @@ mod meanwhile;
 mod mover;
 mod newcomers;
 mod refused;
+mod room;
 pub mod same;
 
 use pgwraith::demo::orders::create_orders;

@@ -1,4 +1,5 @@
 use super::{TABLE, make};
+use crate::harness::{self, Background};
 use crate::scene::shop;
 
 /// What has to be decided is said at once, with what mends it.
@@ -83,4 +84,27 @@ async fn what_cannot_be_partitioned_so_is_refused_by_name() {
     let output = shop.run(TABLE, &ready).await.expect_code(3);
     assert!(output.stderr.contains("orders_p20240201"), "{output}");
     assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// Under the lock each partition gets its part of each key.
+#[tokio::test]
+async fn what_keys_of_many_partitions_take_is_said() {
+    let shop = shop().await;
+    let keys = "CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c SELECT DISTINCT customer_id FROM orders; \
+                ALTER TABLE orders ADD CONSTRAINT of_c FOREIGN KEY (customer_id) REFERENCES c; \
+                CREATE TABLE items (order_id int REFERENCES orders)";
+    make(&shop, "ours", 500, keys).await;
+    let hash = |partitions| ["--partition-by", "HASH (id)", "--partitions", partitions];
+    let plan = async |partitions| {
+        let change = hash(partitions);
+        let arguments = [&["plan", TABLE, "-d", &shop.dsn][..], &change].concat();
+        harness::run(arguments).await.expect_code(0)
+    };
+    let told = "foreign keys to take off 0 partitions and to put on";
+    let (few, many) = (plan("20").await, plan("300").await);
+    assert!(!few.stdout.contains(told), "{few}");
+    assert!(many.stdout.contains(&format!("has 2 {told} 300")), "{many}");
+    let more = ["--postpone-cutover", "--max-lock-hold", "20ms"];
+    let mut run = Background::start(shop.arguments(TABLE, &[&hash("20")[..], &more].concat()));
+    run.wait_for_saying(&format!("{told} 20")).await;
 }

@@ -1,8 +1,8 @@
 //! The table of the file in the source's place: whose column is whose, what follows, what is left out. Pure.
 
+use super::places;
 use crate::catalog::{Column, Constraint, ForeignKey, Index, Sequence, Table};
 use crate::change::Plan;
-use crate::change::partition::Partition;
 use crate::pg::QualifiedName;
 
 /// `made` as the source's future: its columns numbered as the source's of their names are, new ones behind
@@ -172,14 +172,13 @@ pub fn left_out(source: &Table, plan: &Plan) -> Vec<String> {
     tell("NOT NULL for these columns", lost.map(|(old, _)| old.name.clone()).collect());
     let lost = source.options.iter().filter(|old| !target.options.contains(old));
     tell("these storage parameters", lost.cloned().collect());
-    let catches_all =
-        |partition: &Partition| partition.of.is_none() && partition.bound == "DEFAULT";
-    let divided = plan.partitioning.as_ref();
-    if divided.is_some_and(|p| !p.partitions.iter().any(catches_all) && !p.by.starts_with("HASH")) {
-        out.push(
-            "the new table has no default partition: a row that has no place in any other ends the run, before the swap"
-                .to_owned(),
-        );
+    let open = plan.partitioning.iter().flat_map(|p| places::missing(&target.name, p));
+    let open: Vec<String> = open.collect();
+    if !open.is_empty() {
+        out.push(format!(
+            "the new table may have no partition for some rows, and a row that has none ends the run, before the swap: {}",
+            open.join(", ")
+        ));
     }
     let goes_on = target.sequences.iter().filter_map(|s| s.goes_on_from.as_ref());
     for old in goes_on {

@@ -6,11 +6,13 @@
 //! they have their names.
 
 mod adopt;
+mod places;
 mod read;
 mod script;
 mod tried;
 
 pub use adopt::{dropped, left_out};
+pub(super) use places::try_rows;
 
 use super::clone::{self, Clone, about_the_change, set_role};
 use super::foreign_keys;

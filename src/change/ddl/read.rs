@@ -2,7 +2,7 @@
 
 use crate::catalog::{self, Table};
 use crate::change::clone::Clone;
-use crate::change::partition::{Own, Partition, Partitioning};
+use crate::change::partition::{Own, Partition, Partitioning, Partitions};
 use crate::error::{Error, Result};
 use crate::pg::Session;
 use crate::shadow::{self, Names};
@@ -136,7 +136,7 @@ pub(super) async fn partitioning(
             "Give the partition another name",
         );
     }
-    Ok(Partitioning { by, like, partitions })
+    Ok(Partitioning { by, like, partitions: Partitions::of(partitions) })
 }
 
 /// Of the table $1: every partition behind what it is a part of.

@@ -1,8 +1,11 @@
-//! A partitioned table stays divided as it is: into partitions of the same bounds, which get the names of the old ones
-//! once those have given them up.
+//! A partitioned table stays divided as it is, however deep: into partitions of the same bounds, which get the names of
+//! the old ones once those have given them up.
+
+use std::collections::{HashMap, VecDeque};
 
 use super::names::Naming;
-use super::{By, Own, Partition};
+use super::trial::one_for_all;
+use super::{By, Own, Partition, Strategy};
 use crate::catalog::{Part, Table};
 use crate::error::{Error, Kind, Result};
 
@@ -10,11 +13,12 @@ use crate::error::{Error, Kind, Result};
 pub(super) fn by(source: &Table, target: &Table) -> Result<By> {
     refuse_unlike(source)?;
     let key = source.partition_key.as_deref().unwrap_or_default();
+    divided(source, target, (&source.qualified().to_string(), key))
+}
+
+fn divided(source: &Table, target: &Table, (name, key): (&str, &str)) -> Result<By> {
     let by = By::parse(key).map_err(|_| {
-        refused(format!(
-            "{} is partitioned by {key}, which this version does not make anew",
-            source.qualified()
-        ))
+        refused(format!("{name} is partitioned by {key}, which this version does not make anew"))
     })?;
     let mut columns = Vec::new();
     for name in &by.columns {
@@ -30,19 +34,31 @@ pub(super) fn by(source: &Table, target: &Table) -> Result<By> {
     Ok(By { columns, ..by })
 }
 
-/// Whether a column that rows are divided by is of another type then: bounds are read again as that.
-pub(super) fn is_retyped(source: &Table, target: &Table, by: &By) -> bool {
-    let old = By::parse(source.partition_key.as_deref().unwrap_or_default());
-    let old = old.map(|by| by.columns).unwrap_or_default();
-    let types = |table: &Table, columns: &[String]| -> Vec<Option<String>> {
-        columns.iter().map(|c| table.column_named(c).map(|c| c.base_type_sql.clone())).collect()
-    };
-    types(source, &old) != types(target, &by.columns)
+/// By what a partition is divided itself, where it is.
+fn below(source: &Table, target: &Table, part: &Part) -> Result<Option<By>> {
+    let Some(key) = part.partition_key.as_deref() else { return Ok(None) };
+    divided(source, target, (&part.qualified().to_string(), key)).map(Some)
+}
+
+/// Whether a column that rows are divided by, on any level, is of another type then: bounds are read again as that.
+fn is_retyped(source: &Table, target: &Table) -> bool {
+    let keys = source.parts.iter().filter_map(|part| part.partition_key.as_deref());
+    let keys = keys.chain(source.partition_key.as_deref());
+    let columns = keys.filter_map(|key| By::parse(key).ok()).flat_map(|by| by.columns);
+    let columns: Vec<String> = columns.collect();
+    columns.iter().filter_map(|name| source.column_named(name)).any(|old| {
+        let new = source.becomes(old.attnum, target);
+        new.is_none_or(|new| new.base_type_sql != old.base_type_sql)
+    })
 }
 
 /// The partitions.
-pub(super) fn partitions(source: &Table, naming: &mut Naming<'_>) -> Vec<Partition> {
-    let one = |part: &Part| {
+pub(super) fn partitions(
+    source: &Table,
+    target: &Table,
+    naming: &mut Naming<'_>,
+) -> Result<Vec<Partition>> {
+    tree(source, target, |part| {
         let own = Own {
             tablespace: source.tablespace.clone(),
             options: part.options.clone(),
@@ -50,23 +66,74 @@ pub(super) fn partitions(source: &Table, naming: &mut Naming<'_>) -> Vec<Partiti
             comment: part.comment.clone(),
         };
         Partition { own: Some(own), ..naming.named(&part.name, bound(part)) }
-    };
-    source.parts.iter().map(one).collect()
+    })
 }
 
-pub(super) fn bound(part: &Part) -> String {
+/// What `one` makes of each of the parts, behind what it is a part of and told of that.
+fn tree(
+    source: &Table,
+    target: &Table,
+    mut one: impl FnMut(&Part) -> Partition,
+) -> Result<Vec<Partition>> {
+    let mut names: HashMap<u32, String> = HashMap::new();
+    let mut out = Vec::new();
+    for part in &source.parts {
+        let mut partition = one(part);
+        partition.of = names.get(&part.parent).cloned();
+        partition.by = below(source, target, part)?.map(|by| by.sql());
+        names.insert(part.oid, partition.name.clone());
+        out.push(partition);
+    }
+    Ok(out)
+}
+
+/// What is enough of them to try the change on, under names of its own: whatever is divided, and below each of those one
+/// partition that takes every row. All of them where their bounds are read anew.
+pub(super) fn on_trial(
+    source: &Table,
+    target: &Table,
+    root: &By,
+    name: impl Fn(usize) -> String,
+) -> Result<Vec<Partition>> {
+    let mut n = 0;
+    let mut next = || {
+        n += 1;
+        name(n - 1)
+    };
+    if is_retyped(source, target) {
+        return tree(source, target, |part| Partition::of_rows(next(), bound(part)));
+    }
+    let mut out: Vec<Partition> = Vec::new();
+    // What is divided, with its name; the table itself has none of these.
+    let mut divided = VecDeque::from([(source.oid, None, root.clone())]);
+    while let Some((oid, of, by)) = divided.pop_front() {
+        let parts: Vec<&Part> = source.parts.iter().filter(|part| part.parent == oid).collect();
+        // Beside a remainder that is divided there can be no partition that takes the others.
+        let whole = by.strategy == Strategy::Hash && parts.iter().any(|part| !part.is_leaf());
+        let mut takes_all = whole;
+        for part in parts.into_iter().filter(|part| whole || !part.is_leaf()) {
+            let mut partition = Partition::of_rows(next(), bound(part));
+            partition.of.clone_from(&of);
+            if let Some(by) = below(source, target, part)? {
+                partition.by = Some(by.sql());
+                divided.push_back((part.oid, Some(partition.name.clone()), by));
+            }
+            takes_all |= partition.bound == "DEFAULT";
+            out.push(partition);
+        }
+        if !takes_all {
+            out.push(Partition { of, ..one_for_all(&by, next()) });
+        }
+    }
+    Ok(out)
+}
+
+fn bound(part: &Part) -> String {
     part.bound.clone().unwrap_or_default()
 }
 
 /// What the new partitions would not be.
 fn refuse_unlike(source: &Table) -> Result<()> {
-    if let Some(part) = source.parts.iter().find(|part| !part.is_leaf()) {
-        return Err(refused(format!(
-            "partition {} of {} is divided itself, which this version does not make anew",
-            part.qualified(),
-            source.qualified()
-        )));
-    }
     let mut own: Vec<String> = Vec::new();
     for part in &source.parts {
         own.extend(part.own.iter().map(|what| format!("{} has {what}", part.qualified())));

@@ -34,7 +34,7 @@ pub(super) async fn derive(
         let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
         session.batch("SET LOCAL \"DateStyle\" = 'ISO'").await?;
         match by.strategy {
-            Strategy::List => list(session, &column, &mut naming).await,
+            Strategy::List => list(session, &column, &mut naming, asked).await,
             _ => range(session, &column, &mut naming, asked).await,
         }
     };
@@ -97,10 +97,6 @@ impl<'a> Divided<'a> {
         Ok(Divided { column, value, rows, is_indexed: by_index })
     }
 
-    pub(super) fn is_of(&self, types: &[&str]) -> bool {
-        self.column.type_schema == "pg_catalog" && types.contains(&self.column.type_name.as_str())
-    }
-
     pub(super) fn name(&self) -> &str {
         &self.column.name
     }
@@ -114,15 +110,21 @@ impl<'a> Divided<'a> {
     }
 }
 
+/// Whether it is of one of these types of PostgreSQL's own.
+pub(super) fn is_of(column: &Column, types: &[&str]) -> bool {
+    column.type_schema == "pg_catalog" && types.contains(&column.type_name.as_str())
+}
+
 async fn list(
     session: &Session,
     by: &Divided<'_>,
     naming: &mut Naming<'_>,
+    asked: &Asked,
 ) -> Result<Vec<Partition>> {
     let (value, rows) = (&by.value, &by.rows);
     let limit = MOST_VALUES + 1;
     // From one value to the next, where an index leads there.
-    let values = match by.is_indexed && !by.is_of(&["bool"]) {
+    let values = match by.is_indexed && !is_of(by.column, &["bool"]) {
         true => format!(
             "WITH RECURSIVE v AS ((SELECT {value} AS v FROM {rows} AS s ORDER BY 1 LIMIT 1) UNION ALL \
              SELECT (SELECT {value} FROM {rows} AS s WHERE {value} > v.v ORDER BY 1 LIMIT 1) FROM v \
@@ -142,10 +144,18 @@ async fn list(
         ))
         .next("Divide by HASH, or by another column"));
     }
-    let default = naming.default();
-    let one = |value: &String| {
-        let bound = format!("FOR VALUES IN ({})", quote_literal(value));
-        naming.partition(&suffix_of_value(value), bound)
-    };
-    Ok(values.iter().map(one).chain([default.clone()]).collect())
+    let default = (!asked.has_no_default()).then(|| naming.default());
+    let lists: Vec<Partition> = values.iter().map(|value| of_value(naming, Some(value))).collect();
+    Ok(lists.into_iter().chain(default).collect())
+}
+
+/// The partition of one value of a LIST; None is NULL.
+pub(super) fn of_value(naming: &mut Naming<'_>, value: Option<&str>) -> Partition {
+    match value {
+        Some(value) => {
+            let bound = format!("FOR VALUES IN ({})", quote_literal(value));
+            naming.partition(&suffix_of_value(value), bound)
+        }
+        None => naming.partition("_null", "FOR VALUES IN (NULL)"),
+    }
 }

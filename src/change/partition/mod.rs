@@ -1,17 +1,21 @@
 //! A table becomes a partitioned one, or is divided otherwise than it was: how, and into which partitions.
 //!
 //! Bounds are derived by the server from the rows as they are when the migration begins, once, and kept in the
-//! state. Whatever is written for which there is none goes to the default partition.
+//! state. Whatever is written for which there is none goes to the default partition, or, where there is to be none, gets
+//! a partition like the others ([`missing`]).
 
 mod alike;
 mod bounds;
 mod by;
+mod list;
+pub mod missing;
 mod names;
 mod ranges;
 mod trial;
 
 use bounds::derive;
 pub use by::{By, Strategy};
+pub use list::Partitions;
 use names::Naming;
 pub(super) use trial::{become_partitioned, refuse_publications};
 
@@ -33,12 +37,29 @@ pub struct Asked {
     pub premake: Option<u32>,
     /// Partitions of a HASH.
     pub partitions: Option<u32>,
+    /// Whether there is one for the rows that have no other; None: there is.
+    pub default: Option<bool>,
 }
 
 impl Asked {
     /// The table is to be an ordinary one.
     pub fn is_none(&self) -> bool {
         self.by.trim().eq_ignore_ascii_case("none")
+    }
+
+    /// Rows that have no other partition have none, until one is made for them.
+    pub fn has_no_default(&self) -> bool {
+        self.default == Some(false)
+    }
+
+    /// What follows from that, for people.
+    pub fn without_default(&self) -> Option<&'static str> {
+        self.has_no_default().then_some(
+            "the new table has no default partition (--partition-default off): until the swap a row for which there is no \
+             partition gets one; after it PostgreSQL refuses such a row, as of any table like that, and the application's \
+             statement fails. So see that partitions are made ahead: --partition-premake, and pg_partman or a job of your \
+             own from the swap on; of a LIST, before a new value is written",
+        )
     }
 }
 
@@ -49,8 +70,8 @@ pub struct Partitioning {
     pub by: String,
     /// The target as an ordinary table: each partition is like it.
     pub like: Table,
-    /// Each behind what it is a part of. None in a rehearsal that needs no rows for what it finds out.
-    pub partitions: Vec<Partition>,
+    /// None in a rehearsal that needs no rows for what it finds out.
+    pub partitions: Partitions,
 }
 
 /// One partition.
@@ -72,6 +93,14 @@ pub struct Partition {
     /// What it has of its own, where that is not as the table's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own: Option<Own>,
+}
+
+impl Partition {
+    /// One of the table's own that has rows, and nothing else of its own.
+    fn of_rows(name: impl Into<String>, bound: impl Into<String>) -> Self {
+        let (name, bound) = (name.into(), bound.into());
+        Partition { name, becomes: None, bound, of: None, by: None, own: None }
+    }
 }
 
 /// What a partition has that is not the table's.
@@ -96,10 +125,14 @@ pub async fn lay_out(
         Some(asked) => derive(session, source, names, plan, asked).await?,
         // The operator's own table has them already.
         None if request.shadow_ddl.is_some() => return Ok(()),
-        None => alike::partitions(source, &mut Naming::of(names, &source.parts)),
+        None if !source.is_partitioned() => return Ok(()),
+        None => {
+            let mut naming = Naming::of(names, &source.parts);
+            alike::partitions(source, &plan.target, &mut naming)?
+        }
     };
     if let Some(partitioning) = &mut plan.partitioning {
-        partitioning.partitions = partitions;
+        partitioning.partitions = Partitions::of(partitions);
     }
     Ok(())
 }
@@ -112,15 +145,19 @@ impl Partitioning {
 
     /// The partitions of `root` that have rows, wherever that is called what.
     pub fn leaves(&self, root: &QualifiedName) -> Vec<QualifiedName> {
-        let with_rows = self.partitions.iter().filter(|partition| partition.by.is_none());
-        with_rows.map(|partition| root.sibling(&partition.name)).collect()
+        self.partitions.leaves(root)
     }
 
     /// What each partition of `root` is to be, with or without rows, in their order.
     pub fn tables(&self, root: &QualifiedName) -> Vec<Table> {
-        let names: Vec<_> = self.partitions.iter().map(|p| root.sibling(&p.name)).collect();
+        self.tables_of(&self.partitions.all(), root)
+    }
+
+    /// The same of these partitions.
+    pub fn tables_of(&self, partitions: &[Partition], root: &QualifiedName) -> Vec<Table> {
+        let names: Vec<_> = partitions.iter().map(|p| root.sibling(&p.name)).collect();
         let mut tables = shadow::partitions(&self.like, &names);
-        for (table, partition) in tables.iter_mut().zip(&self.partitions) {
+        for (table, partition) in tables.iter_mut().zip(partitions) {
             if let Some(own) = &partition.own {
                 table.tablespace.clone_from(&own.tablespace);
                 table.options.clone_from(&own.options);
@@ -136,32 +173,34 @@ impl Partitioning {
 
     /// What makes the partitions of `root`.
     pub fn create_sql(&self, root: &QualifiedName) -> Vec<String> {
-        let create = |partition: &Partition| {
-            let of = partition.of.as_ref().map_or(root.clone(), |of| root.sibling(of));
-            let mut sql =
-                shadow::create_partition(&of, &root.sibling(&partition.name), &partition.bound);
-            if let Some(by) = &partition.by {
-                sql.push_str(&format!(" PARTITION BY {by}"));
-            }
-            let tablespace = partition.own.as_ref().and_then(|own| own.tablespace.as_ref());
-            if let Some(tablespace) = tablespace {
-                sql.push_str(&format!(" TABLESPACE {}", quote_ident(tablespace)));
-            }
-            sql
-        };
-        self.partitions.iter().map(create).collect()
+        create_sql(&self.partitions.all(), root)
     }
 
-    /// The names that those end with.
-    pub fn leaves_in_the_end(&self, root: &QualifiedName) -> Vec<QualifiedName> {
-        let last = |p: &Partition| root.sibling(p.becomes.as_ref().unwrap_or(&p.name));
-        self.partitions.iter().filter(|p| p.by.is_none()).map(last).collect()
-    }
-
-    /// Those that get their names after the swap.
+    /// Those that get their names after the swap, with rows or without.
     pub fn renamed(&self, root: &QualifiedName) -> Vec<Renamed> {
-        shadow::renamed(&self.like, &self.leaves(root), &self.leaves_in_the_end(root))
+        let all = self.partitions.all();
+        let now: Vec<_> = all.iter().map(|p| root.sibling(&p.name)).collect();
+        let last = |p: &Partition| root.sibling(p.becomes.as_ref().unwrap_or(&p.name));
+        shadow::renamed(&self.like, &now, &all.iter().map(last).collect::<Vec<_>>())
     }
+}
+
+/// What makes these partitions of `root`.
+fn create_sql(partitions: &[Partition], root: &QualifiedName) -> Vec<String> {
+    let create = |partition: &Partition| {
+        let of = partition.of.as_ref().map_or(root.clone(), |of| root.sibling(of));
+        let mut sql =
+            shadow::create_partition(&of, &root.sibling(&partition.name), &partition.bound);
+        if let Some(by) = &partition.by {
+            sql.push_str(&format!(" PARTITION BY {by}"));
+        }
+        let tablespace = partition.own.as_ref().and_then(|own| own.tablespace.as_ref());
+        if let Some(tablespace) = tablespace {
+            sql.push_str(&format!(" TABLESPACE {}", quote_ident(tablespace)));
+        }
+        sql
+    };
+    partitions.iter().map(create).collect()
 }
 
 /// Only a partitioned table can become an ordinary one.

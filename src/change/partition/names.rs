@@ -27,6 +27,12 @@ impl<'a> Naming<'a> {
         Naming { table: &names.source.name, used: used.into(), held }
     }
 
+    /// These are taken too, where it is not the source's partitions that have them: those give them up.
+    pub(super) fn reserve(&mut self, names: impl IntoIterator<Item = String>) {
+        let held = &self.held;
+        self.used.extend(names.into_iter().filter(|name| !held.contains(name)));
+    }
+
     /// A partition whose name ends in `suffix`.
     pub(super) fn partition(&mut self, suffix: &str, bound: impl Into<String>) -> Partition {
         let name = free_name(self.table, suffix, |name| self.used.contains(name));
@@ -37,15 +43,13 @@ impl<'a> Naming<'a> {
     pub(super) fn named(&mut self, name: &str, bound: impl Into<String>) -> Partition {
         let (name, bound) = (name.to_owned(), bound.into());
         self.used.insert(name.clone());
-        let partition =
-            |name, becomes| Partition { name, becomes, bound, of: None, by: None, own: None };
         if !self.held.contains(&name) {
-            return partition(name, None);
+            return Partition::of_rows(name, bound);
         }
         let taken = |name: &str| self.used.contains(name) || self.held.contains(name);
         let until_then = free_name(&name, "_v2", taken);
         self.used.insert(until_then.clone());
-        partition(until_then, Some(name))
+        Partition { becomes: Some(name), ..Partition::of_rows(until_then, bound) }
     }
 
     /// That of the rows for which there is no other.
@@ -92,6 +96,14 @@ mod tests {
             assert_eq!(name(&suffix_of_value(value)), wanted, "{value}");
         }
         assert!(suffix_of_value(&"ü".repeat(100)).len() <= VALUE_BYTES);
+    }
+
+    #[test]
+    fn what_is_taken_by_others_is_given_to_nobody() {
+        let names = Names::of(&QualifiedName::new("s", "t"));
+        let mut naming = Naming::of(&names, &[]);
+        naming.reserve(["t_a".to_owned(), "t_a1".to_owned()]);
+        assert_eq!(naming.partition("_a", "").name, "t_a2");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! In the rehearsal the altered clone becomes a partitioned one, so that PostgreSQL itself says what cannot be on
 //! such a table. One partition is enough for that.
 
-use super::{Asked, By, Partitioning, Strategy, alike};
+use super::{Asked, By, Partition, Partitioning, Partitions, Strategy, alike, create_sql};
 use crate::catalog::{Index, Table};
 use crate::change::clone::{self, Clone, about_the_change, set_role};
 use crate::change::foreign_keys;
@@ -25,11 +25,11 @@ pub(in crate::change) async fn become_partitioned(
         Some(asked) => By::of(asked)?,
         None => alike::by(source, target)?,
     };
-    let bounds = match asked {
-        None if alike::is_retyped(source, target, &by) => {
-            source.parts.iter().map(alike::bound).collect()
-        }
-        _ => vec![one_for_all(&by).to_owned()],
+    let taken = |name: &str| target.indexes.iter().any(|index| index.name == name);
+    let named = |n: usize| free_name(&made.name.name, &format!("_p{n}"), taken);
+    let parts = match asked {
+        None => alike::on_trial(source, target, &by, named)?,
+        Some(_) => vec![one_for_all(&by, named(0))],
     };
     refuse_unknown_columns(&by, target)?;
     refuse_unique(&by, target)?;
@@ -49,7 +49,7 @@ pub(in crate::change) async fn become_partitioned(
         false => e,
     };
     set_role(session, Some(&target.owner)).await.map_err(told)?;
-    for sql in statements(target, made, &by, &bounds) {
+    for sql in statements(target, made, &by, &parts) {
         session.batch(&sql).await.map_err(told)?;
     }
     let now = clone::read(session, &made.name).await?;
@@ -64,28 +64,27 @@ pub(in crate::change) async fn become_partitioned(
         .next("VALIDATE it where it is NOT VALID; otherwise drop it before, and add what is possible after the swap"),
         false => e,
     })?;
-    Ok(Partitioning { by: by.sql(), like, partitions: Vec::new() })
+    Ok(Partitioning { by: by.sql(), like, partitions: Partitions::default() })
 }
 
-fn one_for_all(by: &By) -> &'static str {
-    match by.strategy {
+/// A partition that takes every row.
+pub(super) fn one_for_all(by: &By, name: String) -> Partition {
+    let bound = match by.strategy {
         Strategy::Hash => "FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
         Strategy::Range | Strategy::List => "DEFAULT",
-    }
+    };
+    Partition::of_rows(name, bound)
 }
 
 /// The clone gives way to one that is partitioned.
-fn statements(target: &Table, made: &Clone, by: &By, bounds: &[String]) -> Vec<String> {
+fn statements(target: &Table, made: &Clone, by: &By, parts: &[Partition]) -> Vec<String> {
     let name = &made.name;
-    let taken = |name: &str| target.indexes.iter().any(|index| index.name == name);
-    let leaf = |n: usize| name.sibling(free_name(&name.name, &format!("_p{n}"), taken));
     let mut out = vec![
         // With the foreign keys between it and the stand-ins.
         format!("DROP TABLE {name} CASCADE"),
         shadow::clone_root(target, name, &by.sql()),
     ];
-    let leaves = bounds.iter().enumerate();
-    out.extend(leaves.map(|(n, bound)| shadow::create_partition(name, &leaf(n), bound)));
+    out.extend(create_sql(parts, name));
     for index in &target.indexes {
         out.extend(shadow::create_whole_index(target, index, name, &index.name));
     }

@@ -207,7 +207,7 @@ async fn flow(
             keys: name.clone(),
             is_partitioned: source.is_partitioned(),
         },
-        target: Target { relations: vec![name.clone()], root: name, upserts: false },
+        target: Target::ordinary(name, false),
         projection: Vec::new(),
         key,
         order: None,

@@ -181,11 +181,13 @@ pub(super) async fn build_on_empty(
 pub(super) async fn build_first(
     context: &Context,
     settings: &IndexSettings,
-    plans: &Plans,
+    known: &Known,
     told: bool,
 ) -> Result<Duration> {
     moved::take_out(context, told).await?;
     let _alone = context.door.alone().await;
+    // Of the partitions that there are; what comes later has what the table has by then.
+    let plans = &plans(context, known)?;
     // An invalid unique index may refuse rows, and helps no statement.
     present::missing(context, &plans.unique).await?;
     let built = build::all(context, settings, &plans.first).await?;
@@ -199,9 +201,9 @@ pub(super) async fn build_unique(
     context: &Context,
     settings: &IndexSettings,
     known: &Known,
-    plans: &Plans,
 ) -> Result<Duration> {
     let _alone = rest_at_equality(context).await?;
+    let plans = &plans(context, known)?;
     let one_by_one = IndexSettings { jobs: plans.unique_jobs(settings.jobs), ..settings.clone() };
     let built = build::all(context, &one_by_one, &plans.unique).await?;
     whole::join(context, &plans.unique_wholes).await?;
@@ -225,7 +227,7 @@ async fn rest_at_equality(context: &Context) -> Result<Alone> {
         catch_up::drain(context).await?;
         match syncer.full(&context.tracker, &context.door, &context.fence).await? {
             Full::Equal(_, alone) => return Ok(alone),
-            Full::Truncated | Full::Behind => {}
+            Full::Truncated | Full::Behind | Full::Divided => {}
         }
     }
 }
@@ -267,7 +269,7 @@ pub(super) async fn vacuum(
     let target = &context.flow.target;
     // Of a partitioned table's statistics, those of all partitions together are asked for once, behind them.
     let what = if target.is_partitioned() { "VACUUM" } else { "VACUUM (ANALYZE)" };
-    for relation in &target.relations {
+    for relation in &target.relations() {
         announcer.vacuum(&told, what, relation).await?;
         let _unthrottled = context.unthrottled.begin();
         session.batch(&format!("{what} {relation}")).await?;

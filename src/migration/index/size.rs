@@ -94,7 +94,7 @@ impl Forecast {
         jobs: usize,
     ) -> Result<Self> {
         let target = &context.flow.target;
-        let sizes = sizes(session, &target.relations).await?;
+        let sizes = sizes(session, &target.relations()).await?;
         let table: u64 = sizes.iter().map(|(_, bytes)| bytes).sum();
         let share =
             |(name, bytes): (QualifiedName, u64)| (name, bytes as f64 / table.max(1) as f64);

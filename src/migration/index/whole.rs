@@ -35,7 +35,8 @@ pub(super) fn divide(
     plans: Vec<IndexPlan>,
 ) -> (Vec<Planned>, Vec<Whole>) {
     let root = &context.flow.target.root;
-    let tables = partitioning.tables(root);
+    let partitions = partitioning.partitions.all();
+    let tables = partitioning.tables_of(&partitions, root);
     let of_table = |table: &Table| shadow::index_plans(table, &table.qualified(), str::to_owned);
     let mut planned = Vec::new();
     for leaf in tables.iter().filter(|table| table.kind != 'p') {
@@ -48,7 +49,7 @@ pub(super) fn divide(
     }
     // The index of each partition that this one's index is made of.
     let parts = |of: Option<&str>, plan: &IndexPlan| -> Vec<QualifiedName> {
-        let parts = partitioning.partitions.iter().zip(&tables);
+        let parts = partitions.iter().zip(&tables);
         parts
             .filter(|(partition, _)| partition.of.as_deref() == of)
             .filter_map(|(_, table)| {

@@ -195,6 +195,10 @@ impl Planning<'_> {
         let flow =
             prepare::describe_flow(session, NO_MIGRATION, source, plan.clone(), names).await?;
         notes.extend(table::out_of_order(session, source, &flow).await?);
+        let told = self.request.partition.as_ref().and_then(partition::Asked::without_default);
+        notes.extend(told.map(str::to_owned));
+        let limit = cutover::Limits::default().max_lock_hold;
+        notes.extend(preflight::long_swap(source, &plan, limit));
         if self.request.shadow_ddl.is_some() {
             let dropped = change::ddl::dropped(source, &plan.target);
             if !dropped.is_empty() {

@@ -127,7 +127,7 @@ async fn swap(
         target,
         shadow: &shadow,
         carried,
-        leaves,
+        leaves: &leaves,
         renamed: &renamed,
         version,
         taken: &taken,

@@ -19,7 +19,6 @@ use crate::flow::segment::Segment;
 use crate::migration::begun::{Known, Rehearsing};
 use crate::migration::context::Context;
 use crate::migration::hooked::{BeforeCutover, Caller};
-use crate::migration::index::Plans;
 use crate::migration::slot_limits::SlotLimits;
 use crate::migration::stretch::Stretch;
 use crate::migration::supervisor::Background;
@@ -127,7 +126,7 @@ impl Stretch<'_, '_> {
             let measuring = Measuring { stretch: self, control, known: &known, context };
             measuring.all(baseline, extent, captures, began).await
         };
-        self.accompanied(control, &known, Arc::new(flow), fingerprint, stream, work).await
+        self.accompanied(control, &known, flow, fingerprint, stream, work).await
     }
 }
 
@@ -149,8 +148,8 @@ impl Measuring<'_, '_, '_> {
         let (control, context) = (self.control, self.context);
         let Known { source, request, .. } = self.known;
         prepare::create_shadow(control, &context.flow, self.known).await?;
-        let plans = index::plans(context, self.known)?;
         if request.indexes_before {
+            let plans = index::plans(context, self.known)?;
             let settings = context.settings.borrow().index.clone();
             index::build_on_empty(context, &settings, &plans).await?;
         }
@@ -169,7 +168,7 @@ impl Measuring<'_, '_, '_> {
 
         let before = self.look_before(&mut seen).await?;
         let segments = self.copy(&mut seen, extent, &before).await?;
-        let (syncs, converges) = self.build(&mut seen, &plans, captures).await?;
+        let (syncs, converges) = self.build(&mut seen, captures).await?;
         if captures && converges {
             if context.flow.order.is_some() {
                 let why =
@@ -254,19 +253,14 @@ impl Measuring<'_, '_, '_> {
     }
 
     /// Indexes, and the changes that came meanwhile. Returns who applies them, until the end.
-    async fn build(
-        &self,
-        seen: &mut Seen,
-        plans: &Plans,
-        captures: bool,
-    ) -> Result<(Vec<Background>, bool)> {
+    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<(Vec<Background>, bool)> {
         self.enter("index");
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
         let Known { source, request, .. } = self.known;
         let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
         seen.index_seconds =
-            index::build_first(context, &settings, plans, captures).await?.as_secs_f64();
+            index::build_first(context, &settings, self.known, captures).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
         let (mut syncs, mut converges) = (Vec::new(), true);
         if captures {
@@ -277,10 +271,10 @@ impl Measuring<'_, '_, '_> {
                        cutover were not rehearsed";
             seen.warnings.push(why.to_owned());
         } else if captures {
-            let unique = index::build_unique(context, &settings, self.known, plans).await?;
+            let unique = index::build_unique(context, &settings, self.known).await?;
             seen.index_seconds += unique.as_secs_f64();
         } else if !request.indexes_before
-            && let Some(share) = plans.left_out(source)
+            && let Some(share) = index::plans(context, self.known)?.left_out(source)
         {
             // What was copied at different times may have one value twice.
             seen.index_seconds *= 1.0 + share;

@@ -40,7 +40,7 @@ pub(in crate::migration) async fn record_flow(
     let root = flow.target.root.to_string();
     let (projection, key) = (json(&flow.projection)?, json(&flow.key)?);
     let shape = json(&target.shape())?;
-    let partitions = partitioning.map(|p| json(&p.partitions)).transpose()?;
+    let partitions = partitioning.map(|p| json(&p.partitions.all())).transpose()?;
     let course = flow.order.as_ref().map(json).transpose()?;
     session
         .execute(
@@ -102,6 +102,18 @@ pub(in crate::migration) async fn kept(session: &Session, migration: i64) -> Res
         unproven: row.get(4),
         stored: row.get(5),
     }))
+}
+
+/// Keeps the partitions of the table that is filled, those that came since with them. In the transaction that made these.
+pub(in crate::migration) async fn keep_partitions(
+    session: &Session,
+    flow: &Flow,
+    partitions: &[Partition],
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.flow SET partitions = $3 WHERE migration_id = $1 AND flow = $2";
+    let partitions = json(&partitions)?;
+    session.execute(sql, &[&flow.migration, &flow.number, &partitions]).await?;
+    Ok(())
 }
 
 /// The key that ranges of this flow were handed out by; None before the first of them.

@@ -12,7 +12,8 @@ mod step;
 pub(super) use after::{ToDo, What, all_done, left_to_do, left_to_validate, still_to_prove};
 pub(super) use epoch::{hold_epoch, host, raise_epoch, silence};
 pub(super) use flow::{
-    Kept, dirty, keep_fingerprint, kept, kept_key, mark_unproven, record_flow, record_slot,
+    Kept, dirty, keep_fingerprint, keep_partitions, kept, kept_key, mark_unproven, record_flow,
+    record_slot,
 };
 pub(super) use progress::{copy_rate, keep_progress};
 pub(super) use record::{
