@@ -1,5 +1,7 @@
 //! `pgwraith plan`.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 
 use super::args::PlanArgs;
@@ -121,6 +123,9 @@ pub(super) fn step_lock(planned: &Planned, step: &Step) -> String {
         takes => {
             let seconds = match step.how() {
                 How::Fill => planned.size.rewrite_seconds(),
+                _ if matches!(step.does, Does::BuildPart { .. }) => {
+                    planned.size.read_seconds() / parts(planned) as f64
+                }
                 _ => planned.size.read_seconds(),
             };
             format!("for {} ({takes})", about(seconds))
@@ -129,6 +134,16 @@ pub(super) fn step_lock(planned: &Planned, step: &Step) -> String {
     let others = step.others.iter().map(|o| format!(", {} on {}", o.lock.sql(), o.table));
     let others: String = others.collect();
     format!("{}{others} {time}; {}", step.lock.sql(), step.lock.effect())
+}
+
+/// In how many partitions indexes are built.
+fn parts(planned: &Planned) -> usize {
+    let steps = planned.in_place.iter().flat_map(|trial| &trial.steps);
+    let parts = steps.filter_map(|step| match step.does {
+        Does::BuildPart { part, .. } => Some(part),
+        _ => None,
+    });
+    parts.collect::<HashSet<u32>>().len().max(1)
 }
 
 fn copy_lines(copy: &CopyWay) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, exec, shop};
+use crate::scene::{SOON, Shop, exec, shop, wait_for};
 
 use super::{abort, alter_the_twin, arguments, as_its_twin, run};
 
@@ -95,11 +95,9 @@ async fn a_row_that_moved_is_found_by_the_last_look() {
 async fn what_is_not_for_steps_is_told_and_what_is_made_taken_back() {
     let shop = table().await;
     shop.exec("CREATE TABLE public.p (id int PRIMARY KEY)").await;
-    for alter in ["ADD UNIQUE (a, k)", "ADD FOREIGN KEY (a) REFERENCES public.p"] {
-        let output = run(&shop, alter, &[]).await.expect_code(3);
-        for told in ["only columns and checks have steps", "without --in-place"] {
-            assert!(output.stderr.contains(told), "{alter}: {told}: {output}");
-        }
+    let output = run(&shop, "ADD FOREIGN KEY (a) REFERENCES public.p", &[]).await.expect_code(3);
+    for told in ["of a partitioned table only", "without --in-place"] {
+        assert!(output.stderr.contains(told), "{told}: {output}");
     }
     // What fires for one partition alone.
     shop.exec(
@@ -117,5 +115,94 @@ async fn what_is_not_for_steps_is_told_and_what_is_made_taken_back() {
     shop.exec("UPDATE ours.t SET a = id").await;
     abort(&shop).await.expect_code(0);
     crate::twins::same(&shop, "aborted").await;
+    partitions_are_as_their_twins(&shop).await;
+}
+
+const KEYS: &str = "ADD PRIMARY KEY (a, k, id), ADD CONSTRAINT late UNIQUE (k, id) DEFERRABLE";
+
+async fn keyless() -> Shop {
+    let shop = table().await;
+    crate::twins::twins(
+        &shop,
+        "ALTER TABLE {s}.t DROP CONSTRAINT t_pkey, ALTER COLUMN id DROP NOT NULL",
+    )
+    .await;
+    shop
+}
+
+/// What builds an index waits for whoever is older; a partition that comes meanwhile has its own built too.
+#[tokio::test]
+async fn keys_are_built_partition_by_partition() {
+    let shop = keyless().await;
+    let planned = harness::run(["plan", "ours.t", "-d", &shop.dsn, "--alter", KEYS]).await;
+    for told in [
+        "in place with care",
+        "CONCURRENTLY \"t_10_pkey\" ON \"ours\".\"t_10\" ",
+        "DEFERRABLE, its index alone is not",
+    ] {
+        assert!(planned.stdout.contains(told), "{told}: {planned}");
+    }
+    let older = shop.session().await;
+    exec(&older, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await;
+    let mut waiting = Background::start(arguments(&shop, KEYS, &[]));
+    let building = "SELECT EXISTS (SELECT 1 FROM pg_index WHERE NOT indisvalid)";
+    wait_for(&shop.client, &mut waiting, "it builds", building).await;
+    crate::twins::twins(&shop, "CREATE TABLE {s}.young PARTITION OF {s}.t FOR VALUES IN (9)").await;
+    crate::twins::twins(
+        &shop,
+        "INSERT INTO {s}.t SELECT -n, n, 'young', 9 FROM generate_series(1, 50) n",
+    )
+    .await;
+    exec(&older, "COMMIT").await;
+    let output = waiting.finish(SOON).await.expect_code(0);
+    assert!(output.stderr.contains("\"young\" came meanwhile"), "{output}");
+    alter_the_twin(&shop, KEYS).await;
+    crate::twins::same(&shop, "altered").await;
+    partitions_are_as_their_twins(&shop).await;
+    let attached = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind IN ('i', 'I') \
+                      AND c.relnamespace = '{s}'::regnamespace";
+    let ours: i64 = shop.value(&attached.replace("{s}", "ours")).await;
+    assert_eq!((ours, shop.value::<i64>(&attached.replace("{s}", "twin")).await), (12, 12));
+    assert!(!shop.value::<bool>(building).await);
+}
+
+#[tokio::test]
+async fn what_was_built_in_partitions_is_taken_back() {
+    let shop = keyless().await;
+    let wrong = run(&shop, "ADD UNIQUE (a, k)", &[]).await.expect_code(3);
+    assert!(wrong.stderr.contains("divided by"), "{wrong}");
+    crate::twins::twins(&shop, "INSERT INTO {s}.t SELECT * FROM {s}.t WHERE id = 5").await;
+    let output = run(&shop, KEYS, &[]).await.expect_code(4);
+    assert!(output.stderr.contains("violates the unique index"), "{output}");
+    abort(&shop).await.expect_code(0);
+    crate::twins::same(&shop, "aborted").await;
+    partitions_are_as_their_twins(&shop).await;
+    let none = "SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'ours'::regnamespace";
+    assert_eq!(shop.value::<i64>(none).await, 0);
+    // Under the table's key they go with it.
+    let later = format!("{KEYS}, ADD CHECK (a > 9)");
+    crate::twins::twins(&shop, "DELETE FROM {s}.t WHERE id = 5").await;
+    run(&shop, &later, &[]).await.expect_code(4);
+    abort(&shop).await.expect_code(0);
+    crate::twins::same(&shop, "aborted once more").await;
+    partitions_are_as_their_twins(&shop).await;
+    assert_eq!(shop.value::<i64>(none).await, 0);
+}
+
+/// In the middle of a partition, between two, and while the table takes them over.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn whoever_goes_on_builds_what_is_left() {
+    let shop = keyless().await;
+    let given = ["resume", "ours.t", "-d", &shop.dsn, "--take-over"];
+    let resumed: Vec<String> = given.iter().map(|s| (*s).to_owned()).collect();
+    let begun = arguments(&shop, KEYS, &[]);
+    crate::scene::dies_at("index made", 2, begun).await;
+    for (point, nth) in [("altered", 1), ("step made", 2), ("alter locked", 2), ("step made", 3)] {
+        crate::scene::dies_at(point, nth, resumed.clone()).await;
+    }
+    super::resume(&shop, &["--take-over"]).await.expect_code(0);
+    alter_the_twin(&shop, KEYS).await;
+    crate::twins::same(&shop, "went on").await;
     partitions_are_as_their_twins(&shop).await;
 }

@@ -2,8 +2,9 @@
 
 use super::lock::Lock;
 use super::observed::{Gain, Observed};
+use super::part_key::PartKey;
 use super::step::{Does, Step};
-use crate::catalog::{Column, Constraint, Table};
+use crate::catalog::{Column, Constraint, Part, Table};
 use crate::change::own_key;
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident};
@@ -21,8 +22,10 @@ pub(super) struct Careful<'a> {
     pub(super) before: &'a Table,
     pub(super) after: &'a Table,
     pub(super) observed: &'a Observed,
-    /// It is, though what it is tried on is not.
-    pub(super) partitioned: bool,
+    /// What is changed; the others are an ordinary table, also where that is none.
+    pub(super) source: &'a Table,
+    /// What rows are divided by, at whatever level.
+    pub(super) divided_by: &'a [String],
 }
 
 impl Careful<'_> {
@@ -155,8 +158,14 @@ impl Careful<'_> {
 
     fn gain(&self, gain: &Gain) -> Option<Vec<Step>> {
         match gain {
-            // Before 18 no partitioned table has such a key NOT VALID; an index CONCURRENTLY none has.
-            Gain::ForeignKey { .. } | Gain::Key { .. } if self.partitioned => None,
+            // Before 18 no partitioned table has one that is NOT VALID.
+            Gain::ForeignKey { .. } if self.source.is_partitioned() => None,
+            Gain::Key { name, nullable, index, .. } if self.source.is_partitioned() => {
+                match index {
+                    Some(_) => None,
+                    None => self.key_of_parts(name, nullable),
+                }
+            }
             Gain::NotNull { column } => Some(self.not_null(column)),
             Gain::NoValue { column, .. } => {
                 let fill = Step::fill(self.table, column, false, self.unproven());
@@ -231,6 +240,61 @@ impl Careful<'_> {
         ]
     }
 
+    /// That the columns have values; and what is left to do about that once the key is there.
+    fn proven(&self, nullable: &[String]) -> (Vec<Step>, Vec<Step>) {
+        let (mut out, mut last) = (Vec::new(), Vec::new());
+        for column in nullable {
+            let mut proof = self.not_null(column);
+            if self.version < 180_000 {
+                last.extend(proof.pop());
+            }
+            out.extend(proof);
+        }
+        (out, last)
+    }
+
+    /// An index of a partitioned table cannot be built CONCURRENTLY, those of its partitions can; and a key of the table
+    /// takes over the like keys that it finds in them.
+    fn key_of_parts(&self, name: &str, nullable: &[String]) -> Option<Vec<Step>> {
+        let index = self.after.indexes.iter().find(|index| index.name == name)?;
+        let constraint = self.after.constraint_of(index)?;
+        let usual = |part: &Part| part.kind == 'r' && part.owner == self.source.owner;
+        if index.tablespace.is_some() || !self.source.leaves().all(usual) {
+            return None;
+        }
+        let named = |n: &i16| self.after.column(*n).map(|column| column.name.clone());
+        let columns: Vec<String> = index.attnums.iter().map(named).collect::<Option<_>>()?;
+        // PostgreSQL refuses such a key, and what this is tried on is not divided.
+        if !self.divided_by.iter().all(|column| columns.contains(column)) {
+            return None;
+        }
+        let deferrable = match (constraint.deferrable, constraint.deferred) {
+            (false, _) => "",
+            (true, false) => " DEFERRABLE",
+            (true, true) => " DEFERRABLE INITIALLY DEFERRED",
+        };
+        let key = PartKey {
+            primary: constraint.kind == 'p',
+            columns,
+            definition: index.definition.clone(),
+            deferrable: deferrable.to_owned(),
+        };
+        let (mut out, last) = self.proven(nullable);
+        let mut builds: Vec<Step> =
+            self.source.leaves().map(|part| Step::build_part(part, &key)).collect();
+        if constraint.deferrable {
+            builds.iter_mut().for_each(|build| build.note = format!("{}; {IMMEDIATE}", build.note));
+        }
+        out.extend(builds);
+        let add = format!("ADD CONSTRAINT {} {}", quote_ident(name), constraint.definition);
+        let does = Does::AttachKey { name: name.to_owned(), key };
+        out.push(self.alter(add, Lock::AccessExclusive, does).note(
+            "takes over the constraints of the partitions: no row is read; a partition that came meanwhile is built before",
+        ));
+        out.extend(last);
+        Some(out)
+    }
+
     fn key(&self, name: &str, nullable: &[String], index: Option<&str>) -> Option<Vec<Step>> {
         let plans = index_plans(self.after, self.table, str::to_owned);
         let plan = plans.into_iter().find(|plan| plan.name == name)?;
@@ -238,22 +302,13 @@ impl Careful<'_> {
         if plan.index.tablespace.is_some() {
             return None;
         }
-        let mut out = Vec::new();
-        let mut last = Vec::new();
-        for column in nullable {
-            let mut proof = self.not_null(column);
-            // The check goes once the key is there.
-            if self.version < 180_000 {
-                last.extend(proof.pop());
-            }
-            out.extend(proof);
-        }
+        let (mut out, last) = self.proven(nullable);
         let own_index = index.is_some();
         let index = match index {
             Some(index) => index,
             None => {
                 let mut build = Step::build(create, &self.table.sibling(name), &plan.index);
-                if self.after.constraints.iter().any(|c| c.name == name && c.deferrable) {
+                if plan.constraint.is_some_and(|c| c.deferrable) {
                     build.note = format!("{}; {IMMEDIATE}", build.note);
                 }
                 out.push(build);

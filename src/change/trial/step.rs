@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
 use super::observed::{Observed, Other};
+use super::part_key::PartKey;
+use crate::catalog::Part;
 use crate::pg::{QualifiedName, quote_ident};
 
 /// One statement in place.
@@ -62,12 +64,40 @@ pub enum Does {
         definition: String,
         unique: bool,
     },
+    /// The same in a partition, and made its constraint.
+    BuildPart {
+        part: u32,
+        key: PartKey,
+    },
+    /// The table's constraint, which takes over those of its partitions.
+    AttachKey {
+        name: String,
+        key: PartKey,
+    },
     /// Makes an index a constraint.
     UseIndex {
         name: String,
         /// The index was there before the change, under whatever name.
         own_index: bool,
     },
+}
+
+impl Does {
+    /// The key that it builds in a partition.
+    pub fn built(&self) -> Option<&PartKey> {
+        match self {
+            Does::BuildPart { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The key that the table takes over from its partitions.
+    pub fn attached(&self) -> Option<&PartKey> {
+        match self {
+            Does::AttachKey { key, .. } => Some(key),
+            _ => None,
+        }
+    }
 }
 
 /// How a step is executed.
@@ -179,12 +209,24 @@ impl Step {
         Step { takes: BUILDS.to_owned(), ..step }
     }
 
+    /// The same for a partition, whose constraint it becomes.
+    pub(super) fn build_part(part: &Part, key: &PartKey) -> Step {
+        let name = part.qualified();
+        let sql = format!("{}; {}", key.create(&name), key.add(&name));
+        let does = Does::BuildPart { part: part.oid, key: key.clone() };
+        let step = Step::plain(sql, Lock::ShareUpdateExclusive, does).note(format!(
+            "the first outside of a transaction; it waits for every older transaction, and leaves an invalid index where it fails; the \
+             second takes ACCESS EXCLUSIVE on the partition for a moment, with a short lock_timeout ({name})"
+        ));
+        Step { takes: BUILDS.to_owned(), ..step }
+    }
+
     /// How it is executed.
     pub fn how(&self) -> How {
         match (&self.does, self.takes.is_empty()) {
             (Does::Fill { .. }, _) => How::Fill,
             (Does::Vacuum, _) => How::Vacuum,
-            (Does::BuildIndex { .. }, _) => How::Build,
+            (Does::BuildIndex { .. } | Does::BuildPart { .. }, _) => How::Build,
             (_, true) => How::Short,
             (_, false) => How::Long,
         }
@@ -193,7 +235,7 @@ impl Step {
     /// The same on an empty table, in a transaction; None where it changes no catalog.
     pub(super) fn rehearsed(&self, table: &QualifiedName) -> Option<String> {
         match &self.does {
-            Does::Fill { .. } | Does::Vacuum => None,
+            Does::Fill { .. } | Does::Vacuum | Does::BuildPart { .. } => None,
             Does::BuildIndex { name, definition, unique } => {
                 let unique = if *unique { "UNIQUE " } else { "" };
                 Some(format!("CREATE {unique}INDEX {} ON {table} {definition}", quote_ident(name)))

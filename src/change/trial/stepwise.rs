@@ -4,7 +4,7 @@ use super::careful::Careful;
 use super::likeness::likeness;
 use super::lock::Lock;
 use super::observe::{Ground, Observer};
-use super::step::{How, Step};
+use super::step::{Does, How, Step};
 use super::verdict::{Verdict, Way};
 use crate::catalog::{Column, Constraint, ForeignKey, Part, Table};
 use crate::change::alter::alter;
@@ -75,6 +75,10 @@ impl Observer<'_> {
         clauses: &[Clause<'_>],
     ) -> Result<Option<Vec<Step>>> {
         let name = self.source.qualified();
+        let divided_by = match self.source.is_partitioned() {
+            true => divided_by(self.session, self.source).await?,
+            false => Vec::new(),
+        };
         let mut steps = Vec::new();
         for (clause, lock) in clauses {
             self.session.batch("SAVEPOINT clause").await?;
@@ -90,7 +94,8 @@ impl Observer<'_> {
                 before: &before,
                 after: &after,
                 observed: &observed,
-                partitioned: self.source.is_partitioned(),
+                source: self.source,
+                divided_by: &divided_by,
             };
             let Some(more) = careful.steps() else { return Ok(None) };
             self.session.batch("ROLLBACK TO SAVEPOINT clause").await?;
@@ -130,7 +135,9 @@ impl Observer<'_> {
             let works = before.file(on.made.oid) != after.file(on.made.oid)
                 || before.scans_until(&after) > 0
                 || !before.built_until(&after, on.made.oid).is_empty();
-            if works && step.how() == How::Short {
+            // By itself, where no partition has built it already.
+            let attaches = matches!(step.does, Does::AttachKey { .. });
+            if works && step.how() == How::Short && !attaches {
                 tracing::debug!("no careful way: {} is not done in a moment", step.sql);
                 return Ok(false);
             }
@@ -138,6 +145,16 @@ impl Observer<'_> {
         let made = self.moment(on).await?.table;
         Ok(made.is_some_and(|made| likeness(&made) == likeness(wanted)))
     }
+}
+
+/// The columns that rows are divided by, at whatever level. An expression has no name.
+async fn divided_by(session: &Session, source: &Table) -> Result<Vec<String>> {
+    let sql = "SELECT DISTINCT COALESCE(a.attname::pg_catalog.text, '') FROM pg_catalog.pg_partitioned_table p \
+                 CROSS JOIN LATERAL pg_catalog.unnest(p.partattrs::pg_catalog.int2[]) AS n (number) \
+                 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = n.number AND n.number > 0 \
+               WHERE p.partrelid = ANY ($1)";
+    let tables: Vec<u32> = source.parts.iter().map(|part| part.oid).chain([source.oid]).collect();
+    Ok(session.query(sql, &[&tables]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// A column, a constraint, a key of either end, or that a column has a value in every row. What is renamed, or

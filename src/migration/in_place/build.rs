@@ -20,8 +20,10 @@ use crate::shadow::set_role;
 
 impl Steps<'_, '_, '_> {
     pub(super) async fn build(&self, stored: &StoredStep) -> Result<Did> {
-        let Does::BuildIndex { name, definition, unique } = &stored.step.does else {
-            return Ok(Did::default());
+        let (name, definition, unique) = match &stored.step.does {
+            Does::BuildIndex { name, definition, unique } => (name, definition, unique),
+            Does::BuildPart { part, key } => return self.build_part(stored, *part, key).await,
+            _ => return Ok(Did::default()),
         };
         let is_it = |index: &Index| {
             index.valid && index.definition == *definition && index.unique == *unique
@@ -34,9 +36,9 @@ impl Steps<'_, '_, '_> {
             }
             there => {
                 if there.is_some() {
-                    self.drop_invalid(name).await?;
+                    self.drop_invalid(self.source, name).await?;
                 }
-                self.create(stored, name).await?;
+                self.create(&stored.step.sql, self.source, name).await?;
                 failpoint!("index made");
                 self.settle(stored).await?;
             }
@@ -51,7 +53,7 @@ impl Steps<'_, '_, '_> {
     }
 
     /// It waits for every snapshot of the database that is older than it, of which none is ours.
-    async fn create(&self, stored: &StoredStep, name: &str) -> Result<()> {
+    pub(super) async fn create(&self, sql: &str, table: &Table, name: &str) -> Result<()> {
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
         // It can be in no transaction of ours: Invariant 9 is asked just before.
@@ -63,7 +65,7 @@ impl Steps<'_, '_, '_> {
         let watcher = context.session("index watch").await?;
         let _unthrottled = context.unthrottled.begin();
         let built = tokio::select! {
-            built = session.batch(&stored.step.sql) => built,
+            built = session.batch(sql) => built,
             never = index::tell_waits(context, &watcher, session.pid(), name) => match never {},
         };
         let error = match built {
@@ -72,21 +74,21 @@ impl Steps<'_, '_, '_> {
             Err(e) => e,
         };
         let error = match index::is_of_the_data(&error) {
-            true => violating::duplicates(self, name, error).await,
+            true => violating::duplicates(self, table.oid, name, error).await,
             false => error.context(format!("building index {name:?}")),
         };
         // It may refuse rows that the table takes. Where it cannot go now, it does before the next build.
-        if let Err(e) = self.drop_invalid(name).await {
+        if let Err(e) = self.drop_invalid(table, name).await {
             context.meter.note(format!("the invalid index {name:?} is left: {}", e.what()));
         }
         Err(error)
     }
 
-    async fn drop_invalid(&self, name: &str) -> Result<()> {
+    pub(super) async fn drop_invalid(&self, table: &Table, name: &str) -> Result<()> {
         let context = self.context;
         let migration = context.flow.migration;
-        let work = DropInvalid { table: self.source, name, migration, epoch: context.writer.epoch };
-        self.under_lock(&work, &|| None).await?;
+        let work = DropInvalid { table, name, migration, epoch: context.writer.epoch };
+        self.under_lock_of(table, &work, &|| None).await?;
         context.meter.note(format!("the invalid index {name:?} is dropped"));
         Ok(())
     }

@@ -9,6 +9,7 @@ mod build;
 mod end;
 mod fill;
 mod long;
+mod parts;
 mod short;
 mod undo;
 mod vacuum;
@@ -30,7 +31,7 @@ use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::hooks::Hook;
-use crate::pg::{Session, quote_ident, shell_word};
+use crate::pg::{QualifiedName, Session, quote_ident, shell_word};
 use crate::preflight::{self, Severity};
 use crate::shadow::Names;
 use crate::telemetry::Sample;
@@ -221,27 +222,32 @@ fn refuse_without_a_way(found: &Table, trial: &Trial, table: &str) -> Result<()>
 /// has it later on, and is invalid, is what a build of ours has left.
 async fn refuse_taken_names(session: &Session, table: &Table, steps: &[Step]) -> Result<()> {
     let built = steps.iter().filter_map(|step| match &step.does {
-        Does::BuildIndex { name, .. } => Some(name.as_str()),
+        Does::BuildIndex { name, .. } | Does::AttachKey { name, .. } => {
+            Some((table.schema.clone(), name.clone()))
+        }
+        Does::BuildPart { part, key } => {
+            let part = table.parts.iter().find(|p| p.oid == *part)?;
+            Some((part.schema.clone(), key.name(&part.name)))
+        }
         _ => None,
     });
-    let names: Vec<&str> = built.collect();
+    let (schemas, names): (Vec<String>, Vec<String>) = built.unzip();
     let mut seen = HashSet::new();
-    if let Some(twice) = names.iter().find(|name| !seen.insert(**name)) {
+    if let Some((_, twice)) = schemas.iter().zip(&names).find(|name| !seen.insert(*name)) {
         return Err(Error::new(Kind::Refused, format!("two indexes would be called {twice:?}"))
             .state("Nothing was touched")
             .next("Name the constraints: ADD CONSTRAINT name …"));
     }
-    let sql = "SELECT c.relname::pg_catalog.text FROM pg_catalog.pg_class c \
-               WHERE c.relnamespace = (SELECT t.relnamespace FROM pg_catalog.pg_class t WHERE t.oid = $1) \
-                 AND c.relname = ANY ($2)";
-    let Some(row) = session.query(sql, &[&table.oid, &names]).await?.into_iter().next() else {
+    let sql = "SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (schema, name) \
+               JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name";
+    let Some(row) = session.query(sql, &[&schemas, &names]).await?.into_iter().next() else {
         return Ok(());
     };
-    let name = table.qualified().sibling(row.get::<_, String>(0));
+    let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
     Err(Error::new(
         Kind::Refused,
         format!("the index would be called {name}, and there is one of that name"),
     )
     .state("Nothing was touched")
-    .next("Name the constraint: ADD CONSTRAINT name …"))
+    .next("Name the constraint: ADD CONSTRAINT name …; that of a partition is named by PostgreSQL: rename what has the name"))
 }

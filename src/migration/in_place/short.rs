@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use super::work::{Did, Steps};
 use crate::catalog::Table;
 use crate::change::Request;
+use crate::change::trial::Does;
 use crate::cutover::{self, Altered, InPlace, Ready, Sent, Work};
 use crate::error::{Error, Result};
 use crate::migration::hooked::{BeforeCutover, Caller};
@@ -34,6 +35,9 @@ impl Work for Short<'_> {
 
 impl Steps<'_, '_, '_> {
     pub(super) async fn short(&self, stored: &StoredStep) -> Result<Did> {
+        if let Does::AttachKey { key, .. } = &stored.step.does {
+            return self.attach_key(stored, key).await;
+        }
         let clauses = stored.step.clauses.clone();
         let clauses = clauses.ok_or_else(|| Error::failed("a stored step is not complete"))?;
         let context = self.context;
@@ -55,6 +59,16 @@ impl Steps<'_, '_, '_> {
         work: &dyn Work,
         held: &(dyn Fn() -> Option<String> + Sync),
     ) -> Result<Altered> {
+        self.under_lock_of(self.source, work, held).await
+    }
+
+    /// The same, of another table than the one that is changed.
+    pub(super) async fn under_lock_of(
+        &self,
+        table: &Table,
+        work: &dyn Work,
+        held: &(dyn Fn() -> Option<String> + Sync),
+    ) -> Result<Altered> {
         let (context, caller) = (self.context, Caller::of(self.stretch.run));
         let migration = context.flow.migration;
         let before = BeforeCutover { caller, migration: Some(migration) };
@@ -62,7 +76,7 @@ impl Steps<'_, '_, '_> {
         let in_place = InPlace {
             connector: &context.connector,
             role: &format!("{migration}/"),
-            table: self.source,
+            table,
             work,
             meter: &context.meter,
             limits,

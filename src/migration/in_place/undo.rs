@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 
 use crate::catalog::{self, Constraint, Index, Table};
 use crate::change::Request;
-use crate::change::trial::{Does, Lock};
+use crate::change::trial::{Does, Lock, PartKey};
 use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
 use crate::error::{Error, Result};
 use crate::flow::write::superseded;
@@ -37,7 +37,8 @@ pub(in crate::migration) async fn undo(
     if now.qualified() != stored.names.source {
         return Err(renamed(&stored.names.source, &now.qualified()));
     }
-    let back = Back::of(&steps, &now);
+    let parts = parts_of(session, &steps, &now).await?;
+    let back = Back::of(&steps, &now, &parts);
     for name in &back.others {
         meter.note(format!(
             "index {name:?} is not the one that the step builds: somebody made it, and it stays"
@@ -77,12 +78,25 @@ fn cannot(e: Error, table: &QualifiedName) -> Error {
         .next(format!("When that is mended: `pgwraith abort {word}`"))
 }
 
+/// The partitions, where something is built in each.
+async fn parts_of(session: &Session, steps: &[StoredStep], now: &Table) -> Result<Vec<Table>> {
+    let mut out = Vec::new();
+    if steps.iter().any(|stored| stored.step.does.built().is_some()) {
+        for part in now.leaves() {
+            out.extend(catalog::read(session, part.oid).await?);
+        }
+    }
+    Ok(out)
+}
+
 /// What takes steps back.
 #[derive(Debug, Default, PartialEq)]
 struct Back {
     clauses: Vec<String>,
     /// Indexes that are no constraints.
     indexes: Vec<String>,
+    /// What is of partitions alone, as statements.
+    of_parts: Vec<String>,
     left: Vec<String>,
     /// Indexes of somebody else that have the names of ours.
     others: Vec<String>,
@@ -90,10 +104,19 @@ struct Back {
 
 impl Back {
     /// The last step first; by what is there: also of a step that was cut off.
-    fn of(steps: &[StoredStep], now: &Table) -> Back {
+    fn of(steps: &[StoredStep], now: &Table, parts: &[Table]) -> Back {
         let mut back = Back::default();
         for stored in steps.iter().rev().filter(|stored| stored.began) {
             back.step(stored, now);
+        }
+        let attached = steps.iter().filter(|stored| stored.done);
+        let attached: Vec<&PartKey> = attached.filter_map(|s| s.step.does.attached()).collect();
+        let began = steps.iter().filter(|stored| stored.began);
+        let mut built: Vec<&PartKey> = began.filter_map(|s| s.step.does.built()).collect();
+        built.dedup();
+        // With the table's constraint those of all partitions go.
+        for key in built.into_iter().filter(|key| !attached.contains(key)) {
+            back.of_parts.extend(parts.iter().filter_map(|part| of_part(part, key)));
         }
         back
     }
@@ -130,7 +153,9 @@ impl Back {
             {
                 self.left.push(stored.step.sql.clone());
             }
-            Does::AddConstraint { name } | Does::UseIndex { name, own_index: false }
+            Does::AddConstraint { name }
+            | Does::UseIndex { name, own_index: false }
+            | Does::AttachKey { name, .. }
                 if constraint(name) =>
             {
                 self.clauses.push(drop_constraint(name));
@@ -154,6 +179,8 @@ impl Back {
             | Does::Vacuum
             | Does::AddConstraint { .. }
             | Does::Validate { .. }
+            | Does::BuildPart { .. }
+            | Does::AttachKey { .. }
             | Does::DropHelper { .. }
             | Does::UseIndex { .. } => {}
         }
@@ -177,7 +204,18 @@ impl Back {
     fn statements(&self, table: &QualifiedName) -> Vec<String> {
         let alter = self.clauses.iter().map(|clause| format!("ALTER TABLE {table} {clause}"));
         let drop = self.indexes.iter().map(|name| format!("DROP INDEX {}", table.sibling(name)));
-        alter.chain(drop).collect()
+        // First: NOT NULL of the table is not taken from below a key of a partition.
+        self.of_parts.iter().cloned().chain(alter).chain(drop).collect()
+    }
+}
+
+/// Takes back what was built in a partition, if it was.
+fn of_part(part: &Table, key: &PartKey) -> Option<String> {
+    let (table, name) = (part.qualified(), key.name(&part.name));
+    let index = part.indexes.iter().find(|index| index.name == name && key.is_of(index))?;
+    match part.constraint_of(index) {
+        Some(_) => Some(format!("ALTER TABLE {table} {}", drop_constraint(&name))),
+        None => Some(format!("DROP INDEX {}", table.sibling(&name))),
     }
 }
 
@@ -202,7 +240,8 @@ impl Work for Undo<'_> {
             store::unmake_steps(session, self.migration).await?;
             let now = catalog::read(session, self.table.oid).await?;
             let now = now.ok_or_else(|| Error::failed("the table is gone"))?;
-            let back = Back::of(self.steps, &now);
+            let parts = parts_of(session, self.steps, &now).await?;
+            let back = Back::of(self.steps, &now, &parts);
             let request = Request { alters: back.clauses.clone(), ..Request::default() };
             let others = match request.alters.is_empty() {
                 true => {

@@ -55,8 +55,13 @@ async fn constraint_of(steps: &Steps<'_, '_, '_>, error: &Error) -> Result<Optio
 }
 
 /// Rows have the same values where an index is to be unique.
-pub(super) async fn duplicates(steps: &Steps<'_, '_, '_>, name: &str, error: Error) -> Error {
-    let sample = alike(steps, name).await.unwrap_or_else(|e| {
+pub(super) async fn duplicates(
+    steps: &Steps<'_, '_, '_>,
+    table: u32,
+    name: &str,
+    error: Error,
+) -> Error {
+    let sample = alike(steps, table, name).await.unwrap_or_else(|e| {
         tracing::debug!("looking for rows that are alike by {name}: {e}");
         Vec::new()
     });
@@ -92,9 +97,9 @@ async fn rows(steps: &Steps<'_, '_, '_>, name: &str) -> Result<Vec<String>> {
     look(&session, steps, &key(&table), &from).await
 }
 
-async fn alike(steps: &Steps<'_, '_, '_>, name: &str) -> Result<Vec<String>> {
+async fn alike(steps: &Steps<'_, '_, '_>, table: u32, name: &str) -> Result<Vec<String>> {
     let session = steps.context.session("violating").await?;
-    let table = now(&session, steps).await?;
+    let Some(table) = catalog::read(&session, table).await? else { return Ok(vec![]) };
     // What failed has left it.
     let index = table.indexes.iter().find(|index| index.name == name);
     let Some(index) = index.filter(|index| !index.partial) else { return Ok(vec![]) };
