@@ -1,6 +1,14 @@
 //! A change that PostgreSQL makes in its catalogs alone is made in place, with the cutover's locks.
 
+#[cfg(feature = "failpoints")]
+use pgwraith::demo::{
+    orders::create_orders,
+    traffic::{Mix, Traffic},
+};
+
 use crate::harness::{ANY_WAY, Background, Output, Proxy, When, run};
+#[cfg(feature = "failpoints")]
+use crate::scene::dies_at;
 use crate::scene::{SOON, Shop, exec, shop, wait_for};
 
 const COLUMN: [&str; 2] = ["--alter", "ADD COLUMN note text NOT NULL DEFAULT ''"];
@@ -169,6 +177,31 @@ async fn whenever_it_is_killed_there_is_nothing_to_undo() {
     }
     run(arguments(&shop, &COLUMN)).await.expect_code(0);
     assert_eq!(shop.value::<i64>("SELECT count(*) FROM t WHERE note = ''").await, 1000);
+}
+
+/// Under live traffic whose sessions also change keys.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_large_table_is_in_use_meanwhile() {
+    let shop = shop().await;
+    create_orders(&shop.client, 200_000).await.unwrap();
+    let mix = Mix { sessions: 3, rate: Some(300.0), moves: 20, ..Mix::default() };
+    let traffic = Traffic::start(&shop.dsn, "public.orders", mix).await.unwrap();
+    let change = [
+        "--alter",
+        "ADD COLUMN region text NOT NULL DEFAULT 'eu', ALTER COLUMN status SET DEFAULT 'new'",
+    ];
+    let mut arguments = shop.arguments("orders", &change);
+    arguments.push(ANY_WAY.to_owned());
+    dies_at("alter locked", 1, arguments.clone()).await;
+    let output = run(&arguments).await.expect_code(0);
+    assert_eq!(output.json()["way"], "instant", "{output}");
+    let report = traffic.stop().await.unwrap();
+    assert_eq!((report.error_count, report.anomaly_count), (0, 0), "{report:?}");
+    let oracle = report.verify(&shop.client, "public.orders").await.unwrap();
+    assert!(oracle.is_ok(), "{oracle:?}");
+    let filled = "SELECT bool_and(region = 'eu') FROM orders";
+    assert!(shop.value::<bool>(filled).await);
 }
 
 /// The rights of README.md do: the owner may create nothing in the database, and what is added is his.

@@ -11,6 +11,12 @@ use crate::harness::{self, Background, Output};
 
 pub const SOON: Duration = Duration::from_secs(60);
 
+/// The tests' machine is nobody's application: what reads and commits take on it holds no copy back.
+pub const AT_ONCE: [&str; 2] = ["--max-probe-latency", "1h"];
+
+/// For who goes on with small ranges that were wanted for dying among them.
+pub const LARGER: [&str; 2] = ["--chunk-time", "200ms"];
+
 /// A cluster with one database and a session in it.
 pub struct Shop {
     pub cluster: Cluster,

@@ -182,11 +182,13 @@ const KINDS: &[&str] = &[
      FROM t, PARTS JOIN pg_catalog.pg_trigger g ON g.tgrelid = p.oid WHERE g.tgparentid = 0 AND NOT g.tgisinternal",
     "SELECT 'index of a partition', ic.oid::pg_catalog.regclass::pg_catalog.text
      FROM t, PARTS JOIN pg_catalog.pg_index i ON i.indrelid = p.oid JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
-     WHERE NOT ic.relispartition AND i.indisvalid",
+     WHERE NOT ic.relispartition AND i.indisvalid AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k
+       WHERE k.conindid = ic.oid AND k.contype IN ('p', 'u', 'x'))",
     "SELECT CASE k.contype WHEN 'f' THEN 'foreign key of a partition' ELSE 'constraint of a partition' END,
        pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass)
      FROM t, PARTS JOIN pg_catalog.pg_constraint k ON k.conrelid = p.oid
-     WHERE k.contype = 'f' AND k.conparentid = 0 OR k.contype = 'c' AND k.coninhcount = 0",
+     WHERE k.contype = 'f' AND k.conparentid = 0 OR k.contype = 'c' AND k.coninhcount = 0
+       OR k.contype IN ('p', 'u', 'x') AND NOT (SELECT ic.relispartition FROM pg_catalog.pg_class ic WHERE ic.oid = k.conindid)",
     "SELECT 'foreign key to a partition', pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass)
      FROM t, PARTS JOIN pg_catalog.pg_constraint k ON k.confrelid = p.oid WHERE k.contype = 'f' AND k.conparentid = 0",
     "SELECT 'row security of a partition', p.oid::pg_catalog.regclass::pg_catalog.text FROM t, PARTS

@@ -6,8 +6,8 @@ use std::time::Duration;
 use pgwraith::demo::orders::create_orders;
 use pgwraith::demo::traffic::{Mix, Traffic};
 
-use crate::harness::{self, ANY_WAY};
-use crate::scene::{Shop, shop};
+use crate::harness::{self, ANY_WAY, Background};
+use crate::scene::{SOON, Shop, shop, wait_for};
 use crate::twins;
 
 /// By lock_timeout and max_lock_hold nobody waits longer than 750 ms; other tests have the same two cores.
@@ -20,9 +20,19 @@ struct Case {
     /// Columns whose values the server gives, each row its own.
     given: &'static str,
     way: &'static [&'static str],
+    rows: u64,
+    /// Killed while it fills rows, and gone on with.
+    killed: bool,
 }
 
-const CASE: Case = Case { before: "", alter: "", given: "", way: &["alter", "validate"] };
+const CASE: Case = Case {
+    before: "",
+    alter: "",
+    given: "",
+    way: &["alter", "validate"],
+    rows: 10_000,
+    killed: false,
+};
 
 async fn make(shop: &Shop, schema: &str, rows: u64, before: &str) {
     shop.exec(&format!("CREATE SCHEMA {schema}; SET search_path = {schema}, public")).await;
@@ -34,7 +44,7 @@ async fn make(shop: &Shop, schema: &str, rows: u64, before: &str) {
 impl Case {
     async fn holds(&self, shop: &Shop) {
         let what = self.alter;
-        make(shop, "ours", 10_000, self.before).await;
+        make(shop, "ours", self.rows, self.before).await;
         make(shop, "twin", 0, self.before).await;
         let mix = Mix { sessions: 3, rate: Some(200.0), moves: 20, ..Mix::default() };
         let traffic = Traffic::start(&shop.dsn, "ours.t", mix).await.unwrap();
@@ -48,7 +58,14 @@ impl Case {
             "--chunk-time",
             "10ms",
         ];
-        let output = harness::run(shop.arguments("ours.t", &change)).await.expect_code(0);
+        let arguments = shop.arguments("ours.t", &change);
+        let output = match self.killed {
+            false => harness::run(arguments).await.expect_code(0),
+            true => {
+                die_in_the_fill(shop, arguments).await;
+                harness::run(["resume", "ours.t", "-d", &shop.dsn, "--json"]).await.expect_code(0)
+            }
+        };
         let report = traffic.stop().await.unwrap();
         assert_eq!((report.error_count, report.anomaly_count), (0, 0), "{what}: {report:?}");
         assert!(
@@ -59,9 +76,12 @@ impl Case {
         let json = output.json();
         let way = if self.alter.starts_with("VALIDATE") { "online" } else { "careful" };
         assert_eq!((&json["way"], &json["outcome"]), (&way.into(), &"altered".into()));
-        let phases: Vec<&String> = json["phases"].as_object().unwrap().keys().collect();
-        assert_eq!(phases, self.way, "{output}");
-        assert_eq!(json["made"].as_array().unwrap().len() as u64, json["steps"].as_u64().unwrap());
+        if !self.killed {
+            let phases: Vec<&String> = json["phases"].as_object().unwrap().keys().collect();
+            assert_eq!(phases, self.way, "{output}");
+            let made = json["made"].as_array().unwrap().len() as u64;
+            assert_eq!(made, json["steps"].as_u64().unwrap());
+        }
         let oracle = report.verify(&shop.client, "ours.t").await.unwrap();
         assert!(oracle.is_ok(), "{what}: {oracle:?}");
 
@@ -92,6 +112,21 @@ impl Case {
         }
         assert_eq!(shop.held_back().await, [""; 0], "{what}");
     }
+}
+
+/// A run that is killed once some ranges are filled, and before all are.
+async fn die_in_the_fill(shop: &Shop, arguments: Vec<String>) {
+    let mut run = Background::start(arguments);
+    let made = "SELECT to_regclass('pgwraith.chunk') IS NOT NULL";
+    wait_for(&shop.client, &mut run, "it begins", made).await;
+    let some = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'fill' AND done";
+    wait_for(&shop.client, &mut run, "some ranges are filled", some).await;
+    run.signal(libc::SIGKILL);
+    assert_eq!(run.finish(SOON).await.signal, Some(libc::SIGKILL));
+    let filling = "SELECT EXISTS (SELECT 1 FROM ours.t WHERE token IS NULL)";
+    assert!(shop.value::<bool>(filling).await, "it is over before it could die");
+    let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+    harness::wait_for_sql(&shop.client, "its sessions end", gone).await;
 }
 
 async fn hold(cases: &[Case]) {
@@ -125,6 +160,18 @@ async fn rows_are_filled_under_live_traffic() {
 }
 
 #[tokio::test]
+async fn a_large_table_is_filled_by_one_run_after_another() {
+    hold(&[Case {
+        alter: "ADD COLUMN token uuid NOT NULL DEFAULT gen_random_uuid(), ADD CONSTRAINT enough CHECK (amount > -1000000000)",
+        given: "token",
+        rows: 200_000,
+        killed: true,
+        ..CASE
+    }])
+    .await;
+}
+
+#[tokio::test]
 async fn constraints_and_indexes_are_added_under_live_traffic() {
     hold(&[
         Case {
@@ -134,6 +181,7 @@ async fn constraints_and_indexes_are_added_under_live_traffic() {
                 ADD CONSTRAINT by_both UNIQUE (customer_id, id)",
             way: &["alter", "index", "validate"],
             given: "other",
+            ..CASE
         },
         Case {
             before: "ALTER TABLE t ADD CONSTRAINT late CHECK (amount > -100000000) NOT VALID",

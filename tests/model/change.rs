@@ -269,13 +269,15 @@ impl Model {
             self.key.join(", ")
         );
         if deep {
+            // Their names are final from the beginning, so those that are there cannot be had.
+            let early = format!("{{shadow}}_{}", self.name("e"));
             file += &format!(
                 " PARTITION BY RANGE ({at});
-                 CREATE TABLE {{shadow}}_early PARTITION OF {{shadow}} FOR VALUES FROM (MINVALUE) TO ('2026-06-01 00:00:00+00')
+                 CREATE TABLE {early} PARTITION OF {{shadow}} FOR VALUES FROM (MINVALUE) TO ('2026-06-01 00:00:00+00')
                    PARTITION BY HASH (id);
-                 CREATE TABLE {{shadow}}_early_0 PARTITION OF {{shadow}}_early FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-                 CREATE TABLE {{shadow}}_early_1 PARTITION OF {{shadow}}_early FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-                 CREATE TABLE {{shadow}}_rest PARTITION OF {{shadow}} DEFAULT"
+                 CREATE TABLE {early}_0 PARTITION OF {early} FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+                 CREATE TABLE {early}_1 PARTITION OF {early} FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+                 CREATE TABLE {early}_rest PARTITION OF {{shadow}} DEFAULT"
             );
         }
         if let Some(column) = &self.indexed {

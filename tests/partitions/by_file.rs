@@ -10,7 +10,7 @@ use super::{TABLE, make};
 use crate::harness::{self, Background};
 #[cfg(feature = "failpoints")]
 use crate::scene::dies_at;
-use crate::scene::{SOON, Shop, die_in_the_copy, shop};
+use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, shop};
 
 /// A file with this text.
 pub(super) fn file(text: &str) -> NamedTempFile {
@@ -51,8 +51,8 @@ impl Case {
         let shop = shop().await;
         make(&shop, "ours", rows, self.before).await;
         let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
-        let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
         let mover = Mover::start(&shop).await;
+        let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
 
         let file = file(self.file);
         let path = file.path().to_str().unwrap();
@@ -65,10 +65,11 @@ impl Case {
             "--shadow-ddl",
             path,
         ];
-        let change: Vec<&str> = fixed.iter().chain(self.more).copied().collect();
+        let change: Vec<&str> = fixed.iter().chain(&AT_ONCE).chain(self.more).copied().collect();
         die_in_the_copy(&shop, shop.arguments(TABLE, &change)).await;
         drop(file);
-        let again = ["resume", TABLE, "-d", &shop.dsn, "--json"].map(str::to_owned);
+        let again = ["resume", TABLE, "-d", &shop.dsn, "--json"];
+        let again = again.iter().chain(&LARGER);
         let mut run = Background::start(again);
         run.wait_for_saying("postponed until `pgwraith cutover`").await;
         let moved = mover.stop().await;
@@ -88,6 +89,8 @@ impl Case {
         assert_eq!(output.json()["verify"]["mismatches"], 0, "{output}");
         same_partitions(&shop, "orders", self.file).await;
         same_rows(&shop, "orders", self.file).await;
+        let oracle = report.verify(&shop.client, TABLE).await.unwrap();
+        assert!(oracle.is_ok(), "{oracle:?}");
         assert_eq!(shop.held_back().await, [""; 0]);
         let position = "SELECT (SELECT last_value FROM {s}) ";
         let of = async |schema: &str| {
@@ -160,7 +163,7 @@ create table {shadow_rest_1} partition of {shadow_rest} default",
                SELECT status, id, amount, note, customer_id, created_at FROM ours.orders",
         sequence: "ours.orders_number",
     }
-    .holds(50_000)
+    .holds(200_000)
     .await;
     // It stays with the old table.
     let old = "SELECT pg_get_serial_sequence('ours.orders_old', 'id')";

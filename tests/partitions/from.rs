@@ -8,7 +8,7 @@ use super::same::same_partitions;
 use super::{TABLE, divided, make};
 use crate::definition::assert_same;
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, die_in_the_copy, shop};
+use crate::scene::{AT_ONCE, SOON, Shop, die_in_the_copy, shop};
 
 /// One change of `orders` by quarter.
 struct Case {
@@ -34,6 +34,7 @@ impl Case {
         let mut all: Vec<&str> = vec![command, TABLE, "-d", &shop.dsn, "--json"];
         if command == "run" {
             all.extend(["--postpone-cutover", "--chunk-rows", "2000", "--chunk-time", "200ms"]);
+            all.extend(AT_ONCE);
             all.extend(self.change);
         }
         all.into_iter().map(str::to_owned).collect()
@@ -111,7 +112,7 @@ async fn a_partitioned_table_becomes_an_ordinary_one() {
 #[tokio::test]
 async fn a_partitioned_table_is_divided_otherwise() {
     let case = Case {
-        rows: 30_000,
+        rows: 200_000,
         before: "",
         change: &["--partition-by", "RANGE (created_at)", "--partition-every", "1 month"],
         twin: Twin::None,
@@ -136,13 +137,13 @@ async fn a_partitioned_table_is_divided_otherwise() {
 #[tokio::test]
 async fn a_partitioned_table_is_divided_by_hash() {
     let change = &["--partition-by", "HASH (id)", "--partitions", "3"];
-    Case { rows: 30_000, before: "", change, twin: Twin::None }.holds().await;
+    Case { rows: 200_000, before: "", change, twin: Twin::None }.holds().await;
 }
 
 #[tokio::test]
 async fn a_partitioned_table_stays_divided_as_it_is() {
     Case {
-        rows: 30_000,
+        rows: 200_000,
         before: "ALTER TABLE orders_p20240101 SET (fillfactor = 70); COMMENT ON TABLE orders_p20240401 IS 'spring'",
         change: &["--alter", "ALTER COLUMN id TYPE bigint"],
         twin: Twin::ByQuarter(

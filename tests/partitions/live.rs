@@ -7,7 +7,7 @@ use super::mover::Mover;
 use super::same::{same_partitions, same_rows};
 use super::{TABLE, make};
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, die_in_the_copy, shop};
+use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, shop};
 
 /// One way to partition.
 struct Case {
@@ -25,7 +25,11 @@ impl Case {
         let mut all: Vec<&str> = vec![command, TABLE, "-d", &shop.dsn, "--json"];
         if command == "run" {
             all.extend(["--postpone-cutover", "--chunk-rows", "1000", "--chunk-time", "20ms"]);
+            all.extend(AT_ONCE);
             all.extend(self.change);
+        }
+        if command == "resume" {
+            all.extend(LARGER);
         }
         all.into_iter().map(str::to_owned).collect()
     }
@@ -35,8 +39,8 @@ impl Case {
         let shop = shop().await;
         make(&shop, "ours", rows, self.before).await;
         let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
-        let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
         let mover = Mover::start(&shop).await;
+        let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
 
         die_in_the_copy(&shop, self.arguments(&shop, "run")).await;
         let mut run = Background::start(self.arguments(&shop, "resume"));
@@ -53,6 +57,8 @@ impl Case {
         assert_eq!(verify["mismatches"], 0, "{what}: {output}");
         same_partitions(&shop, "orders", &what).await;
         same_rows(&shop, "orders", &what).await;
+        let oracle = report.verify(&shop.client, TABLE).await.unwrap();
+        assert!(oracle.is_ok(), "{what}: {oracle:?}");
         let compared: i64 = verify["partitions"]
             .as_object()
             .map(|all| all.values().filter_map(|one| one["rows"].as_i64()).sum())
@@ -202,6 +208,19 @@ async fn a_table_becomes_partitioned_by_hash() {
         change: &["--partition-by", "HASH (id)", "--partitions", "5"],
         alter: "ALTER COLUMN amount SET NOT NULL",
         by: "HASH (id)",
+    }
+    .holds(200_000)
+    .await;
+}
+
+/// Rows that get another key get another partition with it.
+#[tokio::test]
+async fn a_table_becomes_partitioned_by_its_number() {
+    Case {
+        before: "",
+        change: &["--partition-by", "RANGE (id)", "--partition-every", "100000000"],
+        alter: "ALTER COLUMN amount SET NOT NULL",
+        by: "RANGE (id)",
     }
     .holds(200_000)
     .await;

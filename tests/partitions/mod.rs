@@ -4,6 +4,7 @@ mod after_swap;
 mod again;
 mod by_file;
 mod carried;
+mod combined;
 mod deep;
 mod file_refused;
 mod from;
