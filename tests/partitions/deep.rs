@@ -2,6 +2,7 @@
 //! it may not be.
 
 use super::TABLE;
+#[cfg(feature = "failpoints")]
 use crate::harness;
 #[cfg(feature = "failpoints")]
 use crate::scene::dies_at;
