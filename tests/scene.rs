@@ -9,7 +9,7 @@ use tokio_postgres::types::FromSql;
 
 use crate::harness::{self, Background, Output};
 
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// The tests' machine is nobody's application: what reads and commits take on it holds no copy back.
 pub const AT_ONCE: [&str; 2] = ["--max-probe-latency", "1h"];

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use super::{Background, wait_until};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// The phase of the table's unfinished migration, if it has one.
 pub async fn phase(client: &Client, table: &str) -> Option<String> {
