@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{TABLE, make};
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, shop, wait_for};
+use crate::scene::{SOON, Shop, shop};
 
 /// By status, with what has to be with it.
 const BY_STATUS: [&str; 6] = [
@@ -150,7 +150,7 @@ async fn dying_where_a_partition_is_made_is_gone_on_from() {
         // The partitions that there are at first are known then.
         let waits = "SELECT EXISTS (SELECT 1 FROM pg_locks w JOIN pg_stat_activity a USING (pid)
                      WHERE NOT w.granted AND a.application_name LIKE 'pgwraith/%/stream')";
-        wait_for(&shop.client, &mut run, "it waits for its slot", waits).await;
+        crate::scene::wait_for(&shop.client, &mut run, "it waits for its slot", waits).await;
         if in_the_copy {
             insert(&shop, "here").await;
         }
