@@ -97,6 +97,10 @@ struct Back {
     indexes: Vec<String>,
     /// What is of partitions alone, as statements.
     of_parts: Vec<String>,
+    /// Constraints of the table that are a NOT NULL, since 18, and go.
+    not_null: Vec<String>,
+    /// And what of them stays in partitions, as statements.
+    stays: Vec<String>,
     left: Vec<String>,
     /// Indexes of somebody else that have the names of ours.
     others: Vec<String>,
@@ -118,6 +122,11 @@ impl Back {
         for key in built.into_iter().filter(|key| !attached.contains(key)) {
             back.of_parts.extend(parts.iter().filter_map(|part| of_part(part, key)));
         }
+        let stays = |part: &Table| -> Vec<String> {
+            let ours = back.not_null.iter().filter(|name| not_null_of(part, name).is_some());
+            ours.map(|name| stays_not_null(&part.qualified(), name)).collect()
+        };
+        back.stays = parts.iter().flat_map(stays).collect();
         back
     }
 
@@ -126,10 +135,8 @@ impl Back {
             now.constraints.iter().any(|c| c.name == name)
                 || now.foreign_keys.iter().any(|k| k.name == name && k.from.oid == now.oid)
         };
-        let not_null_constraint = |name: &str| {
-            let is_it = |c: &&Constraint| c.kind == 'n' && c.name == name;
-            now.constraints.iter().find(is_it).and_then(|c| c.attnums.first().copied())
-        };
+        let not_null_constraint =
+            |name: &str| not_null_of(now, name).and_then(|c| c.attnums.first().copied());
         match &stored.step.does {
             Does::BuildIndex { name, definition, unique } => {
                 let index = now.indexes.iter().find(|index| index.name == *name);
@@ -158,6 +165,7 @@ impl Back {
             | Does::AttachKey { name, .. }
                 if constraint(name) =>
             {
+                self.not_null.extend(not_null_of(now, name).map(|c| c.name.clone()));
                 self.clauses.push(drop_constraint(name));
             }
             Does::SetNotNull { column } => match now.column_named(column) {
@@ -205,7 +213,8 @@ impl Back {
         let alter = self.clauses.iter().map(|clause| format!("ALTER TABLE {table} {clause}"));
         let drop = self.indexes.iter().map(|name| format!("DROP INDEX {}", table.sibling(name)));
         // First: NOT NULL of the table is not taken from below a key of a partition.
-        self.of_parts.iter().cloned().chain(alter).chain(drop).collect()
+        let all = self.of_parts.iter().cloned().chain(alter).chain(drop);
+        all.chain(self.stays.iter().cloned()).collect()
     }
 }
 
@@ -217,6 +226,16 @@ fn of_part(part: &Table, key: &PartKey) -> Option<String> {
         Some(_) => Some(format!("ALTER TABLE {table} {}", drop_constraint(&name))),
         None => Some(format!("DROP INDEX {}", table.sibling(&name))),
     }
+}
+
+/// Since 18, to make a partition's index its key makes the NOT NULL that it has by the table's its own as well, under the
+/// table's name for it: then it stays when that goes. One that was its own before has a name of its own.
+fn stays_not_null(part: &QualifiedName, name: &str) -> String {
+    format!("ALTER TABLE {part} DROP CONSTRAINT IF EXISTS {}", quote_ident(name))
+}
+
+fn not_null_of<'a>(table: &'a Table, name: &str) -> Option<&'a Constraint> {
+    table.constraints.iter().find(|c| c.kind == 'n' && c.name == name)
 }
 
 fn drop_constraint(name: &str) -> String {
