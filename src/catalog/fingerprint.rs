@@ -92,18 +92,18 @@ impl Fingerprint {
 
     /// The same, knowing no other partitions than these.
     pub fn knowing(&self, oids: &[u32]) -> Fingerprint {
-        let mut value = self.0.clone();
-        if let Some(Value::Object(parts)) = value.get_mut(PARTITION) {
-            parts.retain(|oid, _| oid.parse().is_ok_and(|oid| oids.contains(&oid)));
-        }
-        Fingerprint(value)
+        self.retaining(|oid| oids.contains(&oid))
     }
 
     /// The same, not knowing these partitions.
     pub fn not_knowing(&self, oids: &[u32]) -> Fingerprint {
+        self.retaining(|oid| !oids.contains(&oid))
+    }
+
+    fn retaining(&self, keep: impl Fn(u32) -> bool) -> Fingerprint {
         let mut value = self.0.clone();
         if let Some(Value::Object(parts)) = value.get_mut(PARTITION) {
-            parts.retain(|oid, _| !oid.parse().is_ok_and(|oid| oids.contains(&oid)));
+            parts.retain(|oid, _| oid.parse().is_ok_and(&keep));
         }
         Fingerprint(value)
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::Flow;
@@ -267,11 +267,8 @@ pub async fn capture(
                 }
             }
             _ = tracker.freed.notified(), if full => {}
-            _ = tracker.awaited.notified(), if rest.is_some() => {
-                stream.wake();
-                rest = None;
-            }
-            _ = sleep_until(rest.unwrap_or(heard)), if rest.is_some() => {
+            // Somebody waits, or it has rested.
+            _ = timeout_at(rest.unwrap_or(heard), tracker.awaited.notified()), if rest.is_some() => {
                 stream.wake();
                 rest = None;
             }

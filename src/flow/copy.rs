@@ -12,7 +12,7 @@ use super::capture::Tracker;
 use super::chunk::{self, Kind, Planner, Range};
 use super::clash::{Way, store_absent};
 use super::cut::Prepared;
-use super::piece::{PIECE, Pieces};
+use super::piece::{Pieces, unrested};
 use super::segment::Segment;
 use super::write::{Door, Isolation, Writer};
 use super::{Flow, sql::Bounds};
@@ -233,9 +233,7 @@ impl Copier {
         let wal = wal_after.bytes_since(wal_before);
         self.worked.add(wal, took);
         self.planner.lock().await.pace.learn(range.size(rows as i64), took, wal);
-        // Each piece but the last was rested for.
-        let unrested = if rested.is_zero() { took } else { took.min(PIECE) };
-        Ok(Copied { number: range.number, rows, took, unrested })
+        Ok(Copied { number: range.number, rows, took, unrested: unrested(took, rested) })
     }
 
     /// Inserts a range in the open transaction; returns its rows, and the rests in it.

@@ -1,10 +1,9 @@
 //! The rows of which both sides differ, by name.
 
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::Flow;
-use super::key::{Key, key_arrays};
+use super::key::{Key, array_parameters, key_arrays};
 use crate::error::Result;
 use crate::pg::{Lossy, Session};
 
@@ -52,9 +51,7 @@ impl KeyComparison {
         loop {
             let (slice, tail) = rest.split_at(rest.len().min(SLICE));
             let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
-            let parameters: Vec<&(dyn ToSql + Sync)> =
-                arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-            let rows = session.run(&self.0, &parameters).await?;
+            let rows = session.run(&self.0, &array_parameters(&arrays)).await?;
             found.extend(rows.iter().map(|row| difference(flow, row)));
             rest = tail;
             if rest.is_empty() {

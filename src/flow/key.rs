@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use crate::pg::{Raw, RawArray};
 
@@ -68,6 +69,11 @@ pub fn key_arrays<'a>(
         }
     }
     arrays
+}
+
+/// They, as the first parameters of a statement.
+pub(super) fn array_parameters(arrays: &[RawArray]) -> Vec<&(dyn ToSql + Sync)> {
+    arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect()
 }
 
 #[cfg(test)]

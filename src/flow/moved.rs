@@ -18,12 +18,10 @@
 //! cannot be relied on (its slot was lost, or there is none), rows are sought that have one key between them; what
 //! is missing then, a comparison of all rows finds.
 
-use tokio_postgres::types::ToSql;
-
 use super::Flow;
 use super::capture::Tracker;
 use super::duplicate::stored_keys;
-use super::key::{Key, key_arrays};
+use super::key::{Key, array_parameters, key_arrays};
 use super::sql::row;
 use super::write::{Isolation, Writer};
 use crate::error::Result;
@@ -89,8 +87,7 @@ pub async fn take_out_twins(session: &Session, flow: &Flow, writer: &Writer) -> 
 async fn add(session: &Session, flow: &Flow, insert: &str, keys: &[Key]) -> Result<usize> {
     for slice in keys.chunks(SLICE) {
         let arrays = key_arrays(flow.key_type_oids(), slice);
-        let parameters: Vec<_> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-        session.execute(insert, &parameters).await?;
+        session.execute(insert, &array_parameters(&arrays)).await?;
     }
     Ok(keys.len())
 }

@@ -86,11 +86,10 @@ impl<'a> Newcomer<'a> {
 fn page_of(flow: &Flow, partition: &QualifiedName, bounds: Bounds) -> String {
     let course = Course::of_key(&flow.key);
     let key = flow.source_key("s");
-    let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
     format!(
         "SELECT {key} FROM ONLY {partition} AS s{} ORDER BY {key} LIMIT ${}",
         where_all([flow.source_range(&course, bounds, 0)]),
-        sides * course.columns.len() + 1
+        bounds.sides() * course.columns.len() + 1
     )
 }
 

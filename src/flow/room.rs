@@ -14,8 +14,9 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::types::ToSql;
 
 use super::chunk::{Kind, Range};
-use super::key::{Key, key_arrays};
+use super::key::{Key, array_parameters, key_arrays};
 use super::sql::where_all;
+use super::sync::SLICE;
 use super::{Flow, Target};
 use crate::change::partition::missing::Rows;
 use crate::error::{Error, Result};
@@ -65,9 +66,7 @@ impl Target {
         };
         db.schema() == Some(&self.root.schema) && db.table().is_some_and(divided)
     }
-}
 
-impl Target {
     /// What mends a row that does not fit.
     pub(super) fn mend_of(&self, error: &Error) -> &'static str {
         match self.has_no_partition_for(error) {
@@ -103,8 +102,7 @@ impl Flow {
         );
         for slice in keys.chunks(SLICE) {
             let arrays = key_arrays(self.key_type_oids(), slice.iter().copied());
-            let parameters: Vec<_> = arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect();
-            if !self.make_room(&from, &parameters).await? {
+            if !self.make_room(&from, &array_parameters(&arrays)).await? {
                 return Ok(false);
             }
         }
@@ -122,6 +120,3 @@ impl Flow {
         }
     }
 }
-
-/// Keys of one question.
-const SLICE: usize = 5000;

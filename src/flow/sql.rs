@@ -14,6 +14,13 @@ pub struct Bounds {
     pub upper: bool,
 }
 
+impl Bounds {
+    /// How many of them there are: each has as many parameters as the course has columns.
+    pub(super) fn sides(self) -> usize {
+        usize::from(self.lower) + usize::from(self.upper)
+    }
+}
+
 impl Flow {
     /// Copies a range into an empty part of the target; in the order that was asked for, where one was.
     pub fn copy_range(&self, bounds: Bounds) -> String {
@@ -47,13 +54,12 @@ impl Flow {
             row(self.numbered("m"))
         );
         let key = self.source_key("s");
-        let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
             "SELECT {key} FROM {} AS s CROSS JOIN LATERAL (SELECT {}) AS m{} ORDER BY {key} LIMIT ${}",
             self.captured.scanned(),
             self.mapped_key(),
             where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), Some(absent)]),
-            sides * self.key.len() + 1
+            bounds.sides() * self.key.len() + 1
         )
     }
 
@@ -61,10 +67,9 @@ impl Flow {
     /// name), at which places (one array, as text), how many. At most as many as the parameter behind the bounds
     /// says, and none that somebody else has locked.
     pub fn lock_unfilled_range(&self, bounds: Bounds, column: &str) -> String {
-        let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         let unfilled = Some(format!("s.{} IS NULL", quote_ident(column)));
         let from = format!("FROM {} AS s", self.captured.itself());
-        let limit = format!(" LIMIT ${}", sides * self.key.len() + 1);
+        let limit = format!(" LIMIT ${}", bounds.sides() * self.key.len() + 1);
         let rows = where_all([self.source_range(&self.course(Kind::Verify), bounds, 0), unfilled]);
         lock_places("", &format!("{from}{rows}{limit}"))
     }
@@ -143,12 +148,11 @@ impl Flow {
 
     fn nth_in_range(&self, from: &str, course: &Course, bounds: Bounds) -> String {
         let key = named(&course.columns, "s").join(", ");
-        let sides = usize::from(bounds.lower) + usize::from(bounds.upper);
         format!(
             "SELECT {key} FROM {from} AS s{} ORDER BY {} OFFSET ${} LIMIT 1",
             where_all([self.source_range(course, bounds, 0)]),
             in_order(course),
-            sides * course.columns.len() + 1
+            bounds.sides() * course.columns.len() + 1
         )
     }
 

@@ -19,19 +19,19 @@ use tokio_util::sync::CancellationToken;
 use super::Flow;
 use super::capture::{Fence, Tracker};
 use super::dirty::{Batch, Remains};
-use super::key::{Key, key_arrays};
+use super::key::{Key, array_parameters, key_arrays};
 use super::write::{Alone, Door, Isolation, Writer};
 use crate::change::Course;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lossy, RawArray, Session, Snapshot};
+use crate::pg::{Lossy, Session, Snapshot};
 use crate::throttle::valve::Valve;
 
 /// Keys of one batch.
 const BATCH: usize = 2000;
 /// Keys of one statement within a large transaction.
-const SLICE: usize = 5000;
+pub(super) const SLICE: usize = 5000;
 /// How long to leave keys alone whose changes are decoded and not visible yet, or that clash.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -111,7 +111,7 @@ impl Statements {
     pub async fn warm(&self, session: &Session, flow: &Flow) -> Result<()> {
         for statement in [&self.delete_gone, &self.upsert, &self.delete_all, &self.insert] {
             let arrays = key_arrays(flow.key_type_oids(), []);
-            session.run_count(statement, &parameters(&arrays)).await?;
+            session.run_count(statement, &array_parameters(&arrays)).await?;
         }
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Statements {
         for statement in statements {
             for slice in keys.chunks(SLICE) {
                 let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
-                session.run_count(statement, &parameters(&arrays)).await?;
+                session.run_count(statement, &array_parameters(&arrays)).await?;
             }
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Statements {
         let mut missing = HashSet::new();
         for slice in keys.chunks(SLICE) {
             let arrays = key_arrays(flow.key_type_oids(), slice.iter().copied());
-            for row in session.run(&self.missing, &parameters(&arrays)).await? {
+            for row in session.run(&self.missing, &array_parameters(&arrays)).await? {
                 missing.insert(Key::of_row(&row, flow.key.len()));
             }
         }
@@ -166,10 +166,6 @@ impl Statements {
             other => other,
         }
     }
-}
-
-fn parameters(arrays: &[RawArray]) -> Vec<&(dyn ToSql + Sync)> {
-    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).collect()
 }
 
 /// How a full sync ended.

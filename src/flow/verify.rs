@@ -21,8 +21,8 @@ use super::chunk::{Kind as ChunkKind, Planner, Range};
 use super::cut::Prepared;
 use super::differ::{Difference, compare_keys, difference};
 use super::found::{Findings, Sums};
-use super::key::{Key, key_arrays};
-use super::piece::{PIECE, Pieces};
+use super::key::{Key, array_parameters, key_arrays};
+use super::piece::{Pieces, unrested};
 use super::segment::Segment;
 use super::sync::FENCE_LIMIT;
 use super::write::{Isolation, Writer};
@@ -274,7 +274,7 @@ impl Verifier {
                 };
                 let seen = self.compare(session, &mut comparing, &range, recorded).await?;
                 let Sums { rows, equal, parts, took, .. } = seen;
-                worked = if seen.rested.is_zero() { took } else { took.min(PIECE) };
+                worked = unrested(took, seen.rested);
                 self.planner.lock().await.pace.learn(range.size(rows), took, 0);
                 report(Seen::Compared { rows: rows as u64, equal, took });
                 if equal {
@@ -436,7 +436,9 @@ impl Verifier {
 }
 
 fn parameters<'a>(arrays: &'a [RawArray], keys: &'a Segment) -> Vec<&'a (dyn ToSql + Sync)> {
-    arrays.iter().map(|a| a as &(dyn ToSql + Sync)).chain(keys.parameters()).collect()
+    let mut all = array_parameters(arrays);
+    all.extend(keys.parameters());
+    all
 }
 
 fn incurable(text: &str) -> Error {

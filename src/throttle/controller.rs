@@ -189,14 +189,12 @@ impl Controller {
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
-            let mut change = match reading.felt_by {
-                FeltBy::Application => signal.take_felt(pressure, seconds, self.speed),
-                FeltBy::Standby | FeltBy::Others => signal.take(pressure, seconds),
-            };
-            let (felt, grow) = match reading.felt_by {
-                FeltBy::Application => (FELT, EASE),
-                FeltBy::Standby => (QUIET, GROW),
-                FeltBy::Others => (f64::INFINITY, GROW),
+            let (mut change, felt, grow) = match reading.felt_by {
+                FeltBy::Application => {
+                    (signal.take_felt(pressure, seconds, self.speed), FELT, EASE)
+                }
+                FeltBy::Standby => (signal.take(pressure, seconds), QUIET, GROW),
+                FeltBy::Others => (signal.take(pressure, seconds), f64::INFINITY, GROW),
             };
             if signal.pressure >= felt {
                 self.begins = false;

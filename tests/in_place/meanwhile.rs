@@ -31,6 +31,12 @@ async fn none_is_filled(shop: &Shop) -> bool {
     shop.value("SELECT count(token) = 0 FROM ours.t").await
 }
 
+async fn goes_on_to_its_end(shop: &Shop) {
+    resume(shop, &[]).await.expect_code(0);
+    super::alter_the_twin(shop, TOKEN).await;
+    as_its_twin(shop, "filled").await;
+}
+
 /// Rows that were there before a constraint that is NOT VALID need not fulfil it, and then cannot be updated.
 #[tokio::test]
 async fn a_constraint_that_old_rows_violate_is_named() {
@@ -55,9 +61,7 @@ async fn a_constraint_that_old_rows_violate_is_named() {
     let output = held.finish(SOON).await.expect_code(4);
     says(&output, &["\"late\"", "id = 7", "id = 900", "\"token\" in range", "pgwraith resume"]);
     crate::twins::twins(&shop, "UPDATE {s}.t SET a = id WHERE a < 0").await;
-    resume(&shop, &[]).await.expect_code(0);
-    super::alter_the_twin(&shop, TOKEN).await;
-    as_its_twin(&shop, "filled").await;
+    goes_on_to_its_end(&shop).await;
 }
 
 /// What fires on UPDATE is asked for again by whoever goes on.
@@ -77,9 +81,7 @@ async fn a_trigger_that_came_meanwhile_is_named_and_does_not_fire() {
     says(&output, &["trigger touches", "after the change was planned", "pgwraith resume"]);
     assert!(none_is_filled(&shop).await);
     shop.exec("DROP TRIGGER touches ON ours.t").await;
-    resume(&shop, &[]).await.expect_code(0);
-    super::alter_the_twin(&shop, TOKEN).await;
-    as_its_twin(&shop, "filled").await;
+    goes_on_to_its_end(&shop).await;
 }
 
 /// One that comes even later, and has rows stay as they are, does not keep it looking for them for ever.
@@ -98,9 +100,7 @@ async fn rows_that_are_kept_from_being_filled_end_it() {
     // What was filled in that transaction is not, either.
     assert!(none_is_filled(&shop).await);
     shop.exec("DROP TRIGGER keeps ON ours.t").await;
-    resume(&shop, &[]).await.expect_code(0);
-    super::alter_the_twin(&shop, TOKEN).await;
-    as_its_twin(&shop, "filled").await;
+    goes_on_to_its_end(&shop).await;
 }
 
 /// As plan says.

@@ -9,6 +9,11 @@ use super::{TABLE, make};
 use crate::harness::{self, Background};
 use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, shop};
 
+const KEY_WITH_TIME: &str =
+    "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)";
+const KEY_WITH_STATUS: &str =
+    "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)";
+
 /// One way to partition.
 struct Case {
     /// What is done to a table like `orders` before.
@@ -114,13 +119,11 @@ impl Case {
 /// Rows that come for a month that has no partition yet are in the default partition.
 #[tokio::test]
 async fn a_table_becomes_partitioned_by_month() {
-    let alter =
-        "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)";
     let shop = Case {
         before: "",
         change: &[
             "--alter",
-            "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)",
+            KEY_WITH_TIME,
             "--partition-by",
             "RANGE (created_at)",
             "--partition-every",
@@ -128,7 +131,7 @@ async fn a_table_becomes_partitioned_by_month() {
             "--partition-premake",
             "2",
         ],
-        alter,
+        alter: KEY_WITH_TIME,
         by: "RANGE (created_at)",
     }
     .holds(200_000)
@@ -150,16 +153,19 @@ async fn a_table_becomes_partitioned_by_month() {
     );
 }
 
+async fn is_made_in_place_of_a_default(shop: &Shop, partition: &str) {
+    let made = "SELECT to_regclass('ours.{partition}') IS NOT NULL AND to_regclass('ours.orders_default') IS NULL";
+    assert!(shop.value::<bool>(&made.replace("{partition}", partition)).await);
+}
+
 /// Without a default partition those that are missing are made, as they would have been at first.
 #[tokio::test]
 async fn months_that_are_missing_are_made() {
-    let alter =
-        "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)";
     let shop = Case {
         before: "",
         change: &[
             "--alter",
-            "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)",
+            KEY_WITH_TIME,
             "--partition-by",
             "RANGE (created_at)",
             "--partition-every",
@@ -169,14 +175,13 @@ async fn months_that_are_missing_are_made() {
             "--partition-default",
             "off",
         ],
-        alter,
+        alter: KEY_WITH_TIME,
         by: "RANGE (created_at)",
     }
     .holds(100_000)
     .await;
     // The mover takes rows to before the first month that there was at first.
-    let made = "SELECT to_regclass('ours.orders_p20231201') IS NOT NULL AND to_regclass('ours.orders_default') IS NULL";
-    assert!(shop.value::<bool>(made).await);
+    is_made_in_place_of_a_default(&shop, "orders_p20231201").await;
 }
 
 /// What the mover writes first is no value of the rows as they are.
@@ -186,19 +191,18 @@ async fn values_that_are_missing_get_a_partition() {
         before: "",
         change: &[
             "--alter",
-            "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)",
+            KEY_WITH_STATUS,
             "--partition-by",
             "LIST (status)",
             "--partition-default",
             "off",
         ],
-        alter: "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)",
+        alter: KEY_WITH_STATUS,
         by: "LIST (status)",
     }
     .holds(100_000)
     .await;
-    let made = "SELECT to_regclass('ours.orders_moved') IS NOT NULL AND to_regclass('ours.orders_default') IS NULL";
-    assert!(shop.value::<bool>(made).await);
+    is_made_in_place_of_a_default(&shop, "orders_moved").await;
 }
 
 #[tokio::test]
@@ -231,13 +235,8 @@ async fn a_table_becomes_partitioned_by_its_number() {
 async fn a_table_becomes_partitioned_by_list() {
     Case {
         before: "",
-        change: &[
-            "--alter",
-            "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)",
-            "--partition-by",
-            "LIST (status)",
-        ],
-        alter: "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)",
+        change: &["--alter", KEY_WITH_STATUS, "--partition-by", "LIST (status)"],
+        alter: KEY_WITH_STATUS,
         by: "LIST (status)",
     }
     .holds(200_000)

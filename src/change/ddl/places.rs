@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::catalog::Table;
 use crate::change::Projected;
+use crate::change::partition::missing::taken;
 use crate::change::partition::{Partition, Partitioning};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
@@ -56,12 +57,7 @@ pub(in crate::change) async fn try_rows(
     made: &QualifiedName,
     projection: &[Projected],
 ) -> Result<()> {
-    let sql = "SELECT pg_catalog.string_agg('(' || pg_catalog.pg_get_partition_constraintdef(t.relid) || ')', ' OR ') \
-               FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) t WHERE t.isleaf AND t.level > 0";
-    let Some(places) = session.one(sql, &[&made.to_string()]).await?.get::<_, Option<String>>(0)
-    else {
-        return Ok(());
-    };
+    let Some(places) = taken(session, made).await? else { return Ok(()) };
     let Ok(key) = source.key() else { return Ok(()) };
     let values = projection.iter().filter_map(|p| {
         let expression = p.expression.as_ref()?;
@@ -101,23 +97,13 @@ pub(in crate::change) async fn try_rows(
 mod tests {
     use super::*;
 
-    fn part(bound: &str) -> Partition {
-        Partition {
-            name: "p".into(),
-            becomes: None,
-            bound: bound.into(),
-            of: None,
-            by: None,
-            own: None,
-        }
-    }
-
     #[test]
     fn remainders_are_counted() {
         let lacks = |by: &str, bounds: &[(u32, u32)]| {
             let parts: Vec<Partition> = bounds
                 .iter()
-                .map(|(m, r)| part(&format!("FOR VALUES WITH (modulus {m}, remainder {r})")))
+                .map(|(m, r)| format!("FOR VALUES WITH (modulus {m}, remainder {r})"))
+                .map(|bound| Partition::of_rows("p", bound))
                 .collect();
             lack(by, &parts.iter().collect::<Vec<_>>())
         };
@@ -127,6 +113,6 @@ mod tests {
         assert_eq!(told.as_deref(), Some("1 of its 4 remainders in no partition"));
         assert!(lacks("HASH (id)", &[]).is_some());
         assert!(lacks("RANGE (id)", &[]).is_some());
-        assert_eq!(lack("LIST (id)", &[&part("DEFAULT")]), None);
+        assert_eq!(lack("LIST (id)", &[&Partition::of_rows("p", "DEFAULT")]), None);
     }
 }

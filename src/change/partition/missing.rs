@@ -56,7 +56,7 @@ impl Divides<'_> {
                 (Some(grid), format!("CASE WHEN {finite} THEN {floor} END"))
             }
         };
-        let taken = taken(session, root).await?;
+        let taken = taken(session, root).await?.unwrap_or_else(|| "false".to_owned());
         let sql = format!(
             "SELECT DISTINCT {found} FROM (SELECT {} AS {} FROM {}) AS q WHERE ({taken}) IS NOT TRUE ORDER BY 1 LIMIT {MOST}",
             self.value(column)?,
@@ -131,10 +131,13 @@ impl Divides<'_> {
     }
 }
 
-/// What is true of a row that has a partition, in SQL.
-async fn taken(session: &Session, root: &QualifiedName) -> Result<String> {
-    let sql = "SELECT COALESCE(pg_catalog.string_agg('(' || pg_catalog.pg_get_partition_constraintdef(i.inhrelid) || ')', ' OR '), 'false') \
-               FROM pg_catalog.pg_inherits i WHERE i.inhparent = pg_catalog.to_regclass($1)";
+/// What is true of a row that has a partition of `root`, or of one of those, in SQL; None where there are none.
+pub(in crate::change) async fn taken(
+    session: &Session,
+    root: &QualifiedName,
+) -> Result<Option<String>> {
+    let sql = "SELECT pg_catalog.string_agg('(' || pg_catalog.pg_get_partition_constraintdef(t.relid) || ')', ' OR ') \
+               FROM pg_catalog.pg_partition_tree(pg_catalog.to_regclass($1)) t WHERE t.isleaf AND t.level > 0";
     Ok(session.one(sql, &[&root.to_string()]).await?.get(0))
 }
 

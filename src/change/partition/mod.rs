@@ -97,7 +97,7 @@ pub struct Partition {
 
 impl Partition {
     /// One of the table's own that has rows, and nothing else of its own.
-    fn of_rows(name: impl Into<String>, bound: impl Into<String>) -> Self {
+    pub(in crate::change) fn of_rows(name: impl Into<String>, bound: impl Into<String>) -> Self {
         let (name, bound) = (name.into(), bound.into());
         Partition { name, becomes: None, bound, of: None, by: None, own: None }
     }

@@ -52,12 +52,11 @@ async fn refuse_placeless(session: &Session, by: &Divided<'_>, grid: &Grid) -> R
     if !by.column.not_null {
         return no_place("may be NULL");
     }
-    let ends = by.ends("");
-    let finite = |x: &str| grid.is_finite(x);
     let sql = format!(
-        "SELECT COALESCE({} AND {}, true) FROM {ends} AS e",
-        finite("e.low"),
-        finite("e.high")
+        "SELECT COALESCE({} AND {}, true) FROM {} AS e",
+        grid.is_finite("e.low"),
+        grid.is_finite("e.high"),
+        by.ends("")
     );
     match session.one(&sql, &[]).await?.get(0) {
         true => Ok(()),

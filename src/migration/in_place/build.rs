@@ -12,7 +12,7 @@ use crate::change::trial::{Does, Lock};
 use crate::cutover::{Ready, Work};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
-use crate::flow::write::{Isolation, superseded};
+use crate::flow::write::Isolation;
 use crate::migration::index;
 use crate::migration::store::{self, StoredStep};
 use crate::pg::Session;
@@ -105,9 +105,7 @@ struct DropInvalid<'a> {
 impl Work for DropInvalid<'_> {
     fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
         let ready = async {
-            if !store::is_mine(session, self.migration, self.epoch).await? {
-                return Err(superseded());
-            }
+            store::still_mine(session, self.migration, self.epoch).await?;
             let now = catalog::read(session, self.table.oid).await?;
             let invalid = |index: &&Index| index.name == self.name && !index.valid;
             let there = now.as_ref().is_some_and(|now| now.indexes.iter().any(|i| invalid(&i)));

@@ -13,7 +13,6 @@ use crate::change::trial::{Lock, PartKey};
 use crate::cutover::{Ready, Work};
 use crate::error::{Error, Result};
 use crate::failpoint::failpoint;
-use crate::flow::write::superseded;
 use crate::migration::store::{self, StoredStep};
 use crate::pg::Session;
 use crate::shadow::set_role;
@@ -102,9 +101,7 @@ struct AddKey<'a> {
 impl Work for AddKey<'_> {
     fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
         let ready = async {
-            if !store::is_mine(session, self.migration, self.epoch).await? {
-                return Err(superseded());
-            }
+            store::still_mine(session, self.migration, self.epoch).await?;
             session.batch(&set_role(Some(&self.part.owner))).await?;
             let statements = vec![self.add.clone()];
             Ok(Ready { lock: Lock::AccessExclusive, others: Vec::new(), statements })

@@ -8,7 +8,6 @@ use crate::change::Request;
 use crate::change::trial::{Does, Lock, PartKey};
 use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
 use crate::error::{Error, Result};
-use crate::flow::write::superseded;
 use crate::migration::store::{self, Stored, StoredStep};
 use crate::pg::{Connector, QualifiedName, Session, quote_ident, shell_word};
 use crate::shadow::set_role;
@@ -252,9 +251,7 @@ struct Undo<'a> {
 impl Work for Undo<'_> {
     fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
         let ready = async {
-            if !store::is_mine(session, self.migration, self.epoch).await? {
-                return Err(superseded());
-            }
+            store::still_mine(session, self.migration, self.epoch).await?;
             // Whoever goes on before the state is gone begins with the first step.
             store::unmake_steps(session, self.migration).await?;
             let now = catalog::read(session, self.table.oid).await?;

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::pg::Session;
+use crate::pg::sqlstate::UNDEFINED_TABLE;
 
 /// Raises the epoch under FOR UPDATE, which waits for every transaction of an older run that has locked
 /// the row FOR KEY SHARE; any later one finds another epoch. None, and nothing raised, where the epoch
@@ -59,7 +60,7 @@ pub(in crate::migration) async fn hold_epoch(
     let held = match session.maybe(sql, &[&migration, &epoch]).await {
         Ok(row) => Ok(row.is_some()),
         // The state is gone, with its schema or without.
-        Err(e) if matches!(e.sqlstate(), Some("42P01" | "3F000")) => Ok(false),
+        Err(e) if matches!(e.sqlstate(), Some(UNDEFINED_TABLE | "3F000")) => Ok(false),
         Err(e) => Err(e),
     };
     if !matches!(held, Ok(true)) {

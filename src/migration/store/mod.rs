@@ -23,7 +23,8 @@ pub(super) use record::{
 };
 pub(super) use schema::ensure;
 pub(super) use step::{
-    StoredStep, begin_step, claim_step, finish_in_place, is_mine, record_steps, steps, unmake_steps,
+    StoredStep, begin_step, claim_step, finish_in_place, record_steps, steps, still_mine,
+    unmake_steps,
 };
 
 use crate::error::Result;

@@ -8,6 +8,7 @@ use super::{event, schema};
 use crate::change::Request;
 use crate::error::{Error, Kind, Result};
 use crate::migration::Phase;
+use crate::pg::sqlstate::UNDEFINED_TABLE;
 use crate::pg::{QualifiedName, Session, shell_word};
 use crate::shadow::Names;
 
@@ -189,7 +190,9 @@ pub(in crate::migration) async fn begin(
         match session.one(sql, &row).await {
             Ok(row) => return Ok(row.get(0)),
             // Whoever forgot the last migration took the state with him.
-            Err(e) if again && matches!(e.sqlstate(), Some("42P01" | "3F000")) => again = false,
+            Err(e) if again && matches!(e.sqlstate(), Some(UNDEFINED_TABLE | "3F000")) => {
+                again = false
+            }
             Err(e) if e.sqlstate() == Some("23505") => {
                 let word = shell_word(&source.to_string());
                 return Err(Error::new(

@@ -77,9 +77,7 @@ pub(in crate::migration) async fn claim_step(
     epoch: i64,
     number: i32,
 ) -> Result<()> {
-    if !is_mine(session, migration, epoch).await? {
-        return Err(superseded());
-    }
+    still_mine(session, migration, epoch).await?;
     let sql = "UPDATE pgwraith.step SET done_at = pg_catalog.clock_timestamp() \
                WHERE migration_id = $1 AND number = $2 AND done_at IS NULL";
     match session.execute(sql, &[&migration, &number]).await? {
@@ -88,14 +86,14 @@ pub(in crate::migration) async fn claim_step(
     }
 }
 
-/// Whether the run of this epoch is the one that may write, from here to the end of the open transaction.
-pub(in crate::migration) async fn is_mine(
+/// The run of this epoch is the one that may write, from here to the end of the open transaction; or this fails.
+pub(in crate::migration) async fn still_mine(
     session: &Session,
     migration: i64,
     epoch: i64,
-) -> Result<bool> {
+) -> Result<()> {
     let mine = "SELECT 1 FROM pgwraith.migration WHERE id = $1 AND epoch = $2 FOR KEY SHARE";
-    Ok(session.maybe(mine, &[&migration, &epoch]).await?.is_some())
+    session.maybe(mine, &[&migration, &epoch]).await?.map(drop).ok_or_else(superseded)
 }
 
 /// In the transaction that takes the steps back.
