@@ -284,10 +284,8 @@ async fn a_critical_limit_stops_the_run() {
     assert!(output.stderr.contains("there is no signal \"speed\""), "{output}");
 }
 
-/// A read that does not come back is as bad as a slow one.
-#[tokio::test]
-async fn reads_that_take_long_hold_the_copy_up() {
-    let shop = shop().await;
+/// The copy of a table that is worth being probed, once it is known what that takes in calm.
+async fn probed(shop: &Shop) -> Held {
     shop.exec(
         "CREATE TABLE orders (id int PRIMARY KEY, filler text); \
          ALTER TABLE orders ALTER filler SET STORAGE plain; \
@@ -296,9 +294,31 @@ async fn reads_that_take_long_hold_the_copy_up() {
     .await;
     let mut held = shop.held("copy", "orders", &SLOW).await;
     held.release().await;
-    // Which it does once it knows how long reads take in calm.
     let copied = "SELECT count(*) > 3 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
     wait_for(&shop.client, &mut held.run, "the copy goes on", copied).await;
+    held
+}
+
+/// Their clients wait, and that is said to be our doing until a rest shows that it is not.
+#[tokio::test]
+async fn more_that_are_at_work_than_in_calm_hold_the_copy_up_until_a_rest_shows_that_they_are_not_ours()
+ {
+    let shop = shop().await;
+    let mut held = probed(&shop).await;
+    for _ in 0..6 {
+        busy(&shop, "SELECT pg_sleep(1000)").await;
+    }
+    held.run.wait_for_saying("it waits for average-active: ").await;
+    held.run.wait_for_saying("it goes on").await;
+    end_busy(&shop).await;
+    held.run.finish(SOON).await.expect_code(0);
+}
+
+/// A read that does not come back is as bad as a slow one.
+#[tokio::test]
+async fn reads_that_take_long_hold_the_copy_up() {
+    let shop = shop().await;
+    let mut held = probed(&shop).await;
     let other = shop.session().await;
     exec(&other, "BEGIN; LOCK TABLE orders").await;
     busy(&shop, "SELECT pg_sleep(1000)").await;

@@ -260,10 +260,13 @@ pub struct LimitArgs {
     /// Other sessions that may be at work at a time
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_active_sessions: Option<u32>,
+    /// How many times as many other sessions as in calm times may be at work at a time [default: 1.5]
+    #[arg(long, value_parser = factor)]
+    pub max_active_factor: Option<f64>,
     /// How many times as long as in calm times a read of a row by its key may take [default: 2.5]
     #[arg(long, value_parser = factor)]
     pub max_probe_factor: Option<f64>,
-    /// How long it may take at all, in place of that
+    /// How long it may take at all, in place of all that is held against calm times
     #[arg(long, value_parser = duration)]
     pub max_probe_latency: Option<Duration>,
     /// A limit that stops the run where a signal is over it for five seconds, like lag=30s; may be repeated

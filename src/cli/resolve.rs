@@ -280,6 +280,7 @@ fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
         archive_bytes: limits.max_archive_lag.unwrap_or(standard.archive_bytes),
         lock_waiters: limits.max_lock_waiters.or(standard.lock_waiters),
         active: limits.max_active_sessions.or(standard.active),
+        active_factor: limits.max_active_factor.unwrap_or(standard.active_factor),
         probe_factor: limits.max_probe_factor.unwrap_or(standard.probe_factor),
         probe_latency: limits.max_probe_latency.or(standard.probe_latency),
         query: limits.throttle_query.clone(),

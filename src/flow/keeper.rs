@@ -30,7 +30,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { spill_keys: 50_000, most_keys: 100_000, spill_wal: 64 << 20 }
+        Limits { spill_keys: 100_000, most_keys: 200_000, spill_wal: 512 << 20 }
     }
 }
 
@@ -41,8 +41,8 @@ const CONFIRM_BYTES: u64 = 16 << 10;
 const SPILL_BATCH: usize = 20_000;
 /// Where there is room in memory still, few are stored at a time, and it rests so many times as long after each:
 /// whoever commits meanwhile waits for what it writes.
-const GENTLE_BATCH: usize = 500;
-const GENTLE_REST: u32 = 3;
+const GENTLE_BATCH: usize = 128;
+const GENTLE_REST: u32 = 4;
 const LONGEST_REST: Duration = Duration::from_millis(100);
 const LOAD_BATCH: i64 = 10_000;
 
@@ -107,7 +107,8 @@ impl Keeper {
 
     /// Stores some, as many as memory asks for.
     async fn spill_in_turn(&self, stop: &CancellationToken) -> Result<bool> {
-        if self.tracker.dirty().in_memory() > self.limits.spill_keys {
+        let Limits { spill_keys, most_keys, .. } = self.limits;
+        if self.tracker.dirty().in_memory() > (spill_keys + most_keys) / 2 {
             return self.spill(SPILL_BATCH).await;
         }
         let began = Instant::now();

@@ -29,6 +29,7 @@ use crate::telemetry::{Held, Meter, Pressure, Sample, Speed, Standby};
 use crate::throttle::account::Account;
 use crate::throttle::controller::{Controller, Decision, EVERY, Reading, Reason};
 use crate::throttle::critical::{self, Watching};
+use crate::throttle::hush::Hushes;
 use crate::throttle::limits::Limits;
 use crate::throttle::replica::System;
 use crate::throttle::signals::{Asked, Behind, Felt, Replicas, Seen, Signals, Told};
@@ -38,11 +39,6 @@ use crate::throttle::valve::Valve;
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often the state gets what the run sees of itself.
 const KEEP: Duration = Duration::from_secs(1);
-
-/// Where the copy shares the server with the application, nobody works for so long, each so often: what reads and
-/// commits take then is not our doing, and it is what they are held against.
-const HUSH: Duration = Duration::from_millis(300);
-const HUSH_EACH: Duration = Duration::from_secs(4);
 
 /// What it takes to read the settings anew.
 type Reread = fn(&Value) -> Result<Settings>;
@@ -95,8 +91,8 @@ pub(super) async fn start(
         all.push(supervisor.spawn(|end| guard.guard(failing, end)));
     }
     let probing = probing::start(supervisor, context, source).await?;
-    let felt = probing.map(|(felt, task)| {
-        all.push(task);
+    let felt = probing.map(|(felt, tasks)| {
+        all.extend(tasks);
         felt
     });
     let (replicas, signals) = (Replicas::default(), context.session("signals").await?);
@@ -143,7 +139,7 @@ impl Governor {
         let mut kept: Option<Instant> = None;
         let mut keys = Keys::default();
         let mut watching = Watching::default();
-        let mut hushed = Instant::now();
+        let mut hushes = Hushes::new(Instant::now());
         loop {
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| *now != self.options) {
@@ -180,9 +176,12 @@ impl Governor {
                 false => syncing.decide(&standbys, false, Instant::now()),
             });
             let by_calm = anybody && settings.throttle.probe_latency.is_none();
-            if by_calm && self.valve.is_scarce() && hushed.elapsed() >= HUSH_EACH {
-                self.valve.hush(HUSH);
-                hushed = Instant::now();
+            self.felt.iter().for_each(|felt| felt.heed(by_calm));
+            if by_calm && self.valve.is_scarce() {
+                let drains = self.felt.as_ref().is_some_and(Felt::drains);
+                if let Some(time) = hushes.next(drains, Instant::now()) {
+                    self.valve.hush(time);
+                }
             }
             let most = settings.copy.workers;
             self.account.enter(&decision, &readings, most, Instant::now());

@@ -9,23 +9,28 @@ use crate::error::Result;
 use crate::flow::chunk::Kind;
 use crate::flow::sample::sample;
 use crate::telemetry::{Meter, Timed};
-use crate::throttle::signals::{Felt, Prober};
+use crate::throttle::signals::{Counter, Felt, Prober};
 
 /// A smaller table is copied in seconds.
 const PROBED: i64 = 64 << 20;
 /// Rows that are read in turn.
 const KEYS: i64 = 500;
 
-/// Starts whoever does, where the table is worth it; also says what that felt like.
+/// Starts whoever does, and who counts the sessions at work, where the table is worth it; also says what that felt like.
 pub(super) async fn start(
     supervisor: &Supervisor,
     context: &Context,
     source: &Table,
-) -> Result<Option<(Felt, Background)>> {
+) -> Result<Option<(Felt, [Background; 2])>> {
     let Some(prober) = prober(context, source).await? else { return Ok(None) };
-    let felt = Felt::new(context.valve.presence().clone());
-    let (shared, meter) = (felt.clone(), context.meter.clone());
-    Ok(Some((felt, supervisor.spawn(|end| probe(prober, shared, meter, end)))))
+    let felt = Felt::new(context.valve.clone());
+    let counter = Counter::prepare(context.session("active").await?).await?;
+    let (shared, counted, meter) = (felt.clone(), felt.clone(), context.meter.clone());
+    let tasks = [
+        supervisor.spawn(|end| probe(prober, shared, meter, end)),
+        supervisor.spawn(|end| count(counter, counted, end)),
+    ];
+    Ok(Some((felt, tasks)))
 }
 
 /// Who probes the source: one that is copied in a moment is not worth the time that calm reads take.
@@ -48,6 +53,15 @@ async fn probe(mut prober: Prober, felt: Felt, meter: Meter, end: CancellationTo
         tokio::select! {
             () = end.cancelled() => return Ok(()),
             took = prober.probe(&felt) => meter.took(Timed::Probe, took?),
+        }
+    }
+}
+
+async fn count(mut counter: Counter, felt: Felt, end: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return Ok(()),
+            done = counter.count(&felt) => done?,
         }
     }
 }

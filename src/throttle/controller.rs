@@ -25,6 +25,13 @@ pub enum FeltBy {
     Others,
 }
 
+impl FeltBy {
+    /// Of what the application feels, where it is there.
+    pub fn of(anybody: bool) -> Self {
+        if anybody { FeltBy::Application } else { FeltBy::Others }
+    }
+}
+
 /// One signal, as it was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
@@ -101,12 +108,17 @@ const FELT: f64 = 0.4;
 const MIDDLE_OF: usize = 5;
 const GAIN_NOW: f64 = 1.0;
 const STOP_NOW: f64 = 3.0;
-/// How fast it grows until it is felt; and, once it was, from this share of the speed at which it was on, for a distance
-/// of one limit: a processor that is nearly used up is felt all at once, and whoever runs into that again and again
-/// is felt all the time.
+/// How fast it grows up to the speed, in workers, that a server of two processors of which the application has half
+/// bears well; the same, once it was felt, or from there on while nothing is felt at all; and from there on. A processor
+/// that is nearly used up is felt all at once, before it is measured, and whoever runs into that again and again is
+/// felt all the time.
+const MODEST: f64 = 0.5;
 const EASE: f64 = 0.5;
+const AGAIN: f64 = 0.15;
+const CREEP: f64 = 0.04;
+/// And from this share of the speed at which it was felt.
 const NEAR: f64 = 0.7;
-const CREEP: f64 = 0.1;
+const CREEP_NEAR: f64 = 0.01;
 /// A signal that has been so far from its limit for so many seconds does not press any more: whatever held
 /// it up before is gone.
 const QUIET: f64 = 0.1;
@@ -189,17 +201,17 @@ impl Controller {
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
-            let (mut change, felt, grow) = match reading.felt_by {
+            let (mut change, felt, grows) = match reading.felt_by {
                 FeltBy::Application => {
-                    (signal.take_felt(pressure, seconds, self.speed), FELT, EASE)
+                    (signal.take_felt(pressure, seconds, self.speed), FELT, false)
                 }
-                FeltBy::Standby => (signal.take(pressure, seconds), QUIET, GROW),
-                FeltBy::Others => (signal.take(pressure, seconds), f64::INFINITY, GROW),
+                FeltBy::Standby => (signal.take(pressure, seconds), QUIET, true),
+                FeltBy::Others => (signal.take(pressure, seconds), f64::INFINITY, true),
             };
             if signal.pressure >= felt {
                 self.begins = false;
-            } else if self.begins && signal.pressure < SETPOINT {
-                change = grow;
+            } else if self.begins && grows && signal.pressure < SETPOINT {
+                change = GROW;
             }
             stops_now |= signal.stops && !before;
             if signal.stops && stopped.is_none() {
@@ -289,11 +301,12 @@ impl Signal {
         }
         if self.quiet > QUIET_FOR {
             self.felt_at = None;
-            return RISE;
         }
         match self.felt_at {
-            Some(felt_at) if speed >= felt_at * NEAR => CREEP * (FELT - self.pressure),
-            _ => EASE,
+            _ if speed < MODEST && self.felt_at.is_none() => EASE,
+            _ if speed < MODEST || self.quiet > QUIET_FOR => AGAIN,
+            Some(felt_at) if speed >= felt_at * NEAR => CREEP_NEAR,
+            _ => CREEP,
         }
     }
 }

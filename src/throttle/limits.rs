@@ -25,6 +25,8 @@ pub struct Limits {
     pub lock_waiters: Option<u32>,
     /// Sessions at work, without ours.
     pub active: Option<u32>,
+    /// How many times as many sessions as in calm times may be at work at a time, without ours.
+    pub active_factor: f64,
     /// How many times as long as in calm times a read by key may take.
     pub probe_factor: f64,
     /// How long it may take at all, in place of that.
@@ -46,6 +48,7 @@ impl Default for Limits {
             archive_bytes: 1 << 30,
             lock_waiters: Some(20),
             active: None,
+            active_factor: 1.5,
             probe_factor: 2.5,
             probe_latency: None,
             query: None,

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod controller;
 pub mod critical;
+pub mod hush;
 pub mod limits;
 pub mod presence;
 pub mod replica;

@@ -82,7 +82,8 @@ impl Valve {
 
     /// Nobody works for so long, as soon as what has begun and has no rests in it is done.
     pub fn hush(&self, time: Duration) {
-        self.flow.send_modify(|now| now.hush = Some(Instant::now() + time));
+        let until = Instant::now() + time;
+        self.flow.send_modify(|now| now.hush = now.hush.max(Some(until)));
     }
 
     /// Who is there to obey.

@@ -172,7 +172,7 @@ async fn a_run_opens_no_more_sessions_than_it_says() {
          GRANT CREATE ON DATABASE shop TO dba",
     )
     .await;
-    for (limit, workers) in [(17, "2"), (15, "1")] {
+    for (limit, workers) in [(18, "2"), (16, "1")] {
         shop.exec(&format!("ALTER ROLE dba CONNECTION LIMIT {limit}")).await;
         let mut all = shop.arguments("big", &["--rebuild", "--workers", workers]);
         all[3] = shop.dsn.replacen("postgres@", "dba@", 1);

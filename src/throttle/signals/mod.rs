@@ -1,5 +1,7 @@
 //! What presses: each signal is read, and told as a share of its limit.
 
+mod average_active;
+mod backlog;
 mod load;
 mod positions;
 mod probe;
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Row, Statement};
 
+pub use average_active::Counter;
 use load::{Archiver, Sessions};
 use positions::Positions;
 pub use probe::{CALM, Felt, Prober};

@@ -8,6 +8,7 @@
 //! application that is busier by day than it was by night must not stop the copy for good.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,11 +16,13 @@ use hdrhistogram::Histogram;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
+use super::average_active::{AverageActive, WAY};
+use super::backlog::{Backlog, RESTED};
 use crate::error::Result;
 use crate::pg::{Raw, Session};
 use crate::throttle::controller::{FeltBy, Reading};
 use crate::throttle::limits::Limits;
-use crate::throttle::presence::Presence;
+use crate::throttle::valve::Valve;
 
 /// How often a row is read.
 const EVERY: Duration = Duration::from_millis(40);
@@ -33,8 +36,9 @@ const QUANTILE: f64 = 0.9;
 pub const CALM: Duration = Duration::from_secs(2);
 /// What is felt without us is of so long.
 const REMEMBERED: Duration = Duration::from_secs(30);
-/// And of moments before which nobody of ours has worked for so long: what it wrote is on disk by then.
-const SETTLED: Duration = Duration::from_millis(20);
+/// And of moments before which nobody of ours has worked for so long. Ours rest within a range, too, for less than
+/// that: what is felt in such a rest is part of how the copy goes, else only its worst moments would be.
+pub(super) const SETTLED: Duration = Duration::from_millis(120);
 /// With fewer of either sort nothing can be said.
 const FEWEST: usize = 5;
 /// A server that is not busy answers in no time; some times as long as that is still in no time. So much more
@@ -81,7 +85,7 @@ impl Prober {
 
 type Shared = Arc<Mutex<Course>>;
 
-fn lock(course: &Shared) -> MutexGuard<'_, Course> {
+fn lock<T>(course: &Mutex<T>) -> MutexGuard<'_, T> {
     course.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -90,13 +94,24 @@ fn lock(course: &Shared) -> MutexGuard<'_, Course> {
 pub struct Felt {
     reads: Shared,
     commits: Shared,
-    /// Who works at the copy.
-    copying: Presence,
+    active: Arc<Mutex<AverageActive>>,
+    backlog: Arc<Mutex<Backlog>>,
+    /// Of whoever works at the copy.
+    valve: Valve,
+    /// Somebody else is at work, and what is usual is what counts.
+    heeds: Arc<AtomicBool>,
 }
 
 impl Felt {
-    pub fn new(copying: Presence) -> Self {
-        Felt { reads: Shared::default(), commits: Shared::default(), copying }
+    pub fn new(valve: Valve) -> Self {
+        let (reads, commits) = (Shared::default(), Shared::default());
+        let (active, backlog) = (Arc::default(), Arc::default());
+        Felt { reads, commits, active, backlog, valve, heeds: Arc::default() }
+    }
+
+    /// Whether those at the copy make way where the application has a queue before it.
+    pub fn heed(&self, heeds: bool) {
+        self.heeds.store(heeds, Ordering::Relaxed);
     }
 
     /// Fails where the session is lost.
@@ -110,7 +125,8 @@ impl Felt {
         lock(course).waiting = Some(began);
         let done = work.await;
         let took = began.elapsed();
-        let calm = self.copying.idle_for().is_some_and(|idle| idle >= SETTLED.saturating_add(took));
+        let settled = |idle| idle >= SETTLED.saturating_add(took);
+        let calm = self.valve.presence().idle_for().is_some_and(settled) && !self.drains();
         lock(course).came_back(took, calm, Instant::now());
         match done {
             Err(e) if session.is_closed() => return Err(e),
@@ -121,12 +137,39 @@ impl Felt {
         Ok(took)
     }
 
-    /// The readings; nothing presses where nobody else is at work.
-    pub fn readings(&self, anybody: bool, limits: &Limits, now: Instant) -> [Reading; 2] {
-        [
+    /// The next transaction that writes will be this one.
+    pub(super) fn looked(&self, transaction: u64) {
+        let rests = self.valve.presence().idle_for().is_some_and(|idle| idle >= RESTED);
+        lock(&self.backlog).looked(transaction, rests, Instant::now());
+    }
+
+    /// So many sessions of others are at work just now. Where that shows a queue, everybody of ours makes way until they
+    /// are counted again.
+    pub(super) fn counted(&self, count: f64) {
+        let idle = self.valve.presence().idle_for();
+        let queue = lock(&self.active).counted(count, idle, Instant::now());
+        if queue && self.heeds.load(Ordering::Relaxed) {
+            self.valve.hush(WAY);
+        }
+    }
+
+    /// Whether the application still has before it what we kept from it, also while we rest.
+    pub fn drains(&self) -> bool {
+        lock(&self.active).drains()
+    }
+
+    /// The readings; nothing presses where nobody else is at work. Where it is said how long a read may take, what is
+    /// usual does not count, nor how many are at work, or wait.
+    pub fn readings(&self, anybody: bool, limits: &Limits, now: Instant) -> Vec<Reading> {
+        let mut readings = vec![
             lock(&self.reads).reading(("probe", "a read"), anybody, limits, now),
             lock(&self.commits).reading(("probe-commit", "a commit"), anybody, limits, now),
-        ]
+        ];
+        if limits.probe_latency.is_none() {
+            readings.extend(lock(&self.active).reading(anybody, limits, now));
+            readings.extend(lock(&self.backlog).reading(anybody));
+        }
+        readings
     }
 }
 
@@ -170,7 +213,7 @@ impl Course {
         now: Instant,
     ) -> Reading {
         let felt = |pressure, text| Reading {
-            felt_by: FeltBy::Application,
+            felt_by: FeltBy::of(anybody),
             signal: signal.to_owned(),
             pressure,
             text,
