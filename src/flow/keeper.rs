@@ -34,6 +34,17 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same, where a slot that holds back so many bytes is given up: long before that keys are stored, and before
+    /// the copy is slowed down for it.
+    pub fn within(self, slot: u64) -> Self {
+        let most = (slot / SPILL_SHARE).max(LEAST_SPILL_WAL);
+        Limits { spill_wal: self.spill_wal.min(most), ..self }
+    }
+}
+
+const SPILL_SHARE: u64 = 16;
+const LEAST_SPILL_WAL: u64 = 16 << 20;
 /// The least interval between two stored positions.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 /// The least advance that is stored.
@@ -209,4 +220,16 @@ pub(super) async fn store_keys(
                pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)";
     session.execute(sql, &[&flow.migration, &flow.number, &keys, &xids]).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_stored_long_before_the_slot_is_given_up() {
+        const MB: u64 = 1 << 20;
+        let spill = |slot| Limits::default().within(slot).spill_wal / MB;
+        assert_eq!([10 << 30, 1 << 30, 400 * MB, 64 * MB, 0].map(spill), [512, 64, 25, 16, 16]);
+    }
 }
