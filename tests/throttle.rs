@@ -305,12 +305,16 @@ async fn more_that_are_at_work_than_in_calm_hold_the_copy_up_until_a_rest_shows_
  {
     let shop = shop().await;
     let mut held = probed(&shop).await;
+    let mut clients = Vec::new();
     for _ in 0..6 {
-        busy(&shop, "SELECT pg_sleep(1000)").await;
+        let client = shop.session().await;
+        clients.push(tokio::spawn(async move {
+            while client.batch_execute("SELECT pg_sleep(2)").await.is_ok() {}
+        }));
     }
     held.run.wait_for_saying("it waits for average-active: ").await;
     held.run.wait_for_saying("it goes on").await;
-    end_busy(&shop).await;
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
     held.run.finish(SOON).await.expect_code(0);
 }
 

@@ -85,14 +85,13 @@ impl Keeper {
             if self.tracker.take_clash() && self.is_crowded() {
                 self.spill(SPILL_BATCH).await?;
             }
-            while self.should_spill() && self.spill_in_turn(&stop).await? {}
+            while self.should_spill() && self.spill_in_turn(&stop).await? {
+                self.confirm_in_turn(&mut confirmed_at).await?;
+            }
             if self.should_load() {
                 self.load(&mut loaded_through).await?;
             }
-            if confirmed_at.elapsed() >= CONFIRM_EVERY {
-                self.confirm().await?;
-                confirmed_at = Instant::now();
-            }
+            self.confirm_in_turn(&mut confirmed_at).await?;
         }
     }
 
@@ -101,6 +100,14 @@ impl Keeper {
         let retained = dirty.received().bytes_since(dirty.confirmable());
         dirty.in_memory() > self.limits.spill_keys
             || retained > self.limits.spill_wal && dirty.in_memory() > 0
+    }
+
+    /// Whether more come than are stored with rests.
+    fn has_no_time(&self) -> bool {
+        let Limits { spill_keys, most_keys, spill_wal } = self.limits;
+        let dirty = self.tracker.dirty();
+        let retained = dirty.received().bytes_since(dirty.confirmable());
+        dirty.in_memory() > (spill_keys + most_keys) / 2 || retained > spill_wal * 2
     }
 
     /// Whether stored keys wait for room.
@@ -118,8 +125,7 @@ impl Keeper {
 
     /// Stores some, as many as memory asks for.
     async fn spill_in_turn(&self, stop: &CancellationToken) -> Result<bool> {
-        let Limits { spill_keys, most_keys, .. } = self.limits;
-        if self.tracker.dirty().in_memory() > (spill_keys + most_keys) / 2 {
+        if self.has_no_time() {
             return self.spill(SPILL_BATCH).await;
         }
         let began = Instant::now();
@@ -181,6 +187,14 @@ impl Keeper {
         drop(dirty);
         self.tracker.announce();
         failpoint!("keys loaded");
+        Ok(())
+    }
+
+    async fn confirm_in_turn(&self, at: &mut Instant) -> Result<()> {
+        if at.elapsed() >= CONFIRM_EVERY {
+            self.confirm().await?;
+            *at = Instant::now();
+        }
         Ok(())
     }
 

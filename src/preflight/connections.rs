@@ -88,11 +88,11 @@ mod tests {
             judge(&limit, more).map(|f| f.severity)
         };
         let severity = |free| of_more(free, 0);
-        assert_eq!(severity(16), None);
-        assert_eq!((of_more(16, 1), of_more(17, 1)), (Some(Severity::Warn), None));
+        assert_eq!(severity(17), None);
+        assert_eq!((of_more(17, 1), of_more(18, 1)), (Some(Severity::Warn), None));
+        assert_eq!(severity(16), Some(Severity::Warn));
         assert_eq!(severity(15), Some(Severity::Warn));
-        assert_eq!(severity(14), Some(Severity::Warn));
-        assert_eq!(severity(13), Some(Severity::Refuse));
+        assert_eq!(severity(14), Some(Severity::Refuse));
         assert_eq!(severity(-3), Some(Severity::Refuse));
     }
 }

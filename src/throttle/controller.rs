@@ -104,7 +104,7 @@ const GROW: f64 = 1.0;
 /// The application's reads and commits feel all that happens on a server, at any time a little: what they say is
 /// noisy, but of now, and does not add up. So the middle of the last readings counts, and how fast it comes nearer
 /// says nothing. From here on the application is said to feel the copy, and what stops it is farther away.
-const FELT: f64 = 0.4;
+pub(super) const FELT: f64 = 0.4;
 const MIDDLE_OF: usize = 5;
 const GAIN_NOW: f64 = 1.0;
 const STOP_NOW: f64 = 3.0;
@@ -303,9 +303,10 @@ impl Signal {
             self.felt_at = None;
         }
         match self.felt_at {
-            _ if speed < MODEST && self.felt_at.is_none() => EASE,
-            _ if speed < MODEST || self.quiet > QUIET_FOR => AGAIN,
-            Some(felt_at) if speed >= felt_at * NEAR => CREEP_NEAR,
+            None if speed < MODEST => EASE,
+            None if self.quiet > QUIET_FOR => AGAIN,
+            Some(felt_at) if speed >= felt_at * NEAR && speed >= MODEST => CREEP_NEAR,
+            Some(felt_at) if speed < felt_at * NEAR && speed < MODEST => AGAIN,
             _ => CREEP,
         }
     }

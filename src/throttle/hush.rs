@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 /// Nobody works for so long, each so often.
 const HUSH: Duration = Duration::from_millis(400);
 const EACH: Duration = Duration::from_secs(4);
+/// It is asked again in about the time since it was asked last, but for so long.
+const LATE: Duration = Duration::from_millis(150);
 /// Where the application has a queue before it, it goes on until that is gone, but for so long. An application that is
 /// busier than it was looks the same.
 const LONGEST: Duration = Duration::from_secs(4);
@@ -17,15 +19,19 @@ pub struct Hushes {
     began: Instant,
     /// Of the one that goes on, or was the last.
     until: Instant,
+    /// When it was asked last.
+    asked: Instant,
 }
 
 impl Hushes {
     pub fn new(now: Instant) -> Self {
-        Hushes { began: now, until: now }
+        Hushes { began: now, until: now, asked: now }
     }
 
-    /// For how long everybody should rest from now on, if so. It is asked more often than a hush is long.
+    /// For how long everybody should rest from now on, if so: long enough to be asked again meanwhile.
     pub fn next(&mut self, drains: bool, now: Instant) -> Option<Duration> {
+        let time = HUSH.max(now.duration_since(self.asked) + LATE);
+        self.asked = now;
         let goes_on = self.began < self.until
             && now <= self.until
             && drains
@@ -36,8 +42,8 @@ impl Hushes {
             self.began = now;
         }
         (due || goes_on).then(|| {
-            self.until = now + HUSH;
-            HUSH
+            self.until = now + time;
+            time
         })
     }
 }
@@ -67,6 +73,16 @@ mod tests {
     #[test]
     fn it_goes_on_while_a_queue_is_left() {
         assert_eq!(asked(24, |ms| ms < 4_500), [3_750, 4_000, 4_250]);
+    }
+
+    /// Where each look takes long.
+    #[test]
+    fn it_goes_on_where_it_is_seldom_asked() {
+        let start = Instant::now();
+        let mut hushes = Hushes::new(start);
+        let hushed = |look: &u64| hushes.next(*look < 14, start + MS(look * 600)).is_some();
+        let all: Vec<u64> = (0..20).filter(hushed).collect();
+        assert_eq!(all, [6, 7, 8, 9, 10, 11, 12]);
     }
 
     #[test]

@@ -230,6 +230,7 @@ mod tests {
         set(&valve, 1, 0.5);
         let works = valve.pass(0, Duration::ZERO).await;
         valve.hush(ms(300));
+        valve.hush(ms(60));
         let began = Instant::now();
         valve.breathe(ms(2)).await;
         assert_eq!(began.elapsed(), ms(300));

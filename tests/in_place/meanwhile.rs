@@ -2,7 +2,7 @@
 //! application.
 
 use crate::harness::{Background, Output};
-use crate::scene::{SOON, Shop, exec};
+use crate::scene::{SOON, Shop, exec, wait_for};
 
 use super::{arguments, as_its_twin, resume, run, table};
 
@@ -14,6 +14,9 @@ async fn about_to_fill(shop: &Shop) -> Background {
     let gate = ["--throttle-query", "SELECT n FROM public.gate", "--workers", "1"];
     let mut held = Background::start(arguments(shop, TOKEN, &gate));
     held.wait_for_saying("step 2 of 3: UPDATE").await;
+    // It has looked for what fires once more, before it asks for the first range.
+    let past = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/plan')";
+    wait_for(&shop.client, &mut held, "the fill begins", past).await;
     held
 }
 

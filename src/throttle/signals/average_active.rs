@@ -21,22 +21,25 @@ use crate::pg::Session;
 use crate::throttle::controller::{FeltBy, Reading};
 use crate::throttle::limits::Limits;
 
-/// How often they are counted, and of all the time that may cost no more than one of so much.
+/// How often they are counted. Where that takes long, by many sessions or the way to the server, less often.
 const EVERY: Duration = Duration::from_millis(20);
-const SHARE: u32 = 50;
+const SHARE: u32 = 15;
 const SELDOM: Duration = Duration::from_millis(200);
+/// Where they could not be counted for so long, the server is not well.
+const LOST: Duration = Duration::from_secs(2);
 /// What is told is of so long.
 const WINDOW: Duration = Duration::from_secs(2);
 /// What there was without us is of so long.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Whether there is a queue is seen in so long.
-const GLANCE: Duration = Duration::from_millis(200);
+/// Whether there is a queue is seen by so many counts, within so long.
+const GLANCE: usize = 10;
+const GLANCE_SPAN: Duration = Duration::from_millis(1500);
 /// No queue of ours is left after so long.
 const DRAINED: Duration = Duration::from_secs(3);
-/// Ours make way for so long at a time, a few counts; where that was in vain, not again before so long, since what has
-/// not gone by then has come to stay.
-pub(super) const WAY: Duration = Duration::from_millis(60);
+/// Where they made way in vain, ours do not again before so long: what has not gone by then has come to stay.
 const IN_VAIN: Duration = Duration::from_secs(10);
+/// Ours rest a moment later than they are asked to.
+const LATE: Duration = Duration::from_millis(700);
 const FEWEST: usize = 5;
 /// So many more than when calm, or such a share of them, may be chance.
 const CHANCE: f64 = 0.6;
@@ -76,12 +79,13 @@ impl Counter {
         let began = Instant::now();
         let rows = self.session.run(&self.count, &[]).await?;
         let took = began.elapsed();
+        let again = (took * SHARE).clamp(EVERY, SELDOM);
         let row = rows.first().ok_or_else(|| Error::failed("the server counts no sessions"))?;
         felt.looked(row.get::<_, i64>(0).max(0) as u64);
         if let Some(count) = row.get::<_, Option<i64>>(1) {
-            felt.counted(count as f64);
+            felt.counted(count as f64, took + again);
         }
-        tokio::time::sleep((took * SHARE).clamp(EVERY, SELDOM)).await;
+        tokio::time::sleep(again).await;
         Ok(())
     }
 }
@@ -115,7 +119,7 @@ impl AverageActive {
             None => self.resting.0.clear(),
             Some(_) => self.resting.0.push_back((now, count)),
         }
-        let lately = self.resting.since(now, GLANCE).or_else(|| self.busy.since(now, WINDOW));
+        let lately = self.resting.glance(now).or_else(|| self.busy.since(now, WINDOW));
         let more = lately.zip(self.usual).is_some_and(|(lately, usual)| is_more(lately, usual));
         self.drains = more && rested.is_none_or(|idle| idle < DRAINED);
         let calm = rested.is_some() && !self.drains;
@@ -132,14 +136,14 @@ impl AverageActive {
     /// A queue that came about in a moment, by a stall of the disk or since a processor is used up, is gone in a moment
     /// where nobody adds to it; with us at work it takes many times as long, in which everybody waits who comes.
     fn make_way(&mut self, count: f64, now: Instant) -> bool {
-        self.last.forget(now, GLANCE);
+        self.last.forget(now, GLANCE_SPAN);
         self.last.0.push_back((now, count));
-        let Some((glance, usual)) = self.last.since(now, GLANCE).zip(self.usual) else {
+        let Some((glance, usual)) = self.last.glance(now).zip(self.usual) else {
             return false;
         };
         match self.way {
             Some(_) if !is_more(glance, usual) => self.way = None,
-            Some(began) if now.duration_since(began) >= DRAINED => {
+            Some(began) if now.duration_since(began) >= DRAINED + LATE => {
                 self.way = None;
                 self.stays = Some(now + IN_VAIN);
             }
@@ -161,6 +165,13 @@ impl AverageActive {
     /// Nothing where it is not known how many there are in calm.
     pub(super) fn reading(&self, anybody: bool, limits: &Limits, now: Instant) -> Option<Reading> {
         let calm = self.usual?;
+        let signal = "average-active".to_owned();
+        let felt_by = FeltBy::of(anybody);
+        let silent = self.last.0.back().map_or(Duration::ZERO, |(at, _)| now.duration_since(*at));
+        if silent >= LOST {
+            let text = format!("nobody could be counted for {:.0} s", silent.as_secs_f64());
+            return Some(Reading { felt_by, signal, pressure: None, text });
+        }
         let active = self.busy.since(now, WINDOW).unwrap_or(calm);
         let limit = most(calm, limits.active_factor);
         let share = (active - calm).max(0.0) / (limit - calm);
@@ -174,8 +185,7 @@ impl AverageActive {
             ),
             false => (0.0, "nobody else is at work".to_owned()),
         };
-        let signal = "average-active".to_owned();
-        Some(Reading { felt_by: FeltBy::of(anybody), signal, pressure: Some(pressure), text })
+        Some(Reading { felt_by, signal, pressure: Some(pressure), text })
     }
 }
 
@@ -199,6 +209,14 @@ impl Counts {
         }
     }
 
+    /// The mean of the last few.
+    fn glance(&self, now: Instant) -> Option<f64> {
+        let last = self.0.len().saturating_sub(GLANCE);
+        let recent = |(at, _): &&(Instant, f64)| now.duration_since(*at) <= GLANCE_SPAN;
+        let counts: Vec<f64> = self.0.iter().skip(last).filter(recent).map(|(_, n)| *n).collect();
+        (counts.len() >= FEWEST).then(|| counts.iter().sum::<f64>() / counts.len() as f64)
+    }
+
     /// The mean of the last so long.
     fn since(&self, now: Instant, span: Duration) -> Option<f64> {
         let counts = self.0.iter().rev().take_while(|(at, _)| now.duration_since(*at) <= span);
@@ -213,19 +231,21 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    /// An application that is counted fifty times a second.
+    /// An application that is counted again and again.
     struct Counted {
         active: AverageActive,
         start: Instant,
         ms: u64,
         /// How long ours have rested, where they do.
         rest: Option<u64>,
+        /// Milliseconds from one count to the next.
+        each: u64,
     }
 
     impl Counted {
         fn new() -> Self {
             let (active, start) = (AverageActive::default(), Instant::now());
-            let mut counted = Counted { active, start, ms: 0, rest: Some(1_000) };
+            let mut counted = Counted { active, start, ms: 0, rest: Some(1_000), each: 20 };
             counted.go_on(1_000, |_| 1.0);
             counted
         }
@@ -241,8 +261,8 @@ mod tests {
             while self.ms < from + ms {
                 let idle = self.rest.map(MS);
                 ways += usize::from(self.active.counted(count(self.ms - from), idle, self.now()));
-                self.ms += 20;
-                self.rest = self.rest.map(|rest| rest + 20);
+                self.ms += self.each;
+                self.rest = self.rest.map(|rest| rest + self.each);
             }
             ways
         }
@@ -301,6 +321,27 @@ mod tests {
         assert!((10..30).contains(&ways), "{ways} of 50");
         let again = counted.go_on(200, |_| 4.0);
         assert!(again > 3, "at once: {again} of 10");
+    }
+
+    /// Over a long way, or where many are to be counted.
+    #[test]
+    fn where_they_are_counted_seldom_it_is_the_same() {
+        let mut counted = Counted::new();
+        (counted.rest, counted.each) = (None, 200);
+        assert!(counted.go_on(3_000, |_| 4.0) > 3, "they make way");
+        counted.rest = Some(0);
+        counted.go_on(1_600, |_| 4.0);
+        assert!(counted.active.drains());
+        counted.go_on(1_600, |_| 1.0);
+        assert!(!counted.active.drains());
+    }
+
+    #[test]
+    fn whoever_cannot_be_counted_is_not_calm() {
+        let counted = Counted::new();
+        let later = counted.now() + LOST;
+        let lost = counted.active.reading(true, &Limits::default(), later).unwrap();
+        assert_eq!(lost.pressure, None, "{lost:?}");
     }
 
     #[test]

@@ -1,31 +1,44 @@
-//! How many transactions begin to write a second while we rest, against how many do while we work. As many as ever come,
-//! whether we work or not: where more are done in our rests, those are the ones that had to wait while we worked.
-//! That shows where all clients are at work all the time and their number says nothing any more
+//! How many transactions that write are done a second while we rest, against how many were beside us just before. As many
+//! as ever come, whether we work or not: where more are done in our rests, those are the ones that had to wait while we
+//! worked. That shows where all clients are at work all the time and their number says nothing any more
 //! (measured: an application that had hardly anything free without us was five seconds late in the end, while each
 //! of its sessions was as busy in calm as beside us).
+//!
+//! They are counted by the transaction ids that are given out, ours among them, which are few. What comes over a moment
+//! of one sort shows in that moment alone: each rest is held against the seconds before it, and of several the one in
+//! the middle counts. And it is news once: the copy that gets slower by it, is faster or slower than it was only when
+//! the next rest has shown what became of it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::throttle::controller::{FeltBy, Reading};
+use crate::throttle::controller::{FELT, FeltBy, Reading};
 
-/// Of so long, at work and at rest; a rest is short and seldom.
-const AT_WORK: Duration = Duration::from_secs(8);
-const AT_REST: Duration = Duration::from_secs(30);
-/// Nobody of ours has worked for so long: what it had begun is done.
-pub(super) const RESTED: Duration = Duration::from_millis(20);
-/// Of less than this nothing can be said: so long, and so many in the rests.
-const LEAST: Duration = Duration::from_millis(800);
-const FEWEST: f64 = 300.0;
+/// Before a rest.
+const BESIDE: Duration = Duration::from_secs(2);
+/// Of less than this nothing can be said: so long, and so many.
+const LEAST_BESIDE: Duration = Duration::from_millis(500);
+const LEAST_REST: Duration = Duration::from_millis(150);
+const FEWEST: f64 = 40.0;
 /// Two looks that are further apart say little of either.
-const APART: Duration = Duration::from_millis(500);
+const APART: Duration = Duration::from_millis(300);
+/// So many rests, the last ones, of so long.
+const RESTS: usize = 5;
+const REMEMBERED: Duration = Duration::from_secs(45);
+/// With fewer it may be chance.
+const FEWEST_RESTS: usize = 3;
+/// What a rest showed is news for so long, a few decisions of the controller.
+const NEWS: Duration = Duration::from_millis(1250);
 /// How many times as many may be done in a rest.
 const LIMIT: f64 = 1.25;
 
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    work: Spans,
-    rest: Spans,
+    beside: VecDeque<Span>,
+    /// Of the rest that goes on.
+    rest: Span,
+    /// When each rest ended, and how many times as many were done in it.
+    ratios: VecDeque<(Instant, f64)>,
     last: Option<Look>,
 }
 
@@ -36,30 +49,70 @@ struct Look {
     rests: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    at: Option<Instant>,
+    took: Duration,
+    done: f64,
+}
+
+impl Default for Span {
+    fn default() -> Self {
+        Span { at: None, took: Duration::ZERO, done: 0.0 }
+    }
+}
+
 impl Backlog {
-    /// The next transaction that writes will be this one, and whether ours rest.
+    /// The last transaction that was done is the one before this, and whether ours rest.
     pub(super) fn looked(&mut self, transaction: u64, rests: bool, at: Instant) {
-        let look = Look { at, transaction, rests };
-        let Some(last) = self.last.replace(look) else { return };
+        let Some(last) = self.last.replace(Look { at, transaction, rests }) else { return };
         let took = at.duration_since(last.at);
+        if last.rests && !rests {
+            self.rest_ended(at);
+        }
         if last.rests != rests || took > APART {
             return;
         }
-        let span = Span { at, took, done: transaction.saturating_sub(last.transaction) as f64 };
-        if rests { &mut self.rest } else { &mut self.work }.0.push_back(span);
-        self.work.forget(at, AT_WORK);
-        self.rest.forget(at, AT_REST);
+        let done = transaction.saturating_sub(last.transaction) as f64;
+        if rests {
+            let Span { took: before, done: so_far, .. } = self.rest;
+            self.rest = Span { at: Some(at), took: before + took, done: so_far + done };
+        } else {
+            self.beside.push_back(Span { at: Some(at), took, done });
+        }
+    }
+
+    fn rest_ended(&mut self, now: Instant) {
+        let rest = std::mem::take(&mut self.rest);
+        let before = rest.at.map_or(now, |end| end.checked_sub(rest.took).unwrap_or(end));
+        let recent =
+            |s: &&Span| s.at.is_some_and(|at| before.saturating_duration_since(at) <= BESIDE);
+        let (mut took, mut done) = (Duration::ZERO, 0.0);
+        for span in self.beside.iter().filter(recent) {
+            (took, done) = (took + span.took, done + span.done);
+        }
+        self.beside.clear();
+        if rest.took < LEAST_REST || took < LEAST_BESIDE || rest.done < FEWEST {
+            return;
+        }
+        let ratio = rest.done / rest.took.as_secs_f64() / (done / took.as_secs_f64()).max(1.0);
+        self.ratios.push_back((now, ratio));
+        self.ratios.drain(..self.ratios.len().saturating_sub(RESTS));
     }
 
     /// Nothing where too few write.
-    pub(super) fn reading(&self, anybody: bool) -> Option<Reading> {
-        let (beside, rest) = (self.work.rate(0.0)?, self.rest.rate(FEWEST)?);
-        let share = (rest / beside.max(1.0) - 1.0).max(0.0) / (LIMIT - 1.0);
+    pub(super) fn reading(&self, anybody: bool, now: Instant) -> Option<Reading> {
+        let lately = self.ratios.iter().filter(|(at, _)| now.duration_since(*at) <= REMEMBERED);
+        let mut ratios: Vec<f64> = lately.map(|(_, ratio)| *ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let ratio = *ratios.get(ratios.len() / 2).filter(|_| ratios.len() >= FEWEST_RESTS)?;
+        let share = (ratio - 1.0).max(0.0) / (LIMIT - 1.0);
+        let news = self.ratios.back().is_some_and(|(at, _)| now.duration_since(*at) <= NEWS);
         let (pressure, text) = match anybody {
             true => (
-                share,
+                if news { share } else { share.min(FELT * 0.9) },
                 format!(
-                    "{beside:.0} transactions a second write beside us, {rest:.0} while we rest"
+                    "{ratio:.2} of {LIMIT:.2} times as many transactions are done while we rest"
                 ),
             ),
             false => (0.0, "nobody else is at work".to_owned()),
@@ -69,71 +122,71 @@ impl Backlog {
     }
 }
 
-#[derive(Debug)]
-struct Span {
-    at: Instant,
-    took: Duration,
-    done: f64,
-}
-
-#[derive(Debug, Default)]
-struct Spans(VecDeque<Span>);
-
-impl Spans {
-    fn forget(&mut self, now: Instant, after: Duration) {
-        while self.0.front().is_some_and(|span| now.duration_since(span.at) > after) {
-            self.0.pop_front();
-        }
-    }
-
-    /// A second, where there were so many.
-    fn rate(&self, fewest: f64) -> Option<f64> {
-        let took: Duration = self.0.iter().map(|span| span.took).sum();
-        let done: f64 = self.0.iter().map(|span| span.done).sum();
-        (took >= LEAST && done >= fewest).then(|| done / took.as_secs_f64())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    /// What presses after some seconds in which so many are done each 20 ms beside us, and while we rest, which is for
-    /// 0.4 of each 4 s.
-    fn pressure(beside: u64, resting: u64) -> Option<f64> {
+    /// The highest pressure in the second half of `seconds`, where the application's load at a time is so many each 20 ms,
+    /// of which beside us only so many can be done, and while we rest, 0.4 of each 4 s, so many.
+    fn pressure(seconds: u64, load: impl Fn(u64) -> u64, beside: u64, resting: u64) -> Option<f64> {
         let (mut backlog, start, mut transaction) = (Backlog::default(), Instant::now(), 1000);
-        for look in 0..1000u64 {
+        let (mut waiting, mut most) = (0, None);
+        for look in 0..seconds * 50 {
             let rests = look % 200 >= 180;
-            transaction += if rests { resting } else { beside };
-            backlog.looked(transaction, rests, start + MS(look * 20));
+            waiting += load(look * 20);
+            let done = waiting.min(if rests { resting } else { beside });
+            (waiting, transaction) = (waiting - done, transaction + done);
+            let now = start + MS(look * 20);
+            backlog.looked(transaction, rests, now);
+            if look > seconds * 25 {
+                let pressure = backlog.reading(true, now).and_then(|r| r.pressure);
+                most = most.max(pressure.map(|p| (p * 1000.0) as u64));
+            }
         }
-        backlog.reading(true)?.pressure
+        most.map(|p| p as f64 / 1000.0)
     }
 
     #[test]
     fn what_is_done_in_our_rests_had_to_wait_for_us() {
-        assert_eq!(pressure(40, 40), Some(0.0));
-        let some = pressure(40, 45).unwrap();
-        assert!((0.49..0.51).contains(&some), "{some}");
-        assert!(pressure(40, 60).unwrap() > 1.9);
-        assert_eq!(pressure(40, 30), Some(0.0), "it has less to do just now");
+        assert_eq!(pressure(60, |_| 40, 50, 50), Some(0.0), "nobody has to wait");
+        let over = pressure(60, |_| 42, 40, 60).unwrap();
+        assert!((1.0..2.1).contains(&over), "{over}");
+    }
+
+    #[test]
+    fn an_application_that_does_more_or_less_than_before_is_not_hurt() {
+        let falls = pressure(60, |ms| if ms < 45_000 { 40 } else { 20 }, 90, 90).unwrap();
+        let waves = pressure(120, |ms| if ms % 20_000 < 10_000 { 40 } else { 25 }, 90, 90).unwrap();
+        let burst = pressure(60, |ms| if (47_500..48_500).contains(&ms) { 90 } else { 20 }, 90, 90);
+        assert!(
+            falls < FELT && waves < FELT && burst.unwrap() < FELT,
+            "{falls}, {waves}, {burst:?}"
+        );
     }
 
     #[test]
     fn of_few_nothing_is_said() {
-        assert_eq!(pressure(1, 1), None);
-        assert!(pressure(0, 40).unwrap() > 3.0, "nothing is done at all beside us");
-        assert!(Backlog::default().reading(true).is_none());
+        assert_eq!(pressure(60, |_| 1, 9, 9), None);
+        assert!(Backlog::default().reading(true, Instant::now()).is_none());
+    }
+
+    /// Else the speed would fall on and on by the same.
+    #[test]
+    fn it_is_news_once() {
+        let (mut backlog, start) = (Backlog::default(), Instant::now());
+        backlog.ratios = [1.5; 3].map(|ratio| (start, ratio)).into();
+        let at = |ms| backlog.reading(true, start + MS(ms)).unwrap().pressure.unwrap();
+        assert!(at(1_000) > 1.9 && at(2_000) < FELT, "{} {}", at(1_000), at(2_000));
     }
 
     #[test]
-    fn a_look_that_comes_late_says_nothing() {
+    fn looks_that_are_far_apart_say_nothing() {
         let (mut backlog, start) = (Backlog::default(), Instant::now());
-        for look in 0..10u64 {
-            backlog.looked(look * 1000, look % 2 == 0, start + MS(look * 600));
+        for look in 0..100u64 {
+            backlog.looked(look * 1000, look % 20 > 15, start + MS(look * 400));
         }
-        assert!(backlog.work.0.is_empty() && backlog.rest.0.is_empty());
+        assert!(backlog.ratios.is_empty());
     }
 }

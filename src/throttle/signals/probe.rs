@@ -16,8 +16,8 @@ use hdrhistogram::Histogram;
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
-use super::average_active::{AverageActive, WAY};
-use super::backlog::{Backlog, RESTED};
+use super::average_active::AverageActive;
+use super::backlog::Backlog;
 use crate::error::Result;
 use crate::pg::{Raw, Session};
 use crate::throttle::controller::{FeltBy, Reading};
@@ -44,6 +44,8 @@ const FEWEST: usize = 5;
 /// A server that is not busy answers in no time; some times as long as that is still in no time. So much more
 /// than when calm is never too much.
 const LEAST_MORE: Duration = Duration::from_millis(1);
+/// Ours make way for so many times as long as it is until they are counted again.
+const WAY: u32 = 3;
 /// A read that does not come back is as bad as one that took so long; it is told meanwhile.
 const LIMIT: &str = "10s";
 
@@ -137,19 +139,19 @@ impl Felt {
         Ok(took)
     }
 
-    /// The next transaction that writes will be this one.
+    /// All transactions that write before this one were begun, and most are done.
     pub(super) fn looked(&self, transaction: u64) {
-        let rests = self.valve.presence().idle_for().is_some_and(|idle| idle >= RESTED);
+        let rests = self.valve.presence().idle_for().is_some_and(|idle| idle >= SETTLED);
         lock(&self.backlog).looked(transaction, rests, Instant::now());
     }
 
-    /// So many sessions of others are at work just now. Where that shows a queue, everybody of ours makes way until they
-    /// are counted again.
-    pub(super) fn counted(&self, count: f64) {
+    /// So many sessions of others are at work just now, and they are counted again after so long. Where that shows a
+    /// queue, everybody of ours makes way until then.
+    pub(super) fn counted(&self, count: f64, again: Duration) {
         let idle = self.valve.presence().idle_for();
         let queue = lock(&self.active).counted(count, idle, Instant::now());
         if queue && self.heeds.load(Ordering::Relaxed) {
-            self.valve.hush(WAY);
+            self.valve.hush(again * WAY);
         }
     }
 
@@ -167,7 +169,7 @@ impl Felt {
         ];
         if limits.probe_latency.is_none() {
             readings.extend(lock(&self.active).reading(anybody, limits, now));
-            readings.extend(lock(&self.backlog).reading(anybody));
+            readings.extend(lock(&self.backlog).reading(anybody, now));
         }
         readings
     }
