@@ -46,6 +46,8 @@ const CHANCE: f64 = 0.6;
 const CHANCE_SHARE: f64 = 0.3;
 /// And so many more are never too many: half of next to nothing is nothing.
 const LEAST_MORE: f64 = 1.0;
+/// Nor are fewer than so many: one that takes long for itself is nobody's fault.
+const LEAST_MOST: f64 = 2.5;
 /// From so many times as many on there is a queue.
 const LEAST_FACTOR: f64 = 1.5;
 /// There are no more at work than there are clients, however long their queues: what is over the limit counts so many
@@ -196,7 +198,7 @@ fn is_more(active: f64, usual: f64) -> bool {
 
 /// So many are not too many.
 fn most(usual: f64, factor: f64) -> f64 {
-    (usual * factor).max(usual + LEAST_MORE)
+    (usual * factor).max(usual + LEAST_MORE).max(LEAST_MOST)
 }
 
 #[derive(Debug, Default)]
@@ -246,7 +248,7 @@ mod tests {
         fn new() -> Self {
             let (active, start) = (AverageActive::default(), Instant::now());
             let mut counted = Counted { active, start, ms: 0, rest: Some(1_000), each: 20 };
-            counted.go_on(1_000, |_| 1.0);
+            counted.go_on(1_000, |_| 2.0);
             counted
         }
 
@@ -278,9 +280,9 @@ mod tests {
         let mut counted = Counted::new();
         assert_eq!(counted.pressure(), 0.0);
         counted.rest = None;
-        counted.go_on(3_000, |_| 1.5);
+        counted.go_on(3_000, |_| 2.5);
         assert!((0.49..0.51).contains(&counted.pressure()), "{}", counted.pressure());
-        counted.go_on(3_000, |_| 3.0);
+        counted.go_on(3_000, |_| 4.0);
         assert!((2.99..3.01).contains(&counted.pressure()), "what is over counts twice");
         let nobody = counted.active.reading(false, &Limits::default(), counted.now()).unwrap();
         assert_eq!((nobody.pressure, nobody.felt_by), (Some(0.0), FeltBy::Others));
@@ -291,14 +293,14 @@ mod tests {
     fn a_queue_that_is_left_in_a_rest_is_not_calm() {
         let mut counted = Counted::new();
         counted.rest = None;
-        counted.go_on(3_000, |_| 4.0);
+        counted.go_on(3_000, |_| 5.0);
         counted.rest = Some(0);
-        counted.go_on(1_000, |_| 4.0);
+        counted.go_on(1_000, |_| 5.0);
         assert!(counted.active.drains() && counted.pressure() > 4.0, "{}", counted.pressure());
-        counted.go_on(1_000, |_| 1.0);
+        counted.go_on(1_000, |_| 2.0);
         assert!(!counted.active.drains());
         counted.rest = None;
-        counted.go_on(3_000, |_| 2.0);
+        counted.go_on(3_000, |_| 3.0);
         assert!((0.99..1.01).contains(&counted.pressure()), "{}", counted.pressure());
     }
 
@@ -306,9 +308,9 @@ mod tests {
     fn what_stays_though_we_rest_is_not_ours() {
         let mut counted = Counted::new();
         counted.rest = Some(0);
-        counted.go_on(6_000, |_| 4.0);
+        counted.go_on(6_000, |_| 5.0);
         counted.rest = None;
-        counted.go_on(3_000, |_| 4.0);
+        counted.go_on(3_000, |_| 5.0);
         assert!(counted.pressure() < 0.1, "{}", counted.pressure());
     }
 
@@ -316,10 +318,10 @@ mod tests {
     fn ours_make_way_for_a_queue_until_it_is_gone() {
         let mut counted = Counted::new();
         counted.rest = None;
-        assert_eq!(counted.go_on(1_000, |ms| if ms % 100 == 0 { 3.0 } else { 1.0 }), 0, "chance");
-        let ways = counted.go_on(1_000, |ms| if ms < 300 { 4.0 } else { 1.0 });
+        assert_eq!(counted.go_on(1_000, |ms| if ms % 100 == 0 { 4.0 } else { 2.0 }), 0, "chance");
+        let ways = counted.go_on(1_000, |ms| if ms < 300 { 5.0 } else { 2.0 });
         assert!((10..30).contains(&ways), "{ways} of 50");
-        let again = counted.go_on(200, |_| 4.0);
+        let again = counted.go_on(200, |_| 5.0);
         assert!(again > 3, "at once: {again} of 10");
     }
 
@@ -328,11 +330,11 @@ mod tests {
     fn where_they_are_counted_seldom_it_is_the_same() {
         let mut counted = Counted::new();
         (counted.rest, counted.each) = (None, 200);
-        assert!(counted.go_on(3_000, |_| 4.0) > 3, "they make way");
+        assert!(counted.go_on(3_000, |_| 5.0) > 3, "they make way");
         counted.rest = Some(0);
-        counted.go_on(1_600, |_| 4.0);
+        counted.go_on(1_600, |_| 5.0);
         assert!(counted.active.drains());
-        counted.go_on(1_600, |_| 1.0);
+        counted.go_on(1_600, |_| 2.0);
         assert!(!counted.active.drains());
     }
 
@@ -348,7 +350,7 @@ mod tests {
     fn where_it_is_in_vain_ours_make_way_no_more() {
         let mut counted = Counted::new();
         counted.rest = None;
-        counted.go_on(4_000, |_| 4.0);
-        assert_eq!(counted.go_on(5_000, |_| 4.0), 0);
+        counted.go_on(4_000, |_| 5.0);
+        assert_eq!(counted.go_on(5_000, |_| 5.0), 0);
     }
 }
