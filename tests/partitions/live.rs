@@ -7,7 +7,7 @@ use super::mover::Mover;
 use super::same::{same_partitions, same_rows};
 use super::{TABLE, make};
 use crate::harness::{self, Background};
-use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, shop};
+use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, shop, wait_for};
 
 const KEY_WITH_TIME: &str =
     "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)";
@@ -55,6 +55,10 @@ impl Case {
         let report = traffic.stop().await.unwrap();
         assert_eq!((report.error_count, report.anomaly_count), (0, 0), "{what}: {report:?}");
 
+        // The last rows that came may be those that have partitions made.
+        let same = "SELECT NOT EXISTS (SELECT id, status, created_at FROM ours.orders \
+                    EXCEPT SELECT id, status, created_at FROM ours.orders_v2)";
+        wait_for(&shop.client, &mut run, "the new table has all rows", same).await;
         self.make_the_twin(&shop).await;
         harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);
         let output = run.finish(SOON).await.expect_code(0);
