@@ -54,6 +54,8 @@ const SPILL_BATCH: usize = 20_000;
 /// whoever commits meanwhile waits for what it writes.
 const GENTLE_BATCH: usize = 128;
 const GENTLE_REST: u32 = 4;
+/// With room for fewer the stream would have to wait while it rests.
+const ROOM: usize = 10_000;
 const LONGEST_REST: Duration = Duration::from_millis(100);
 const LOAD_BATCH: i64 = 10_000;
 
@@ -107,7 +109,8 @@ impl Keeper {
         let Limits { spill_keys, most_keys, spill_wal } = self.limits;
         let dirty = self.tracker.dirty();
         let retained = dirty.received().bytes_since(dirty.confirmable());
-        dirty.in_memory() > (spill_keys + most_keys) / 2 || retained > spill_wal * 2
+        let room = most_keys.saturating_sub(dirty.in_memory());
+        room < ROOM.max(most_keys.saturating_sub(spill_keys) / 2) || retained > spill_wal * 2
     }
 
     /// Whether stored keys wait for room.
