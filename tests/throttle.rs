@@ -312,8 +312,15 @@ async fn more_that_are_at_work_than_in_calm_hold_the_copy_up_until_a_rest_shows_
             while client.batch_execute("SELECT pg_sleep(2)").await.is_ok() {}
         }));
     }
-    held.run.wait_for_saying("it waits for average-active: ").await;
-    held.run.wait_for_saying("it goes on").await;
+    let share = |is: &str| {
+        format!(
+            "SELECT EXISTS (SELECT FROM pgwraith.progress p, jsonb_array_elements(p.facts->'signals') s \
+             WHERE s->>'signal' = 'average-active' AND (s->>'share')::float8 {is})"
+        )
+    };
+    wait_for(&shop.client, &mut held.run, "they are too many", &share("> 1")).await;
+    wait_for(&shop.client, &mut held.run, "they are not ours", &share("< 0.1")).await;
+    assert!(clients.iter().all(|client| !client.is_finished()), "they are there all the time");
     clients.iter().for_each(tokio::task::JoinHandle::abort);
     held.run.finish(SOON).await.expect_code(0);
 }
