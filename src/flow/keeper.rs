@@ -30,21 +30,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { spill_keys: 100_000, most_keys: 200_000, spill_wal: 512 << 20 }
+        Limits { spill_keys: 50_000, most_keys: 100_000, spill_wal: 64 << 20 }
     }
 }
 
-impl Limits {
-    /// The same, where a slot that holds back so many bytes is given up: long before that keys are stored, and before
-    /// the copy is slowed down for it.
-    pub fn within(self, slot: u64) -> Self {
-        let most = (slot / SPILL_SHARE).max(LEAST_SPILL_WAL);
-        Limits { spill_wal: self.spill_wal.min(most), ..self }
-    }
-}
-
-const SPILL_SHARE: u64 = 16;
-const LEAST_SPILL_WAL: u64 = 16 << 20;
 /// The least interval between two stored positions.
 const CONFIRM_EVERY: Duration = Duration::from_secs(1);
 /// The least advance that is stored.
@@ -52,10 +41,8 @@ const CONFIRM_BYTES: u64 = 16 << 10;
 const SPILL_BATCH: usize = 20_000;
 /// Where there is room in memory still, few are stored at a time, and it rests so many times as long after each:
 /// whoever commits meanwhile waits for what it writes.
-const GENTLE_BATCH: usize = 128;
-const GENTLE_REST: u32 = 4;
-/// With room for fewer the stream would have to wait while it rests.
-const ROOM: usize = 10_000;
+const GENTLE_BATCH: usize = 500;
+const GENTLE_REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(100);
 const LOAD_BATCH: i64 = 10_000;
 
@@ -87,13 +74,14 @@ impl Keeper {
             if self.tracker.take_clash() && self.is_crowded() {
                 self.spill(SPILL_BATCH).await?;
             }
-            while self.should_spill() && self.spill_in_turn(&stop).await? {
-                self.confirm_in_turn(&mut confirmed_at).await?;
-            }
+            while self.should_spill() && self.spill_in_turn(&stop).await? {}
             if self.should_load() {
                 self.load(&mut loaded_through).await?;
             }
-            self.confirm_in_turn(&mut confirmed_at).await?;
+            if confirmed_at.elapsed() >= CONFIRM_EVERY {
+                self.confirm().await?;
+                confirmed_at = Instant::now();
+            }
         }
     }
 
@@ -102,15 +90,6 @@ impl Keeper {
         let retained = dirty.received().bytes_since(dirty.confirmable());
         dirty.in_memory() > self.limits.spill_keys
             || retained > self.limits.spill_wal && dirty.in_memory() > 0
-    }
-
-    /// Whether more come than are stored with rests.
-    fn has_no_time(&self) -> bool {
-        let Limits { spill_keys, most_keys, spill_wal } = self.limits;
-        let dirty = self.tracker.dirty();
-        let retained = dirty.received().bytes_since(dirty.confirmable());
-        let room = most_keys.saturating_sub(dirty.in_memory());
-        room < ROOM.max(most_keys.saturating_sub(spill_keys) / 2) || retained > spill_wal * 2
     }
 
     /// Whether stored keys wait for room.
@@ -128,7 +107,7 @@ impl Keeper {
 
     /// Stores some, as many as memory asks for.
     async fn spill_in_turn(&self, stop: &CancellationToken) -> Result<bool> {
-        if self.has_no_time() {
+        if self.tracker.dirty().in_memory() > self.limits.spill_keys {
             return self.spill(SPILL_BATCH).await;
         }
         let began = Instant::now();
@@ -193,14 +172,6 @@ impl Keeper {
         Ok(())
     }
 
-    async fn confirm_in_turn(&self, at: &mut Instant) -> Result<()> {
-        if at.elapsed() >= CONFIRM_EVERY {
-            self.confirm().await?;
-            *at = Instant::now();
-        }
-        Ok(())
-    }
-
     async fn confirm(&self) -> Result<()> {
         let position = self.tracker.dirty().confirmable();
         // Storing it moves the log's end too; on a resting server that must come to rest.
@@ -237,16 +208,4 @@ pub(super) async fn store_keys(
                pg_catalog.unnest($3::pg_catalog.bytea[]), pg_catalog.unnest($4::pg_catalog.text[])) AS u(key, xid)";
     session.execute(sql, &[&flow.migration, &flow.number, &keys, &xids]).await?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_stored_long_before_the_slot_is_given_up() {
-        const MB: u64 = 1 << 20;
-        let spill = |slot| Limits::default().within(slot).spill_wal / MB;
-        assert_eq!([10 << 30, 1 << 30, 400 * MB, 64 * MB, 0].map(spill), [512, 64, 25, 16, 16]);
-    }
 }

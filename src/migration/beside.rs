@@ -12,7 +12,6 @@ use super::begun::Known;
 use super::context::Context;
 use super::newcomers::Newcomers;
 use super::run::Settings;
-use super::slot_limits::SlotLimits;
 use super::stretch::Stretch;
 use super::supervisor::Background;
 use super::voice::Unthrottled;
@@ -164,13 +163,12 @@ impl Stretch<'_, '_> {
             let (flow, tracker) = (Arc::clone(flow), Arc::clone(tracker));
             self.supervisor.spawn(|end| capture(stream, flow, tracker, next_xid, most, end))
         };
-        let slot = SlotLimits::read(control, self.run.settings.index.max_slot_wal).await?.bytes();
         let keeper = Keeper {
             session: self.session("keeper").await?,
             flow: Arc::clone(flow),
             writer: context.writer.clone(),
             tracker: Arc::clone(tracker),
-            limits: self.run.settings.keeper.within(slot),
+            limits: self.run.settings.keeper,
         };
         let truncator = Truncator {
             session: self.session("truncate").await?,

@@ -59,14 +59,7 @@ impl Drop for Rest {
 
 impl Presence {
     pub(super) fn come(&self) -> There {
-        let used = self.is_used();
-        let mut state = self.lock();
-        // What went on before is not known here, and may have ended just now.
-        if !used && state.idle.is_some() {
-            state.idle = Some(Instant::now());
-        }
-        state.there += 1;
-        drop(state);
+        self.lock().there += 1;
         There { presence: self.clone(), works: false }
     }
 
