@@ -25,13 +25,6 @@ pub enum FeltBy {
     Others,
 }
 
-impl FeltBy {
-    /// Of what the application feels, where it is there.
-    pub fn of(anybody: bool) -> Self {
-        if anybody { FeltBy::Application } else { FeltBy::Others }
-    }
-}
-
 /// One signal, as it was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
@@ -53,6 +46,23 @@ impl Reading {
     /// Of a standby.
     pub fn of_standby(signal: String, pressure: Option<f64>, text: String) -> Self {
         Reading { felt_by: FeltBy::Standby, signal, pressure, text }
+    }
+
+    /// Of what the application feels, where it is there: where nobody else is at work, nothing that was measured presses.
+    pub fn of_application(
+        signal: &str,
+        anybody: bool,
+        pressure: Option<f64>,
+        text: impl FnOnce() -> String,
+    ) -> Self {
+        let signal = signal.to_owned();
+        match (anybody, pressure) {
+            (true, _) => Reading { felt_by: FeltBy::Application, signal, pressure, text: text() },
+            (false, None) => Reading::of_others(signal, None, text()),
+            (false, Some(_)) => {
+                Reading::of_others(signal, Some(0.0), "nobody else is at work".to_owned())
+            }
+        }
     }
 
     pub fn is_of_standby(&self) -> bool {
@@ -201,13 +211,12 @@ impl Controller {
             };
             let signal = self.signals.entry(reading.signal.clone()).or_default();
             let before = signal.stops;
-            let (mut change, felt, grows) = match reading.felt_by {
-                FeltBy::Application => {
-                    (signal.take_felt(pressure, seconds, self.speed), FELT, false)
-                }
-                FeltBy::Standby => (signal.take(pressure, seconds), QUIET, true),
-                FeltBy::Others => (signal.take(pressure, seconds), f64::INFINITY, true),
+            let (mut change, felt) = match reading.felt_by {
+                FeltBy::Application => (signal.take_felt(pressure, seconds, self.speed), FELT),
+                FeltBy::Standby => (signal.take(pressure, seconds), QUIET),
+                FeltBy::Others => (signal.take(pressure, seconds), f64::INFINITY),
             };
+            let grows = reading.felt_by != FeltBy::Application;
             if signal.pressure >= felt {
                 self.begins = false;
             } else if self.begins && grows && signal.pressure < SETPOINT {

@@ -9,16 +9,16 @@
 //! rest counts as calm only once there are no more at work than when it was calm before, or it has lasted so long
 //! that no queue of ours is left; whoever asks for a rest prolongs it meanwhile ([`AverageActive::drains`]).
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Statement;
 
 use super::Felt;
+use super::lately::Lately;
 use super::probe::SETTLED;
 use crate::error::{Error, Result};
 use crate::pg::Session;
-use crate::throttle::controller::{FeltBy, Reading};
+use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
 
 /// How often they are counted. Where that takes long, by many sessions or the way to the server, less often.
@@ -54,7 +54,8 @@ const LEAST_FACTOR: f64 = 1.5;
 /// times.
 const OVER: f64 = 2.0;
 
-/// The next transaction that writes; and those at work. Who has been at work for longer is no client that waits for an answer. Null where the role may not see them.
+/// The next transaction that writes; and those at work. Who has been at work for longer is no client that waits for an
+/// answer. Null where the role may not see them.
 const COUNT: &str = "
   SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text::pg_catalog.int8,
     CASE WHEN pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') THEN pg_catalog.count(*) FILTER (
@@ -95,13 +96,13 @@ impl Counter {
 #[derive(Debug, Default)]
 pub(super) struct AverageActive {
     /// While the copy worked, and while a queue was left of that.
-    busy: Counts,
+    busy: Lately<f64>,
     /// While nobody of ours worked, and no queue was left.
-    calm: Counts,
+    calm: Lately<f64>,
     /// The last ones, whoever worked.
-    last: Counts,
+    last: Lately<f64>,
     /// In this rest of ours so far.
-    resting: Counts,
+    resting: Lately<f64>,
     usual: Option<f64>,
     drains: bool,
     /// Since when ours make way.
@@ -118,18 +119,19 @@ impl AverageActive {
         self.calm.forget(now, REMEMBERED);
         let rested = idle.filter(|idle| *idle >= SETTLED);
         match rested {
-            None => self.resting.0.clear(),
-            Some(_) => self.resting.0.push_back((now, count)),
+            None => self.resting.clear(),
+            Some(_) => self.resting.note(now, count),
         }
-        let lately = self.resting.glance(now).or_else(|| self.busy.since(now, WINDOW));
+        self.resting.forget(now, GLANCE_SPAN);
+        let lately = glance(&self.resting, now).or_else(|| mean(self.busy.within(now, WINDOW)));
         let more = lately.zip(self.usual).is_some_and(|(lately, usual)| is_more(lately, usual));
         self.drains = more && rested.is_none_or(|idle| idle < DRAINED);
         let calm = rested.is_some() && !self.drains;
-        if calm { &mut self.calm } else { &mut self.busy }.0.push_back((now, count));
+        if calm { &mut self.calm } else { &mut self.busy }.note(now, count);
         if calm {
             // What comes over the server for a moment shows in the moment alone.
-            let lately = self.calm.since(now, DRAINED);
-            let all = self.calm.since(now, REMEMBERED);
+            let lately = mean(self.calm.within(now, DRAINED));
+            let all = mean(self.calm.within(now, REMEMBERED));
             self.usual = all.into_iter().chain(lately).reduce(f64::max).or(self.usual);
         }
         self.make_way(count, now)
@@ -139,8 +141,8 @@ impl AverageActive {
     /// where nobody adds to it; with us at work it takes many times as long, in which everybody waits who comes.
     fn make_way(&mut self, count: f64, now: Instant) -> bool {
         self.last.forget(now, GLANCE_SPAN);
-        self.last.0.push_back((now, count));
-        let Some((glance, usual)) = self.last.glance(now).zip(self.usual) else {
+        self.last.note(now, count);
+        let Some((glance, usual)) = glance(&self.last, now).zip(self.usual) else {
             return false;
         };
         match self.way {
@@ -167,27 +169,22 @@ impl AverageActive {
     /// Nothing where it is not known how many there are in calm.
     pub(super) fn reading(&self, anybody: bool, limits: &Limits, now: Instant) -> Option<Reading> {
         let calm = self.usual?;
-        let signal = "average-active".to_owned();
-        let felt_by = FeltBy::of(anybody);
-        let silent = self.last.0.back().map_or(Duration::ZERO, |(at, _)| now.duration_since(*at));
+        let reading = |pressure, text: String| {
+            Some(Reading::of_application("average-active", anybody, pressure, || text))
+        };
+        let silent = self.last.last().map_or(Duration::ZERO, |at| now.duration_since(at));
         if silent >= LOST {
             let text = format!("nobody could be counted for {:.0} s", silent.as_secs_f64());
-            return Some(Reading { felt_by, signal, pressure: None, text });
+            return reading(None, text);
         }
-        let active = self.busy.since(now, WINDOW).unwrap_or(calm);
+        let active = mean(self.busy.within(now, WINDOW)).unwrap_or(calm);
         let limit = most(calm, limits.active_factor);
         let share = (active - calm).max(0.0) / (limit - calm);
         let share = share + (share - 1.0).max(0.0) * (OVER - 1.0);
-        let (pressure, text) = match anybody {
-            true => (
-                share,
-                format!(
-                    "{active:.1} of {limit:.1} sessions are at work at a time, {calm:.1} when calm"
-                ),
-            ),
-            false => (0.0, "nobody else is at work".to_owned()),
-        };
-        Some(Reading { felt_by, signal, pressure: Some(pressure), text })
+        let text = format!(
+            "{active:.1} of {limit:.1} sessions are at work at a time, {calm:.1} when calm"
+        );
+        reading(Some(share), text)
     }
 }
 
@@ -201,35 +198,20 @@ fn most(usual: f64, factor: f64) -> f64 {
     (usual * factor).max(usual + LEAST_MORE).max(LEAST_MOST)
 }
 
-#[derive(Debug, Default)]
-struct Counts(VecDeque<(Instant, f64)>);
+/// The mean of the last few.
+fn glance(counts: &Lately<f64>, now: Instant) -> Option<f64> {
+    mean(counts.within(now, GLANCE_SPAN).take(GLANCE))
+}
 
-impl Counts {
-    fn forget(&mut self, now: Instant, after: Duration) {
-        while self.0.front().is_some_and(|(at, _)| now.duration_since(*at) > after) {
-            self.0.pop_front();
-        }
-    }
-
-    /// The mean of the last few.
-    fn glance(&self, now: Instant) -> Option<f64> {
-        let last = self.0.len().saturating_sub(GLANCE);
-        let recent = |(at, _): &&(Instant, f64)| now.duration_since(*at) <= GLANCE_SPAN;
-        let counts: Vec<f64> = self.0.iter().skip(last).filter(recent).map(|(_, n)| *n).collect();
-        (counts.len() >= FEWEST).then(|| counts.iter().sum::<f64>() / counts.len() as f64)
-    }
-
-    /// The mean of the last so long.
-    fn since(&self, now: Instant, span: Duration) -> Option<f64> {
-        let counts = self.0.iter().rev().take_while(|(at, _)| now.duration_since(*at) <= span);
-        let (n, sum) = counts.fold((0usize, 0.0), |(n, sum), (_, count)| (n + 1, sum + count));
-        (n >= FEWEST).then(|| sum / n as f64)
-    }
+fn mean<'a>(counts: impl Iterator<Item = &'a f64>) -> Option<f64> {
+    let (n, sum) = counts.fold((0usize, 0.0), |(n, sum), count| (n + 1, sum + count));
+    (n >= FEWEST).then(|| sum / n as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::throttle::controller::FeltBy;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 

@@ -9,10 +9,10 @@
 //! the middle counts. And it is news once: the copy that gets slower by it, is faster or slower than it was only when
 //! the next rest has shown what became of it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::throttle::controller::{FELT, FeltBy, Reading};
+use super::lately::Lately;
+use crate::throttle::controller::{FELT, Reading};
 
 /// Before a rest.
 const BESIDE: Duration = Duration::from_secs(2);
@@ -34,11 +34,11 @@ const LIMIT: f64 = 1.25;
 
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    beside: VecDeque<Span>,
+    beside: Lately<Span>,
     /// Of the rest that goes on.
     rest: Span,
     /// When each rest ended, and how many times as many were done in it.
-    ratios: VecDeque<(Instant, f64)>,
+    ratios: Lately<f64>,
     last: Option<Look>,
 }
 
@@ -49,16 +49,20 @@ struct Look {
     rests: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Span {
-    at: Option<Instant>,
     took: Duration,
     done: f64,
 }
 
-impl Default for Span {
-    fn default() -> Self {
-        Span { at: None, took: Duration::ZERO, done: 0.0 }
+impl Span {
+    fn and(self, other: &Span) -> Span {
+        Span { took: self.took + other.took, done: self.done + other.done }
+    }
+
+    /// A second.
+    fn rate(self) -> f64 {
+        self.done / self.took.as_secs_f64()
     }
 }
 
@@ -68,57 +72,44 @@ impl Backlog {
         let Some(last) = self.last.replace(Look { at, transaction, rests }) else { return };
         let took = at.duration_since(last.at);
         if last.rests && !rests {
-            self.rest_ended(at);
+            self.rest_ended(last.at, at);
         }
         if last.rests != rests || took > APART {
             return;
         }
-        let done = transaction.saturating_sub(last.transaction) as f64;
+        let span = Span { took, done: transaction.saturating_sub(last.transaction) as f64 };
         if rests {
-            let Span { took: before, done: so_far, .. } = self.rest;
-            self.rest = Span { at: Some(at), took: before + took, done: so_far + done };
+            self.rest = self.rest.and(&span);
         } else {
-            self.beside.push_back(Span { at: Some(at), took, done });
+            self.beside.note(at, span);
+            self.beside.forget(at, BESIDE);
         }
     }
 
-    fn rest_ended(&mut self, now: Instant) {
+    fn rest_ended(&mut self, end: Instant, now: Instant) {
         let rest = std::mem::take(&mut self.rest);
-        let before = rest.at.map_or(now, |end| end.checked_sub(rest.took).unwrap_or(end));
-        let recent =
-            |s: &&Span| s.at.is_some_and(|at| before.saturating_duration_since(at) <= BESIDE);
-        let (mut took, mut done) = (Duration::ZERO, 0.0);
-        for span in self.beside.iter().filter(recent) {
-            (took, done) = (took + span.took, done + span.done);
-        }
+        let began = end.checked_sub(rest.took).unwrap_or(end);
+        let beside = self.beside.within(began, BESIDE).fold(Span::default(), Span::and);
         self.beside.clear();
-        if rest.took < LEAST_REST || took < LEAST_BESIDE || rest.done < FEWEST {
+        if rest.took < LEAST_REST || beside.took < LEAST_BESIDE || rest.done < FEWEST {
             return;
         }
-        let ratio = rest.done / rest.took.as_secs_f64() / (done / took.as_secs_f64()).max(1.0);
-        self.ratios.push_back((now, ratio));
-        self.ratios.drain(..self.ratios.len().saturating_sub(RESTS));
+        self.ratios.note(now, rest.rate() / beside.rate().max(1.0));
+        self.ratios.forget(now, REMEMBERED);
     }
 
     /// Nothing where too few write.
     pub(super) fn reading(&self, anybody: bool, now: Instant) -> Option<Reading> {
-        let lately = self.ratios.iter().filter(|(at, _)| now.duration_since(*at) <= REMEMBERED);
-        let mut ratios: Vec<f64> = lately.map(|(_, ratio)| *ratio).collect();
+        let mut ratios: Vec<f64> =
+            self.ratios.within(now, REMEMBERED).take(RESTS).copied().collect();
         ratios.sort_by(f64::total_cmp);
         let ratio = *ratios.get(ratios.len() / 2).filter(|_| ratios.len() >= FEWEST_RESTS)?;
         let share = (ratio - 1.0).max(0.0) / (LIMIT - 1.0);
-        let news = self.ratios.back().is_some_and(|(at, _)| now.duration_since(*at) <= NEWS);
-        let (pressure, text) = match anybody {
-            true => (
-                if news { share } else { share.min(FELT * 0.9) },
-                format!(
-                    "{ratio:.2} of {LIMIT:.2} times as many transactions are done while we rest"
-                ),
-            ),
-            false => (0.0, "nobody else is at work".to_owned()),
-        };
-        let signal = "backlog".to_owned();
-        Some(Reading { felt_by: FeltBy::of(anybody), signal, pressure: Some(pressure), text })
+        let news = self.ratios.last().is_some_and(|at| now.duration_since(at) <= NEWS);
+        let pressure = if news { share } else { share.min(FELT * 0.9) };
+        Some(Reading::of_application("backlog", anybody, Some(pressure), || {
+            format!("{ratio:.2} of {LIMIT:.2} times as many transactions are done while we rest")
+        }))
     }
 }
 
@@ -176,7 +167,7 @@ mod tests {
     #[test]
     fn it_is_news_once() {
         let (mut backlog, start) = (Backlog::default(), Instant::now());
-        backlog.ratios = [1.5; 3].map(|ratio| (start, ratio)).into();
+        (0..3).for_each(|_| backlog.ratios.note(start, 1.5));
         let at = |ms| backlog.reading(true, start + MS(ms)).unwrap().pressure.unwrap();
         assert!(at(1_000) > 1.9 && at(2_000) < FELT, "{} {}", at(1_000), at(2_000));
     }
@@ -187,6 +178,6 @@ mod tests {
         for look in 0..100u64 {
             backlog.looked(look * 1000, look % 20 > 15, start + MS(look * 400));
         }
-        assert!(backlog.ratios.is_empty());
+        assert_eq!(backlog.ratios.last(), None);
     }
 }

@@ -2,6 +2,7 @@
 
 mod average_active;
 mod backlog;
+mod lately;
 mod load;
 mod positions;
 mod probe;

@@ -7,7 +7,6 @@
 //! time while it rests, if only for a moment: what is slow then is not slow because of us, and an
 //! application that is busier by day than it was by night must not stop the copy for good.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,9 +17,10 @@ use tokio_postgres::types::ToSql;
 
 use super::average_active::AverageActive;
 use super::backlog::Backlog;
+use super::lately::Lately;
 use crate::error::Result;
 use crate::pg::{Raw, Session};
-use crate::throttle::controller::{FeltBy, Reading};
+use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
 use crate::throttle::valve::Valve;
 
@@ -178,9 +178,9 @@ impl Felt {
 #[derive(Debug, Default)]
 struct Course {
     /// While the copy worked, or something that is not known here went on.
-    busy: Times,
+    busy: Lately<Duration>,
     /// While nobody of ours worked.
-    calm: Times,
+    calm: Lately<Duration>,
     /// What it takes when calm, as it was last known.
     usual: Option<Duration>,
     began: Option<Instant>,
@@ -194,7 +194,7 @@ impl Course {
         self.began.get_or_insert(now);
         self.busy.forget(now, WINDOW);
         self.calm.forget(now, REMEMBERED);
-        if calm { &mut self.calm } else { &mut self.busy }.0.push_back((now, took));
+        if calm { &mut self.calm } else { &mut self.busy }.note(now, took);
     }
 
     /// Of the window; without the copy, where it has hardly worked in it.
@@ -204,7 +204,9 @@ impl Course {
         if open >= WINDOW {
             return Some(open);
         }
-        self.busy.since(now, WINDOW).or_else(|| self.calm.since(now, WINDOW)).or(self.usual)
+        slowest(self.busy.within(now, WINDOW))
+            .or_else(|| slowest(self.calm.within(now, WINDOW)))
+            .or(self.usual)
     }
 
     fn reading(
@@ -214,20 +216,15 @@ impl Course {
         limits: &Limits,
         now: Instant,
     ) -> Reading {
-        let felt = |pressure, text| Reading {
-            felt_by: FeltBy::of(anybody),
-            signal: signal.to_owned(),
-            pressure,
-            text,
-        };
         if self.began.is_some_and(|began| now.duration_since(began) >= CALM) {
             // What comes over the server for a moment shows in the moment alone.
-            let lately = self.calm.since(now, WINDOW);
-            self.usual = self.calm.since(now, REMEMBERED).max(lately).or(self.usual);
+            let lately = slowest(self.calm.within(now, WINDOW));
+            self.usual = slowest(self.calm.within(now, REMEMBERED)).max(lately).or(self.usual);
         }
         let (Some(calm), Some(took)) = (self.usual, self.now(now)) else {
             // It is known in a moment.
-            return felt(None, format!("{what} is timed in calm first"));
+            let text = || format!("{what} is timed in calm first");
+            return Reading::of_application(signal, anybody, None, text);
         };
         let by_factor = calm.mul_f64(limits.probe_factor).max(calm + LEAST_MORE);
         let limit = limits.probe_latency.unwrap_or(by_factor);
@@ -235,40 +232,24 @@ impl Course {
         // What it takes when calm does not press: it is not ours, and what is far above it may be near the limit.
         let own = if limit > calm { calm } else { Duration::ZERO };
         let share = ms(took.saturating_sub(own)) / ms(limit - own).max(0.001);
-        let pressure = if anybody { share } else { 0.0 };
-        let text = match anybody {
-            true => format!(
+        Reading::of_application(signal, anybody, Some(share), || {
+            format!(
                 "{what} takes {:.1} of {:.1} ms, {:.1} when calm",
                 ms(took),
                 ms(limit),
                 ms(calm)
-            ),
-            false => "nobody else is at work".to_owned(),
-        };
-        felt(Some(pressure), text)
+            )
+        })
     }
 }
 
-/// When it came back, and how long it took.
-#[derive(Debug, Default)]
-struct Times(VecDeque<(Instant, Duration)>);
-
-impl Times {
-    fn forget(&mut self, now: Instant, after: Duration) {
-        while self.0.front().is_some_and(|(at, _)| now.duration_since(*at) > after) {
-            self.0.pop_front();
-        }
+/// The quantile.
+fn slowest<'a>(all: impl Iterator<Item = &'a Duration>) -> Option<Duration> {
+    let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).ok()?;
+    for took in all {
+        times.saturating_record(took.as_micros().max(1) as u64);
     }
-
-    /// The quantile over the last so long.
-    fn since(&self, now: Instant, span: Duration) -> Option<Duration> {
-        let mut times = Histogram::<u64>::new_with_bounds(1, 60_000_000, 3).ok()?;
-        for (_, took) in self.0.iter().filter(|(at, _)| now.duration_since(*at) <= span) {
-            times.saturating_record(took.as_micros().max(1) as u64);
-        }
-        (times.len() >= FEWEST as u64)
-            .then(|| Duration::from_micros(times.value_at_quantile(QUANTILE)))
-    }
+    (times.len() >= FEWEST as u64).then(|| Duration::from_micros(times.value_at_quantile(QUANTILE)))
 }
 
 #[cfg(test)]
