@@ -21,6 +21,9 @@ use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_literal};
 use crate::telemetry::Timed;
 
+/// While DDL and autovacuum wait for the first lock, changed keys have so long to become few.
+const DRAINED: Duration = Duration::from_secs(2);
+
 /// How an attempt ended.
 pub(super) enum Tried {
     /// Nobody may write by the old names any more: the door stays shut until the workers are gone.
@@ -57,8 +60,17 @@ impl<'a> Attempt<'a> {
         number: u32,
     ) -> Result<Tried> {
         locker.warm(cutover).await?;
+        // Many changes may have come while everything was worked out. Where an application never makes few, their
+        // sync may still be done in time; but not where memory has no room for all of them.
+        let _ = look::until_few(cutover.tracker, DRAINED).await;
         // No sync of ours may hold a lock on the shadow, or write it later with an older snapshot.
         let alone = cutover.door.alone().await;
+        if cutover.tracker.dirty().on_disk() > 0 {
+            // It would fail under the lock, time and again: the application would stand still for nothing.
+            locker.session.rollback().await;
+            let what = "changed keys are stored, and are to be applied first";
+            return Ok(Tried::Late(Obstacle::of_keys(what)));
+        }
         // Nobody makes partitions while we are alone in here; but until then somebody may have, and what was worked out is
         // about those that there were. (Behind the first lock none can be made; it may have been in the catalogs by
         // then, and told a moment later.)

@@ -11,7 +11,9 @@ use crate::flow::sync::FENCE_LIMIT;
 use crate::pg::{Session, Who};
 
 /// So few keys can be synced under the lock.
-pub(super) const FEW: u64 = 500;
+const FEW: u64 = 500;
+/// Before anything is held, they have so long to become few.
+const DRAINED: Duration = Duration::from_secs(5);
 /// A fence that takes longer means that decoding lags.
 const FAST: Duration = Duration::from_millis(200);
 /// A transaction older than this is not queued behind.
@@ -37,6 +39,13 @@ impl Obstacle {
     }
 }
 
+/// Whether more keys wait than can be synced under the lock. Those that are stored are never selected there: a
+/// few of them are too many.
+pub(super) fn too_many(tracker: &Tracker) -> bool {
+    let dirty = tracker.dirty();
+    dirty.backlog() > FEW || dirty.on_disk() > 0
+}
+
 /// Few keys may be waiting, and a fence must come back fast.
 pub(super) async fn backlog(tracker: &Tracker, fence: &Fence) -> Result<Option<Obstacle>> {
     let took = fence.pass(FENCE_LIMIT).await?;
@@ -44,19 +53,21 @@ pub(super) async fn backlog(tracker: &Tracker, fence: &Fence) -> Result<Option<O
         let text = format!("logical decoding lags: a message took {} ms", took.as_millis());
         return Ok(Some(Obstacle::new(text)));
     }
+    Ok(until_few(tracker, DRAINED).await)
+}
+
+/// Waits until few keys wait, no longer than `limit`.
+pub(super) async fn until_few(tracker: &Tracker, limit: Duration) -> Option<Obstacle> {
     let mut arrivals = tracker.arrivals();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        let waiting = tracker.dirty().backlog();
-        if waiting <= FEW {
-            return Ok(None);
-        }
+    let deadline = Instant::now() + limit;
+    while too_many(tracker) {
         if Instant::now() > deadline {
-            let text = format!("{waiting} changed keys wait to be applied");
-            return Ok(Some(Obstacle::of_keys(text)));
+            let waiting = tracker.dirty().backlog();
+            return Some(Obstacle::of_keys(format!("{waiting} changed keys wait to be applied")));
         }
         let _ = timeout(POLL, arrivals.changed()).await;
     }
+    None
 }
 
 /// Transactions that have been holding a lock on the table, or on one of the `others` that are locked

@@ -77,7 +77,7 @@ pub(super) async fn take(
         sleep(Duration::from_millis(rand::rng().random_range(PAUSE))).await;
         // In the pause we hold the first lock alone, which DDL may queue for, and changed keys wait.
         let others = look::is_waited_for(observer, session.pid()).await.map_err(refused)?;
-        if left < POLL || others || cutover.tracker.dirty().backlog() > look::FEW {
+        if left < POLL || others || look::too_many(cutover.tracker) {
             let what =
                 format!("the application and the cutover wait for each other's locks: {who}");
             return Err(NotTaken::Late(Obstacle::new(what)));

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -74,7 +75,7 @@ pub async fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
     run_within(LIMIT, args).await
 }
 
-/// Runs the program to its end; kills it and panics when it takes longer than `limit`.
+/// Runs the program to its end; kills it and panics, with what it said, when it takes longer than `limit`.
 pub async fn run_within(
     limit: Duration,
     args: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -82,15 +83,29 @@ pub async fn run_within(
     let mut command = tokio::process::Command::from(pgwraith());
     command.args(by_copy(args)).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let shown = format!("{:?}", command.as_std());
-    let child = command.spawn().unwrap();
-    let done = tokio::time::timeout(limit, child.wait_with_output()).await;
-    let output = done.unwrap_or_else(|_| panic!("{shown} ran longer than {limit:?}")).unwrap();
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    Output {
-        code: output.status.code(),
-        signal: output.status.signal(),
-        json: stdout.lines().last().and_then(|line| serde_json::from_str(line).ok()),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        stdout,
+    let mut child = command.spawn().unwrap();
+    let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let said = tokio::spawn(async { tokio::join!(all_of(out), all_of(err)) });
+    let ended = tokio::time::timeout(limit, child.wait()).await;
+    if ended.is_err() {
+        child.kill().await.unwrap();
     }
+    let (stdout, stderr) = said.await.unwrap();
+    let Ok(status) = ended else {
+        panic!("{shown} ran longer than {limit:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    };
+    let status = status.unwrap();
+    Output {
+        code: status.code(),
+        signal: status.signal(),
+        json: stdout.lines().last().and_then(|line| serde_json::from_str(line).ok()),
+        stdout,
+        stderr,
+    }
+}
+
+async fn all_of(mut pipe: impl AsyncRead + Unpin) -> String {
+    let mut bytes = Vec::new();
+    pipe.read_to_end(&mut bytes).await.unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
