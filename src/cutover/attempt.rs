@@ -60,6 +60,7 @@ impl<'a> Attempt<'a> {
         number: u32,
     ) -> Result<Tried> {
         locker.warm(cutover).await?;
+        let _together = cutover.tracker.keep_together();
         // Many changes may have come while everything was worked out. Where an application never makes few, their
         // sync may still be done in time; but not where memory has no room for all of them.
         let _ = look::until_few(cutover.tracker, DRAINED).await;

@@ -243,6 +243,7 @@ impl Cutover<'_> {
         syncer: &Syncer,
         patience: &Patience<'_>,
     ) -> Result<Result<Locker, Obstacle>> {
+        let together = self.tracker.keep_together();
         if let Some(obstacle) = look::backlog(self.tracker, self.fence).await? {
             return Ok(Err(obstacle));
         }
@@ -254,6 +255,7 @@ impl Cutover<'_> {
             }
             Full::Divided => return Ok(Err(Obstacle::new("a partition was made just now"))),
         };
+        drop(together);
         let limit = patience.left().min(SNAPSHOTS);
         if let Some(obstacle) = snapshots::wait_for_older(observer, limit).await? {
             return Ok(Err(obstacle));

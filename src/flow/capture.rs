@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::Flow;
 use super::dirty::DirtySet;
 use super::key::Key;
+use super::together::{Keeping, Together};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{Lsn, Session};
 use crate::wal::{Frame, Message, Relation, ReplicationStream, Tuple, Value, XidWidener, decode};
@@ -63,6 +64,7 @@ pub struct Tracker {
     wandering: AtomicBool,
     turn: tokio::sync::Mutex<()>,
     numbering: tokio::sync::Mutex<()>,
+    keeping: Keeping,
     /// Memory was freed.
     pub freed: Notify,
     next_fence: AtomicU64,
@@ -152,6 +154,23 @@ impl Tracker {
     /// behind greater ones.
     pub async fn numbers_rows(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.numbering.lock().await
+    }
+
+    /// For whoever is about to take all keys at once: from now on none is stored unless it has to be.
+    pub fn keep_together(&self) -> Together {
+        let together = self.keeping.begin();
+        self.freed.notify_one();
+        together
+    }
+
+    /// Whether somebody is about to.
+    pub(super) fn keeps_together(&self) -> bool {
+        self.keeping.is_under_way()
+    }
+
+    /// For how many keys memory has room now, where that is usually `most`.
+    pub(super) fn room(&self, most: usize) -> usize {
+        self.keeping.room(most)
     }
 
     /// The relations that the stream told changes of.
@@ -250,7 +269,7 @@ pub async fn capture(
     let mut heard = Instant::now();
     let (mut rest, mut gulp) = (None, 0);
     loop {
-        let full = tracker.dirty().in_memory() >= most_in_memory;
+        let full = tracker.dirty().in_memory() >= tracker.room(most_in_memory);
         if full {
             // In the middle of a large transaction nothing else would wake the keeper.
             tracker.announce();

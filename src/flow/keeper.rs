@@ -88,26 +88,29 @@ impl Keeper {
     fn should_spill(&self) -> bool {
         let dirty = self.tracker.dirty();
         let retained = dirty.received().bytes_since(dirty.confirmable());
-        dirty.in_memory() > self.limits.spill_keys
-            || retained > self.limits.spill_wal && dirty.in_memory() > 0
+        let holds_back = retained > self.limits.spill_wal && !self.tracker.keeps_together();
+        dirty.in_memory() > self.room() || holds_back && dirty.in_memory() > 0
+    }
+
+    /// So many keys stay in memory.
+    fn room(&self) -> usize {
+        self.tracker.room(self.limits.spill_keys)
     }
 
     /// Whether stored keys wait for room.
     fn is_crowded(&self) -> bool {
         let dirty = self.tracker.dirty();
-        dirty.on_disk() > 0 && dirty.in_memory() >= self.limits.spill_keys / 2
+        dirty.on_disk() > 0 && dirty.in_memory() >= self.room() / 2
     }
 
     fn should_load(&self) -> bool {
         let dirty = self.tracker.dirty();
-        self.tracker.reloads()
-            && dirty.on_disk() > 0
-            && dirty.in_memory() < self.limits.spill_keys / 2
+        self.tracker.reloads() && dirty.on_disk() > 0 && dirty.in_memory() < self.room() / 2
     }
 
     /// Stores some, as many as memory asks for.
     async fn spill_in_turn(&self, stop: &CancellationToken) -> Result<bool> {
-        if self.tracker.dirty().in_memory() > self.limits.spill_keys {
+        if self.tracker.dirty().in_memory() > self.room() {
             return self.spill(SPILL_BATCH).await;
         }
         let began = Instant::now();
@@ -149,7 +152,7 @@ impl Keeper {
     }
 
     async fn load(&self, through: &mut i64) -> Result<()> {
-        let room = self.limits.spill_keys.saturating_sub(self.tracker.dirty().in_memory());
+        let room = self.room().saturating_sub(self.tracker.dirty().in_memory());
         let most = LOAD_BATCH.min(room as i64).max(1);
         let rows = self
             .session

@@ -38,6 +38,7 @@ pub mod sql;
 #[cfg(test)]
 mod sql_tests;
 pub mod sync;
+mod together;
 pub mod truncate;
 pub mod verify;
 pub mod write;

@@ -326,6 +326,7 @@ impl Syncer {
     ///
     /// A violation of a unique index here is one of the data: `DataDiffers`.
     pub async fn full(&self, tracker: &Tracker, door: &Door, fence: &Fence) -> Result<Full> {
+        let _together = tracker.keep_together();
         let alone = door.alone().await;
         let snapshot = self.writer.begin(&self.session, Isolation::RepeatableRead).await?;
         // The caller passed a fence just now, so this one is fast; where it is not, S would grow old.

@@ -1,0 +1,57 @@
+//! Keeps changed keys together in memory while somebody is about to take all of them at once.
+//!
+//! Whoever does that is alone, so nobody makes room, and keys that were stored meanwhile would make it be in
+//! vain: with room for few keys it would be so every time. So memory has room for [`SOME`] then, however small it
+//! is to be, and nothing is stored that the log should not hold back: it lasts for seconds at most.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Few enough not to matter.
+const SOME: usize = 1000;
+
+/// How many keep keys together.
+#[derive(Default)]
+pub(super) struct Keeping(Arc<AtomicUsize>);
+
+/// While this is there, keys stay together.
+pub struct Together(Arc<AtomicUsize>);
+
+impl Keeping {
+    pub(super) fn begin(&self) -> Together {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Together(Arc::clone(&self.0))
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+
+    /// For how many keys there is room where that is usually `most`.
+    pub(super) fn room(&self, most: usize) -> usize {
+        if self.is_under_way() { most.max(SOME) } else { most }
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_more_room_until_the_last_has_done() {
+        let keeping = Keeping::default();
+        assert_eq!(keeping.room(10), 10);
+        let first = keeping.begin();
+        let second = keeping.begin();
+        drop(first);
+        assert_eq!((keeping.room(10), keeping.room(50_000)), (SOME, 50_000));
+        drop(second);
+        assert_eq!(keeping.room(10), 10);
+    }
+}
