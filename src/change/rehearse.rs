@@ -55,7 +55,9 @@ async fn rehearse_in_transaction(
     let limit = lock_timeout.as_millis().max(1);
     // Bodies that are strings are not what follows, and mean what they mean under the caller's search path.
     let unread = "SET LOCAL check_function_bodies = off";
-    session.batch(&format!("SET LOCAL lock_timeout = {limit}; {unread}")).await?;
+    let planned_once = "SET LOCAL plan_cache_mode = force_generic_plan";
+    let settings = format!("SET LOCAL lock_timeout = {limit}; {unread}; {planned_once}");
+    session.batch(&settings).await?;
     // Before anything of the rehearsal itself refers to the source.
     let mut carried = catalog::carried(session, source.oid).await?;
     // In mid-run the shadow has defaults that name the source. They are said again once it has its name.

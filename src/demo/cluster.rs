@@ -6,6 +6,7 @@ mod folder;
 mod server;
 mod small_disk;
 mod standby;
+mod template;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -220,7 +221,7 @@ async fn initialized_folder(
 ) -> Result<ClusterFolder> {
     let made = tokio::task::spawn_blocking(move || {
         let folder = ClusterFolder::create(account)?;
-        run_initdb(&binaries, account, &folder)?;
+        template::initialize(&binaries, account, &folder)?;
         folder.append_to_conf(&conf)?;
         Ok(folder)
     });

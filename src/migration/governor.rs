@@ -212,7 +212,7 @@ impl Governor {
             held: match decision.reason {
                 Reason::Free => Held::Free,
                 Reason::Paused => Held::Paused,
-                Reason::HeldBack(_) => Held::HeldBack,
+                Reason::HeldBack(_) | Reason::Grows(_) => Held::HeldBack,
                 Reason::Stopped(_) => Held::Stopped,
                 Reason::Blind(_) => Held::Blind,
             },

@@ -17,6 +17,12 @@ pub(super) fn told(reason: &Reason) -> String {
         Reason::Free => "nothing holds it back".to_owned(),
         Reason::Paused => "paused by the operator".to_owned(),
         Reason::HeldBack(r) => format!("held back by {}: {}", r.signal, r.text),
+        Reason::Grows(Some(signal)) => {
+            format!("becoming faster again, after {signal} held it back")
+        }
+        Reason::Grows(None) => {
+            "beginning slowly, becoming faster until somebody feels it".to_owned()
+        }
         Reason::Stopped(r) => format!("it waits for {}: {}", r.signal, r.text),
         Reason::Blind(r) => {
             format!("it waits, since {} cannot be measured: {}", r.signal, r.text)
@@ -66,7 +72,7 @@ impl Voice {
     pub(super) fn says(&mut self, decision: &Decision, now: Instant) -> Option<String> {
         let gist = match &decision.reason {
             // Slower for a while, as it should be: the progress shows it.
-            Reason::Free | Reason::HeldBack(_) => {
+            Reason::Free | Reason::HeldBack(_) | Reason::Grows(_) => {
                 self.held = None;
                 return self.told.take().map(|_| "it goes on".to_owned());
             }

@@ -1,6 +1,9 @@
 //! SQL sessions: few, long-lived, named by what they do, with every setting pinned that a role or
 //! database default could turn against us (design §5).
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
 
@@ -65,6 +68,7 @@ pub(super) async fn settle(client: Client, role: &str, unanswered: &Unanswered) 
         encoding: encoding.clone(),
         role: role.to_owned(),
         unanswered: unanswered.clone(),
+        kept: Mutex::default(),
     };
     if session.version >= 170_000 {
         session.batch("SET transaction_timeout = 0").await?;
@@ -100,6 +104,8 @@ pub struct Session {
     encoding: String,
     role: String,
     unanswered: Unanswered,
+    /// Statements by their texts.
+    kept: Mutex<HashMap<String, Statement>>,
 }
 
 impl Session {
@@ -155,6 +161,25 @@ impl Session {
     pub async fn one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
         let _sent = self.unanswered.sent(self.pid);
         self.client.query_one(&self.tag(sql), params).await.map_err(Error::from)
+    }
+
+    /// The same of a statement that is long and comes again: it is prepared the first time, and kept.
+    pub async fn one_again(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        let known = self.kept().get(sql).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let statement = self.prepare(sql).await?;
+                self.kept().insert(sql.to_owned(), statement.clone());
+                statement
+            }
+        };
+        let _sent = self.unanswered.sent(self.pid);
+        self.client.query_one(&statement, params).await.map_err(Error::from)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashMap<String, Statement>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs one statement that returns at most one row.

@@ -61,6 +61,7 @@ impl Account {
             Reason::Free => None,
             Reason::Paused => Some("pause".to_owned()),
             Reason::HeldBack(r) | Reason::Stopped(r) | Reason::Blind(r) => Some(r.signal.clone()),
+            Reason::Grows(since) => Some(since.clone().unwrap_or_else(|| "beginning".to_owned())),
         };
         book.last = Some((signal, (1.0 - speed).clamp(0.0, 1.0), now));
     }

@@ -89,6 +89,8 @@ pub enum Reason {
     Paused,
     /// This signal is the nearest to its limit.
     HeldBack(Reading),
+    /// Nothing presses: it becomes faster since this signal held it back; or since it began, slowly, where there is none.
+    Grows(Option<String>),
     /// This signal is over its limit by far, or was a moment ago.
     Stopped(Reading),
     /// This signal cannot be measured, which counts as over its limit.
@@ -152,6 +154,8 @@ pub struct Controller {
     speed: f64,
     /// It has grown since it began, and nobody has felt it yet.
     begins: bool,
+    /// What made it slower, the last time.
+    slowed_by: Option<String>,
     signals: HashMap<String, Signal>,
     decided: Option<Instant>,
 }
@@ -176,13 +180,21 @@ impl Controller {
     pub fn new(workers: usize) -> Self {
         let most = workers.max(1) as f64;
         let speed = most / 2.0;
-        Controller { most, speed, begins: false, signals: HashMap::new(), decided: None }
+        Controller {
+            most,
+            speed,
+            begins: false,
+            slowed_by: None,
+            signals: HashMap::new(),
+            decided: None,
+        }
     }
 
     /// Begins anew, slowly: nobody works, and what others feel of that says nothing.
     pub fn begin_slowly(&mut self) {
         self.speed = self.most * BEGIN;
         self.begins = true;
+        self.slowed_by = None;
     }
 
     /// Other workers at full speed from now on.
@@ -202,6 +214,7 @@ impl Controller {
             return stop(Reason::Paused);
         }
         let mut least: Option<(f64, &Reading)> = None;
+        let mut presses = false;
         let mut stopped: Option<Reason> = None;
         let mut stops_now = false;
         for reading in readings {
@@ -228,6 +241,7 @@ impl Controller {
             }
             if least.is_none_or(|(of, _)| change < of) {
                 least = Some((change, reading));
+                presses = pressure.max(signal.pressure) >= QUIET;
             }
         }
         if stops_now {
@@ -240,17 +254,23 @@ impl Controller {
         }
         self.speed = self.speed.clamp(self.most * LEAST, self.most);
         self.begins &= self.speed < self.most;
+        let nearest = least.map(|(_, reading)| reading).filter(|_| presses);
+        if let Some(reading) = nearest.filter(|_| change < 0.0) {
+            self.slowed_by = Some(reading.signal.clone());
+        }
         match stopped {
             Some(reason) => stop(reason),
-            None => self.go(least.map(|(_, reading)| reading)),
+            None => self.go(nearest),
         }
     }
 
+    /// `nearest` to its limit of those that press.
     fn go(&self, nearest: Option<&Reading>) -> Decision {
         let workers = (self.speed - 1e-9).ceil().max(1.0);
         let reason = match nearest {
-            Some(reading) if self.speed < self.most => Reason::HeldBack(reading.clone()),
-            _ => Reason::Free,
+            _ if self.speed >= self.most => Reason::Free,
+            Some(reading) => Reason::HeldBack(reading.clone()),
+            None => Reason::Grows(self.slowed_by.clone()),
         };
         Decision { workers: workers as usize, duty: (self.speed / workers).min(1.0), reason }
     }

@@ -284,6 +284,19 @@ fn far_over_the_limit_it_stops_and_goes_on_below() {
 }
 
 #[test]
+fn what_does_not_press_is_not_said_to_hold_it_back() {
+    let (mut controller, mut now) = (Controller::new(4), Instant::now());
+    let both = |pressure| [reading("waiters", 0.0), reading("standby eu2", pressure)];
+    controller.begin_slowly();
+    assert_eq!(after(&mut controller, &mut now, &both(0.0), 1).reason, Reason::Grows(None));
+    let held = after(&mut controller, &mut now, &both(0.9), 3).reason;
+    assert_eq!(held, Reason::HeldBack(both(0.9)[1].clone()));
+    let again = after(&mut controller, &mut now, &both(0.0), 2).reason;
+    assert_eq!(again, Reason::Grows(Some("standby eu2".to_owned())));
+    assert_eq!(after(&mut controller, &mut now, &both(0.0), 60).reason, Reason::Free);
+}
+
+#[test]
 fn what_cannot_be_measured_stops_it_and_the_operator_comes_first() {
     let mut controller = Controller::new(2);
     let blind = Reading::of_standby("replica r".into(), None, "no answer".into());

@@ -118,11 +118,17 @@ async fn build_some(
     let jobs = (0..jobs.min(builds.len())).map(|n| async move {
         let session = builder(context, settings, n).await?;
         while let Some(build) = next() {
-            if let Some((announcer, forecast)) = ahead {
-                announcer.index(&session, build.planned, forecast).await?;
-            }
+            let announced = match ahead {
+                Some((announcer, forecast)) => {
+                    Some((announcer, announcer.index(&session, build.planned, forecast).await?))
+                }
+                None => None,
+            };
             let _unthrottled = context.unthrottled.begin();
             build_one(context, &session, build).await?;
+            if let Some((announcer, announced)) = announced {
+                announcer.built(&announced);
+            }
             failpoint!("index built");
         }
         Ok::<_, Error>(())
