@@ -21,8 +21,10 @@ use crate::pg::sqlstate::{Class, classify};
 use crate::pg::{Session, quote_literal};
 use crate::telemetry::Timed;
 
-/// While DDL and autovacuum wait for the first lock, changed keys have so long to become few.
+/// Under the first lock changed keys have so long to become few.
 const DRAINED: Duration = Duration::from_secs(2);
+/// And so often it is looked whether somebody waits for it.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How an attempt ended.
 pub(super) enum Tried {
@@ -61,17 +63,13 @@ impl<'a> Attempt<'a> {
     ) -> Result<Tried> {
         locker.warm(cutover).await?;
         let _together = cutover.tracker.keep_together();
-        // Many changes may have come while everything was worked out. Where an application never makes few, their
-        // sync may still be done in time; but not where memory has no room for all of them.
-        let _ = look::until_few(cutover.tracker, DRAINED).await;
-        // No sync of ours may hold a lock on the shadow, or write it later with an older snapshot.
-        let alone = cutover.door.alone().await;
-        if cutover.tracker.dirty().on_disk() > 0 {
-            // It would fail under the lock, time and again: the application would stand still for nothing.
-            locker.session.rollback().await;
-            let what = "changed keys are stored, and are to be applied first";
-            return Ok(Tried::Late(Obstacle::of_keys(what)));
-        }
+        let alone = match alone_with_few(cutover, observer, locker).await? {
+            Ok(alone) => alone,
+            Err(obstacle) => {
+                locker.session.rollback().await;
+                return Ok(Tried::Late(obstacle));
+            }
+        };
         // Nobody makes partitions while we are alone in here; but until then somebody may have, and what was worked out is
         // about those that there were. (Behind the first lock none can be made; it may have been in the catalogs by
         // then, and told a moment later.)
@@ -303,6 +301,45 @@ impl<'a> Attempt<'a> {
 
     async fn as_owner(&self) -> Result<(), Stop> {
         self.cutover.writer.as_owner(&self.locker.session).await.map_err(Stop::of)
+    }
+}
+
+/// Makes us alone with few keys to sync.
+///
+/// DDL may queue for the first lock meanwhile, with the application behind it, and with one of those who sync, who holds
+/// the door: a circle that the server does not see. So nobody is kept waiting for long.
+async fn alone_with_few(
+    cutover: &Cutover<'_>,
+    observer: &Session,
+    locker: &Locker,
+) -> Result<Result<Alone, Obstacle>> {
+    let entered = async {
+        // Many changes may have come while everything was worked out. Where an application never makes few, their
+        // sync may still be done in time; but not where it is held back.
+        let many = look::until_few(cutover.tracker, DRAINED).await;
+        if let Some(obstacle) = many.filter(|_| !cutover.sync_valve.lets(0)) {
+            return Err(obstacle);
+        }
+        // No sync of ours may hold a lock on the shadow, or write it later with an older snapshot.
+        let alone = cutover.door.alone().await;
+        match cutover.tracker.dirty().on_disk() {
+            0 => Ok(alone),
+            // Memory has no room for all of them. It would fail under the lock, time and again: the application would
+            // stand still for nothing.
+            _ => Err(Obstacle::of_keys("changed keys are stored, and are to be applied first")),
+        }
+    };
+    tokio::pin!(entered);
+    loop {
+        tokio::select! {
+            biased;
+            entered = &mut entered => return Ok(entered),
+            () = sleep(LOOK) => {}
+        }
+        if look::is_waited_for(observer, locker.session.pid()).await? {
+            let what = "somebody waits for the table's lock while changed keys are applied";
+            return Ok(Err(Obstacle::new(what)));
+        }
     }
 }
 

@@ -159,7 +159,9 @@ impl Tracker {
     /// For whoever is about to take all keys at once: from now on none is stored unless it has to be.
     pub fn keep_together(&self) -> Together {
         let together = self.keeping.begin();
+        // Who has stopped for want of room goes on.
         self.freed.notify_one();
+        self.announce();
         together
     }
 
@@ -171,6 +173,11 @@ impl Tracker {
     /// For how many keys memory has room now, where that is usually `most`.
     pub(super) fn room(&self, most: usize) -> usize {
         self.keeping.room(most)
+    }
+
+    /// At how many keys in memory the stream is not read further, where those are usually `most`.
+    fn most(&self, most: usize) -> usize {
+        self.keeping.most(most)
     }
 
     /// The relations that the stream told changes of.
@@ -269,7 +276,7 @@ pub async fn capture(
     let mut heard = Instant::now();
     let (mut rest, mut gulp) = (None, 0);
     loop {
-        let full = tracker.dirty().in_memory() >= tracker.room(most_in_memory);
+        let full = tracker.dirty().in_memory() >= tracker.most(most_in_memory);
         if full {
             // In the middle of a large transaction nothing else would wake the keeper.
             tracker.announce();

@@ -44,6 +44,8 @@ const SPILL_BATCH: usize = 20_000;
 const GENTLE_BATCH: usize = 500;
 const GENTLE_REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(100);
+/// The log may be held back so many times as far while keys are to stay together.
+const TOGETHER: u64 = 4;
 const LOAD_BATCH: i64 = 10_000;
 
 /// Stores keys and positions of one flow, and brings keys back.
@@ -88,7 +90,8 @@ impl Keeper {
     fn should_spill(&self) -> bool {
         let dirty = self.tracker.dirty();
         let retained = dirty.received().bytes_since(dirty.confirmable());
-        let holds_back = retained > self.limits.spill_wal && !self.tracker.keeps_together();
+        let patience = if self.tracker.keeps_together() { TOGETHER } else { 1 };
+        let holds_back = retained > self.limits.spill_wal.saturating_mul(patience);
         dirty.in_memory() > self.room() || holds_back && dirty.in_memory() > 0
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Whoever does that is alone, so nobody makes room, and keys that were stored meanwhile would make it be in
 //! vain: with room for few keys it would be so every time. So memory has room for [`SOME`] then, however small it
-//! is to be, and nothing is stored that the log should not hold back: it lasts for seconds at most.
+//! is to be, and the log may be held back further before keys are stored for its sake; not without limit, since
+//! whoever tries to take them may be at it for long, time and again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +32,12 @@ impl Keeping {
     pub(super) fn room(&self, most: usize) -> usize {
         if self.is_under_way() { most.max(SOME) } else { most }
     }
+
+    /// At how many the stream is not read further. More than there is room for: what is over that can be stored then, and
+    /// a fence comes back.
+    pub(super) fn most(&self, most: usize) -> usize {
+        if self.is_under_way() { most.max(2 * SOME) } else { most }
+    }
 }
 
 impl Drop for Together {
@@ -51,7 +58,8 @@ mod tests {
         let second = keeping.begin();
         drop(first);
         assert_eq!((keeping.room(10), keeping.room(50_000)), (SOME, 50_000));
+        assert!(keeping.most(20) > keeping.room(10));
         drop(second);
-        assert_eq!(keeping.room(10), 10);
+        assert_eq!((keeping.room(10), keeping.most(20)), (10, 20));
     }
 }

@@ -215,6 +215,7 @@ impl Controller {
         }
         let mut least: Option<(f64, &Reading)> = None;
         let mut presses = false;
+        let mut greatest: Option<(f64, &Reading)> = None;
         let mut stopped: Option<Reason> = None;
         let mut stops_now = false;
         for reading in readings {
@@ -235,13 +236,20 @@ impl Controller {
             } else if self.begins && grows && signal.pressure < SETPOINT {
                 change = GROW;
             }
-            stops_now |= signal.stops && !before;
+            if signal.stops && !before {
+                stops_now = true;
+                self.slowed_by = Some(reading.signal.clone());
+            }
+            let pressing = pressure.max(signal.pressure);
+            if pressing >= QUIET && greatest.is_none_or(|(of, _)| pressing > of) {
+                greatest = Some((pressing, reading));
+            }
             if signal.stops && stopped.is_none() {
                 stopped = Some(Reason::Stopped(reading.clone()));
             }
             if least.is_none_or(|(of, _)| change < of) {
                 least = Some((change, reading));
-                presses = pressure.max(signal.pressure) >= QUIET;
+                presses = pressing >= QUIET;
             }
         }
         if stops_now {
@@ -254,8 +262,9 @@ impl Controller {
         }
         self.speed = self.speed.clamp(self.most * LEAST, self.most);
         self.begins &= self.speed < self.most;
-        let nearest = least.map(|(_, reading)| reading).filter(|_| presses);
-        if let Some(reading) = nearest.filter(|_| change < 0.0) {
+        let slows = least.filter(|_| presses || change < 0.0);
+        let nearest = slows.or(greatest).map(|(_, reading)| reading);
+        if let Some(reading) = nearest.filter(|_| presses && change < 0.0) {
             self.slowed_by = Some(reading.signal.clone());
         }
         match stopped {

@@ -90,7 +90,9 @@ pub async fn run_within(
     if ended.is_err() {
         child.kill().await.unwrap();
     }
-    let (stdout, stderr) = said.await.unwrap();
+    // Whoever inherited them may hold them open.
+    let said = tokio::time::timeout(Duration::from_secs(5), said).await;
+    let (stdout, stderr) = said.map_or_else(|_| Default::default(), |said| said.unwrap());
     let Ok(status) = ended else {
         panic!("{shown} ran longer than {limit:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
     };

@@ -34,7 +34,9 @@ pub(super) fn initialize(
     };
     let template = templates.join(binaries.major().to_string());
     if template.is_dir() {
-        return Ok(copy(&template, &folder.data(), account)?);
+        let Err(e) = copy(&template, &folder.data(), account) else { return Ok(()) };
+        tracing::debug!("the template in {} is of no use: {e}", templates.display());
+        empty(&folder.data())?;
     }
     run_initdb(binaries, account, folder)?;
     // Others may be at the same; the first one stays. Whoever cannot make it does without.
@@ -43,6 +45,18 @@ pub(super) fn initialize(
     if let Err(e) = made {
         tracing::debug!("no template in {}: {e}", templates.display());
         fs::remove_dir_all(&new).ok();
+    }
+    Ok(())
+}
+
+/// Removes what half a copy left.
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
     }
     Ok(())
 }

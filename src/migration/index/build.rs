@@ -126,7 +126,8 @@ async fn build_some(
             };
             let _unthrottled = context.unthrottled.begin();
             build_one(context, &session, build).await?;
-            if let Some((announcer, announced)) = announced {
+            // CONCURRENTLY waits for others' transactions, however long those take.
+            if let Some((announcer, announced)) = announced.filter(|_| build.way == Way::Plain) {
                 announcer.built(&announced);
             }
             failpoint!("index built");
