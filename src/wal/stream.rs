@@ -61,13 +61,7 @@ impl ReplicationStream {
         }
     }
 
-    /// Whether something waits that `next` has yet to read. It is not the time to rest then: see [`rest`](Self::rest).
-    pub fn has_unread(&self) -> bool {
-        self.channel.has_unread()
-    }
-
-    /// While `next` is not asked: less than so much from the server wakes nobody, in vain. What waits by
-    /// now is not told of either, though `wake` asked for it: who rests again and again needs not see any of it ever.
+    /// While `next` is not asked: less than so much from the server wakes nobody, in vain.
     pub fn rest(&self) {
         self.channel.wakes_for(MANY_BYTES);
     }
