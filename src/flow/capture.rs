@@ -64,7 +64,8 @@ pub struct Tracker {
     wandering: AtomicBool,
     turn: tokio::sync::Mutex<()>,
     numbering: tokio::sync::Mutex<()>,
-    keeping: Keeping,
+    /// Whether keys are kept together, and what that changes.
+    pub(super) keeping: Keeping,
     /// Memory was freed.
     pub freed: Notify,
     next_fence: AtomicU64,
@@ -165,21 +166,6 @@ impl Tracker {
         together
     }
 
-    /// Whether somebody is about to.
-    pub(super) fn keeps_together(&self) -> bool {
-        self.keeping.is_under_way()
-    }
-
-    /// For how many keys memory has room now, where that is usually `most`.
-    pub(super) fn room(&self, most: usize) -> usize {
-        self.keeping.room(most)
-    }
-
-    /// At how many keys in memory the stream is not read further, where those are usually `most`.
-    fn most(&self, most: usize) -> usize {
-        self.keeping.most(most)
-    }
-
     /// The relations that the stream told changes of.
     pub fn told_of(&self) -> HashSet<u32> {
         self.told().clone()
@@ -276,7 +262,7 @@ pub async fn capture(
     let mut heard = Instant::now();
     let (mut rest, mut gulp) = (None, 0);
     loop {
-        let full = tracker.dirty().in_memory() >= tracker.most(most_in_memory);
+        let full = tracker.dirty().in_memory() >= tracker.keeping.most(most_in_memory);
         if full {
             // In the middle of a large transaction nothing else would wake the keeper.
             tracker.announce();

@@ -44,8 +44,6 @@ const SPILL_BATCH: usize = 20_000;
 const GENTLE_BATCH: usize = 500;
 const GENTLE_REST: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(100);
-/// The log may be held back so many times as far while keys are to stay together.
-const TOGETHER: u64 = 4;
 const LOAD_BATCH: i64 = 10_000;
 
 /// Stores keys and positions of one flow, and brings keys back.
@@ -90,14 +88,13 @@ impl Keeper {
     fn should_spill(&self) -> bool {
         let dirty = self.tracker.dirty();
         let retained = dirty.received().bytes_since(dirty.confirmable());
-        let patience = if self.tracker.keeps_together() { TOGETHER } else { 1 };
-        let holds_back = retained > self.limits.spill_wal.saturating_mul(patience);
+        let holds_back = retained > self.tracker.keeping.log(self.limits.spill_wal);
         dirty.in_memory() > self.room() || holds_back && dirty.in_memory() > 0
     }
 
     /// So many keys stay in memory.
     fn room(&self) -> usize {
-        self.tracker.room(self.limits.spill_keys)
+        self.tracker.keeping.room(self.limits.spill_keys)
     }
 
     /// Whether stored keys wait for room.

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Few enough not to matter.
 const SOME: usize = 1000;
+/// The log may be held back so many times as far.
+const FURTHER: u64 = 4;
 
 /// How many keep keys together.
 #[derive(Default)]
@@ -24,7 +26,7 @@ impl Keeping {
         Together(Arc::clone(&self.0))
     }
 
-    pub(super) fn is_under_way(&self) -> bool {
+    fn is_under_way(&self) -> bool {
         self.0.load(Ordering::SeqCst) > 0
     }
 
@@ -37,6 +39,11 @@ impl Keeping {
     /// a fence comes back.
     pub(super) fn most(&self, most: usize) -> usize {
         if self.is_under_way() { most.max(2 * SOME) } else { most }
+    }
+
+    /// How many bytes of log may be held back where those are usually `most`.
+    pub(super) fn log(&self, most: u64) -> u64 {
+        if self.is_under_way() { most.saturating_mul(FURTHER) } else { most }
     }
 }
 
@@ -59,7 +66,8 @@ mod tests {
         drop(first);
         assert_eq!((keeping.room(10), keeping.room(50_000)), (SOME, 50_000));
         assert!(keeping.most(20) > keeping.room(10));
+        assert_eq!((keeping.log(5), keeping.log(u64::MAX)), (5 * FURTHER, u64::MAX));
         drop(second);
-        assert_eq!((keeping.room(10), keeping.most(20)), (10, 20));
+        assert_eq!((keeping.room(10), keeping.most(20), keeping.log(5)), (10, 20, 5));
     }
 }

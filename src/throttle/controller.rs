@@ -213,8 +213,7 @@ impl Controller {
         if paused {
             return stop(Reason::Paused);
         }
-        let mut least: Option<(f64, &Reading)> = None;
-        let mut presses = false;
+        let mut least: Option<(f64, f64, &Reading)> = None;
         let mut greatest: Option<(f64, &Reading)> = None;
         let mut stopped: Option<Reason> = None;
         let mut stops_now = false;
@@ -247,36 +246,39 @@ impl Controller {
             if signal.stops && stopped.is_none() {
                 stopped = Some(Reason::Stopped(reading.clone()));
             }
-            if least.is_none_or(|(of, _)| change < of) {
-                least = Some((change, reading));
-                presses = pressing >= QUIET;
+            if least.is_none_or(|(of, ..)| change < of) {
+                least = Some((change, pressing, reading));
             }
         }
         if stops_now {
             self.speed /= 2.0;
         }
         let rise = if self.begins { GROW } else { RISE };
-        let change = least.map_or(rise, |(change, _)| change).clamp(FALL, rise);
+        let change = least.map_or(rise, |(change, ..)| change).clamp(FALL, rise);
         if stopped.is_none() || change < 0.0 {
             self.speed *= (change * seconds).exp();
         }
         self.speed = self.speed.clamp(self.most * LEAST, self.most);
         self.begins &= self.speed < self.most;
-        let slows = least.filter(|_| presses || change < 0.0);
-        let nearest = slows.or(greatest).map(|(_, reading)| reading);
-        if let Some(reading) = nearest.filter(|_| presses && change < 0.0) {
-            self.slowed_by = Some(reading.signal.clone());
-        }
+        let holds = match least {
+            Some((change, pressing, reading)) if change < 0.0 || pressing >= QUIET => {
+                if change < 0.0 && pressing >= QUIET {
+                    self.slowed_by = Some(reading.signal.clone());
+                }
+                Some(reading)
+            }
+            _ => greatest.map(|(_, reading)| reading),
+        };
         match stopped {
             Some(reason) => stop(reason),
-            None => self.go(nearest),
+            None => self.go(holds),
         }
     }
 
-    /// `nearest` to its limit of those that press.
-    fn go(&self, nearest: Option<&Reading>) -> Decision {
+    /// `holds` it back: what makes it slower, or allows the least of what presses.
+    fn go(&self, holds: Option<&Reading>) -> Decision {
         let workers = (self.speed - 1e-9).ceil().max(1.0);
-        let reason = match nearest {
+        let reason = match holds {
             _ if self.speed >= self.most => Reason::Free,
             Some(reading) => Reason::HeldBack(reading.clone()),
             None => Reason::Grows(self.slowed_by.clone()),

@@ -1,4 +1,4 @@
-//! The program running beside the test.
+//! Running the program, beside the test or to its end, with a time limit that kills.
 
 use std::ffi::OsStr;
 use std::os::unix::process::ExitStatusExt;
@@ -13,9 +13,26 @@ use tokio::task::JoinHandle;
 use super::program::by_copy;
 use super::{Output, pgwraith};
 
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs the program to its end.
+pub async fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
+    run_within(LIMIT, args).await
+}
+
+/// Runs the program to its end; kills it and panics, with what it said, when it takes longer than `limit`.
+pub async fn run_within(
+    limit: Duration,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Output {
+    Background::start(args).finish(limit).await
+}
+
 /// A run of the program. Dropping it kills it.
 pub struct Background {
     child: Child,
+    /// Its command line.
+    shown: String,
     stdout: JoinHandle<String>,
     stderr: Arc<Mutex<String>>,
     reader: JoinHandle<()>,
@@ -39,6 +56,7 @@ impl Background {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        let shown = format!("{:?}", command.as_std());
         let mut child = command.spawn().unwrap();
         let mut out = child.stdout.take().unwrap();
         let stdout = tokio::spawn(async move {
@@ -49,7 +67,7 @@ impl Background {
         let stderr = Arc::new(Mutex::new(String::new()));
         let lines = BufReader::new(child.stderr.take().unwrap());
         let reader = tokio::spawn(collect(lines, Arc::clone(&stderr)));
-        Background { child, stdout, stderr, reader }
+        Background { child, shown, stdout, stderr, reader }
     }
 
     /// How often its threads have gone to sleep until something woke them (proc(5)).
@@ -109,12 +127,16 @@ impl Background {
 
     /// Waits for its end; kills it and panics when that takes longer than `limit`.
     pub async fn finish(mut self, limit: Duration) -> Output {
-        let Ok(status) = tokio::time::timeout(limit, self.child.wait()).await else {
-            panic!("the program ran longer than {limit:?}:\n{}", self.said());
+        // With its pipes: whoever inherited them may hold them open.
+        let ended = async {
+            let status = self.child.wait().await.unwrap();
+            let stdout = (&mut self.stdout).await.unwrap();
+            (&mut self.reader).await.unwrap();
+            (status, stdout)
         };
-        let status = status.unwrap();
-        let stdout = self.stdout.await.unwrap();
-        self.reader.await.unwrap();
+        let Ok((status, stdout)) = tokio::time::timeout(limit, ended).await else {
+            panic!("{} ran longer than {limit:?}:\n{}", self.shown, self.said());
+        };
         let stderr = self.stderr.lock().unwrap().clone();
         Output {
             code: status.code(),

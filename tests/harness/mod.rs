@@ -17,16 +17,15 @@ use std::time::{Duration, Instant};
 use pgwraith::demo::cluster::{Cluster, ServerBinaries};
 use tokio_postgres::{Client, NoTls};
 
-pub use background::Background;
-pub use program::{ANY_WAY, Output, pgwraith, run, run_within};
+pub use background::{Background, run, run_within};
+pub use program::{ANY_WAY, Output, pgwraith};
 pub use proxy::{Fault, Proxy, Toward, When};
 pub use small_disk::SmallDisk;
 pub use state::{Failpoint, leftovers, make_state, phase, wait_for_phase, wait_for_sql};
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// A cluster for this test alone. No template is copied: initdb takes half a second, and copies
-/// would share a system identifier.
+/// A cluster for this test alone.
 pub async fn cluster() -> Cluster {
     cluster_with(&[]).await
 }

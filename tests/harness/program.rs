@@ -1,14 +1,10 @@
-//! Running the program itself, with a time limit that kills.
+//! The program itself, and what a run of it leaves.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt};
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a run of the program left.
 #[derive(Debug)]
@@ -68,46 +64,4 @@ pub fn by_copy(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Vec<OsStrin
         args.push("--force-copy".into());
     }
     args
-}
-
-/// Runs the program to its end.
-pub async fn run(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
-    run_within(LIMIT, args).await
-}
-
-/// Runs the program to its end; kills it and panics, with what it said, when it takes longer than `limit`.
-pub async fn run_within(
-    limit: Duration,
-    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> Output {
-    let mut command = tokio::process::Command::from(pgwraith());
-    command.args(by_copy(args)).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let shown = format!("{:?}", command.as_std());
-    let mut child = command.spawn().unwrap();
-    let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-    let said = tokio::spawn(async { tokio::join!(all_of(out), all_of(err)) });
-    let ended = tokio::time::timeout(limit, child.wait()).await;
-    if ended.is_err() {
-        child.kill().await.unwrap();
-    }
-    // Whoever inherited them may hold them open.
-    let said = tokio::time::timeout(Duration::from_secs(5), said).await;
-    let (stdout, stderr) = said.map_or_else(|_| Default::default(), |said| said.unwrap());
-    let Ok(status) = ended else {
-        panic!("{shown} ran longer than {limit:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
-    };
-    let status = status.unwrap();
-    Output {
-        code: status.code(),
-        signal: status.signal(),
-        json: stdout.lines().last().and_then(|line| serde_json::from_str(line).ok()),
-        stdout,
-        stderr,
-    }
-}
-
-async fn all_of(mut pipe: impl AsyncRead + Unpin) -> String {
-    let mut bytes = Vec::new();
-    pipe.read_to_end(&mut bytes).await.unwrap();
-    String::from_utf8_lossy(&bytes).into_owned()
 }

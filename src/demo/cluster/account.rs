@@ -1,6 +1,8 @@
 //! The user the server runs as. PostgreSQL refuses to run as root.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use crate::error::{Error, Result};
 
@@ -9,6 +11,13 @@ use crate::error::{Error, Result};
 pub(super) struct Account {
     pub(super) uid: u32,
     pub(super) gid: u32,
+}
+
+/// Lets a command run as this user, where we are to become one.
+pub(super) fn run_as(command: &mut Command, account: Option<Account>) {
+    if let Some(Account { uid, gid }) = account {
+        command.uid(uid).gid(gid);
+    }
 }
 
 impl Account {

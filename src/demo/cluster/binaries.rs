@@ -3,11 +3,10 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::account::Account;
+use super::account::{self, Account};
 use crate::error::{Error, Result};
 
 const FOLDER_VARIABLE: &str = "PGWRAITH_PG_BIN";
@@ -68,9 +67,7 @@ impl ServerBinaries {
         {
             command.env_remove(name);
         }
-        if let Some(Account { uid, gid }) = account {
-            command.uid(uid).gid(gid);
-        }
+        account::run_as(&mut command, account);
         command
     }
 

@@ -6,12 +6,11 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::account::Account;
+use super::account::{self, Account};
 use super::folder::ClusterFolder;
 use super::{ServerBinaries, run_initdb};
 use crate::error::Result;
@@ -65,9 +64,7 @@ fn empty(folder: &Path) -> io::Result<()> {
 fn copy(from: &Path, to: &Path, account: Option<Account>) -> io::Result<()> {
     let mut command = Command::new("cp");
     command.args(["-a", "-T"]).arg(from).arg(to).current_dir("/");
-    if let Some(Account { uid, gid }) = account {
-        command.uid(uid).gid(gid);
-    }
+    account::run_as(&mut command, account);
     let output = command.output()?;
     match output.status.success() {
         true => Ok(()),
