@@ -19,6 +19,7 @@ mod in_place;
 mod index;
 mod instant;
 mod keys;
+mod large_values;
 mod meaning;
 mod model;
 mod objects;

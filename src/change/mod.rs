@@ -158,6 +158,9 @@ pub struct Projected {
     pub type_sql: String,
     /// Whether two equal values always have the same bytes, so that the type's own hash is exact.
     pub canonical: bool,
+    /// Whether large values are kept outside of the row (TOAST), as far as is known.
+    #[serde(default)]
+    pub toasted: bool,
     /// SQL over the source's row under the alias `s`; None where the server gives the value: of a
     /// generated column, and of a new one whose default gives each row a value of its own.
     pub expression: Option<String>,

@@ -309,6 +309,7 @@ impl Fill<'_> {
                 column: column.name.clone(),
                 type_sql: column.type_sql.clone(),
                 canonical: key::is_canonical(column),
+                toasted: matches!(column.storage, 'x' | 'e'),
                 expression: sql,
             });
             reads.push(columns);

@@ -298,8 +298,10 @@ pub async fn capture(
                     stream.status_update(received, confirmed, confirmed, false).await?;
                 }
             }
-            // All was read that came.
-            () = ready(()), if !full && rest.is_none() && tracker.fences().is_empty() => {
+            // All was read that came. (What came in the rest is told by the runtime, behind this: to rest again before
+            // it had the time to would leave that unread for as long as nobody waits for a fence, and the slot where
+            // it is.)
+            () = ready(()), if !full && rest.is_none() && !stream.has_unread() && tracker.fences().is_empty() => {
                 let time = if gulp > MUCH { SHORT_REST } else { REST };
                 (rest, gulp) = (Some(Instant::now() + time), 0);
                 stream.rest();

@@ -111,7 +111,8 @@ impl Keeper {
     /// Stores some, as many as memory asks for.
     async fn spill_in_turn(&self, stop: &CancellationToken) -> Result<bool> {
         if self.tracker.dirty().in_memory() > self.room() {
-            return self.spill(SPILL_BATCH).await;
+            // The rest stays for the syncs: what is stored has to be brought back for them.
+            return self.spill(SPILL_BATCH.min(self.room() / 2 + 1)).await;
         }
         let began = Instant::now();
         let stored = self.spill(GENTLE_BATCH).await?;
@@ -152,7 +153,8 @@ impl Keeper {
     }
 
     async fn load(&self, through: &mut i64) -> Result<()> {
-        let room = self.room().saturating_sub(self.tracker.dirty().in_memory());
+        // Not all of it: what comes next would drive out what is brought back.
+        let room = (self.room() * 3 / 4).saturating_sub(self.tracker.dirty().in_memory());
         let most = LOAD_BATCH.min(room as i64).max(1);
         let rows = self
             .session

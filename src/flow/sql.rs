@@ -233,10 +233,13 @@ impl Flow {
         format!("SELECT EXISTS (SELECT 1 FROM {} AS s)", self.captured.scanned())
     }
 
-    /// Writes the rows of the key set; rows already the same byte for byte are left alone.
+    /// Writes the rows of the key set; rows already the same byte for byte are left alone, and so are the large
+    /// values of others.
     pub fn sync_upsert(&self) -> String {
-        let set: Vec<_> =
-            self.written().map(|p| format!("{0} = EXCLUDED.{0}", quote_ident(&p.column))).collect();
+        let set: Vec<_> = self
+            .written()
+            .map(|p| format!("{} = {}", quote_ident(&p.column), changed_value(p)))
+            .collect();
         format!(
             "{insert} ON CONFLICT ({key}) DO UPDATE SET {set} \
              WHERE ROW({old})::record OPERATOR(pg_catalog.*<>) ROW({new})::record",
@@ -493,6 +496,19 @@ fn set_of(columns: &[CourseColumn]) -> String {
         .collect();
     let (names, values) = (names.join(", "), values.join(", "));
     format!("SELECT DISTINCT {values} FROM ROWS FROM ({}) AS u({names})", arrays.join(", "))
+}
+
+/// What an upsert makes of a column. A large value that is the same stays where it is: the server keeps what the
+/// old version of the row refers to (heap_toast_insert_or_update), and would write any other once more, whole.
+fn changed_value(projected: &Projected) -> String {
+    let column = quote_ident(&projected.column);
+    if !projected.toasted {
+        return format!("EXCLUDED.{column}");
+    }
+    format!(
+        "CASE WHEN ROW(t.{column})::record OPERATOR(pg_catalog.*=) ROW(EXCLUDED.{column})::record \
+         THEN t.{column} ELSE EXCLUDED.{column} END"
+    )
 }
 
 /// A row value; a single column stays a plain value, which more plans know.

@@ -25,6 +25,7 @@ fn filled(column: &str, ty: &str, expression: Option<&str>) -> Projected {
         column: column.into(),
         type_sql: ty.into(),
         canonical: ty != "numeric",
+        toasted: ty == "text",
         expression: expression.map(str::to_owned),
     }
 }
@@ -108,6 +109,15 @@ fn a_sync_deletes_by_the_mapped_key_and_writes_only_what_differs() {
         "WHERE ROW(t.\"id\", t.\"total\")::record OPERATOR(pg_catalog.*<>) \
          ROW(EXCLUDED.\"id\", EXCLUDED.\"total\")::record"
     ));
+    let note = filled("note", "text", Some("s.note"));
+    let upsert = Flow { projection: vec![note], ..single() }.sync_upsert();
+    assert!(
+        upsert.contains(
+            "SET \"note\" = CASE WHEN ROW(t.\"note\")::record OPERATOR(pg_catalog.*=) ROW(EXCLUDED.\"note\")::record \
+             THEN t.\"note\" ELSE EXCLUDED.\"note\" END WHERE"
+        ),
+        "{upsert}"
+    );
     assert!(composite().delete_keys().ends_with("WHERE (t.\"a\", t.\"b \"\"x\") = (g.k1, g.k2)"));
 }
 

@@ -144,6 +144,11 @@ impl Channel {
         self.io.wakes_for(bytes);
     }
 
+    /// Whether bytes wait that were not read yet.
+    pub(super) fn has_unread(&self) -> bool {
+        self.io.has_unread()
+    }
+
     /// Puts a message in line for [`send`](Self::send).
     pub(super) fn queue(
         &mut self,

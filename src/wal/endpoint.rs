@@ -53,9 +53,15 @@ impl std::fmt::Display for Address {
 
 /// Any byte stream to a server.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {
-    /// From now on fewer bytes than these wake nobody who waits for them, where the system can do that. What has
-    /// come is read all the same by whoever looks, and 1 wakes at once for what has come meanwhile.
+    /// From now on fewer bytes than these wake nobody who waits for them, where the system can do that. 1 wakes for what
+    /// has come meanwhile, but not at once: the runtime has to look first, and finds nothing where by then more bytes
+    /// are asked for again. So whoever does that looks at [`Io::has_unread`] before.
     fn wakes_for(&self, _bytes: usize) {}
+
+    /// Whether bytes wait in the system. False where that is not known.
+    fn has_unread(&self) -> bool {
+        false
+    }
 }
 
 impl Io for UnixStream {}
@@ -66,11 +72,19 @@ impl Io for TcpStream {
             tracing::debug!(error = %e, "the socket's low-water mark is not set");
         }
     }
+
+    fn has_unread(&self) -> bool {
+        unread(self).is_ok_and(|bytes| bytes > 0)
+    }
 }
 
 impl Io for TlsStream<TcpStream> {
     fn wakes_for(&self, bytes: usize) {
         self.get_ref().0.wakes_for(bytes);
+    }
+
+    fn has_unread(&self) -> bool {
+        self.get_ref().0.has_unread()
     }
 }
 
@@ -91,6 +105,23 @@ fn low_water(socket: &TcpStream, bytes: usize) -> std::io::Result<()> {
         )
     };
     if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// How many bytes wait (tcp(7), FIONREAD).
+#[cfg(target_os = "linux")]
+fn unread(socket: &TcpStream) -> std::io::Result<libc::c_int> {
+    use std::os::fd::AsRawFd;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the socket is open while it is borrowed, and the answer is a c_int.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) } {
+        0 => Ok(bytes),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unread(_: &TcpStream) -> std::io::Result<libc::c_int> {
+    Ok(0)
 }
 
 #[cfg(not(target_os = "linux"))]

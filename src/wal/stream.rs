@@ -61,7 +61,13 @@ impl ReplicationStream {
         }
     }
 
-    /// While `next` is not asked: less than so much from the server wakes nobody, in vain.
+    /// Whether something waits that `next` has yet to read. It is not the time to rest then: see [`rest`](Self::rest).
+    pub fn has_unread(&self) -> bool {
+        self.channel.has_unread()
+    }
+
+    /// While `next` is not asked: less than so much from the server wakes nobody, in vain. What waits by
+    /// now is not told of either, though `wake` asked for it: who rests again and again needs not see any of it ever.
     pub fn rest(&self) {
         self.channel.wakes_for(MANY_BYTES);
     }

@@ -24,7 +24,7 @@ impl Shape {
              CREATE TABLE touched (number int, relation oid);
              INSERT INTO t ({columns}, u, tokens, note, big)
                SELECT {values}, i, 'i' || i, CASE WHEN i % 3 = 0 THEN 'note' END,
-                 CASE WHEN i % 100 = 0 THEN (SELECT string_agg(md5(i || ' ' || n), '') FROM generate_series(1, 3200) n) END
+                 CASE WHEN i % 100 = 0 THEN (SELECT string_agg(md5(i || ' ' || n), '') FROM generate_series(1, 800) n) END
                FROM generate_series(1, {ROWS}) i;
              ALTER TABLE t RESET (fillfactor)",
             columns = self.columns(),

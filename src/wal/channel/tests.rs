@@ -83,6 +83,34 @@ async fn a_rest_is_not_disturbed_and_what_came_meanwhile_is_there_after_it() {
     }
 }
 
+/// As whoever captures does: it rests as soon as all was read. One thread, so the runtime looks at sockets only when
+/// everybody waits.
+#[tokio::test]
+async fn who_rests_again_and_again_reads_what_came_all_the_same() {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let ours = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut server, _) = listener.accept().await.unwrap();
+    let mut stream = ReplicationStream::new(Channel::new(Box::new(ours)), 7);
+    stream.rest();
+    server.write_all(&keepalive(1)).await.unwrap();
+    let reads = async {
+        loop {
+            // The rest.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            stream.wake();
+            loop {
+                tokio::select! {
+                    biased;
+                    frame = stream.next() => return end_of(frame.unwrap()),
+                    () = std::future::ready(()), if !stream.has_unread() => break,
+                }
+            }
+            stream.rest();
+        }
+    };
+    assert_eq!(timeout(LONG, reads).await, Ok(1));
+}
+
 #[tokio::test]
 async fn a_status_abandoned_half_way_goes_out_whole_and_once() {
     // Too small for one status update: the first call cannot finish.
