@@ -179,8 +179,8 @@ async fn an_amount_becomes_minor_units_beside_a_column_that_goes() {
              ADD CONSTRAINT fits CHECK (amount > -1000000000), ALTER COLUMN note SET COMPRESSION pglz",
             "SET TABLESPACE fast",
         ],
-        more: &["--map", "minor = (amount * 100)::bigint"],
-        twin: "UPDATE twin.t SET minor = (amount * 100)::bigint",
+        more: &["--map", "minor = (amount * 100)::bigint + id"],
+        twin: "UPDATE twin.t SET minor = (amount * 100)::bigint + id",
         ..CASE
     };
     case.holds(200_000).await;

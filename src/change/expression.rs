@@ -41,9 +41,12 @@ pub(super) async fn understand(
         }
         None => e,
     };
-    // Prepared on its own, so that `typed` cannot smuggle in a second statement.
+    // Prepared on its own, so that `typed` cannot smuggle in a second statement. Where a view reads but one relation,
+    // its columns are printed without the alias from 16 on; in statements that read the keys too, those would be
+    // ambiguous.
     let sql = format!(
-        "CREATE VIEW {view} AS SELECT ({typed}\n) AS pgwraith_value FROM ONLY {source} AS s"
+        "CREATE VIEW {view} AS SELECT ({typed}\n) AS pgwraith_value FROM ONLY {source} AS s, \
+         (VALUES (1)) AS pgwraith_another (pgwraith_nothing)"
     );
     // Parsed under the operator's own search path, printed under the pinned one, so qualified.
     session.batch("RESET search_path").await?;

@@ -166,6 +166,14 @@ impl Tracker {
         together
     }
 
+    /// Whether keys should be synced at once: somebody is about to take all of them, they wait for each other,
+    /// memory has no room for others, or there are so many that waiting for more does not make it cheaper.
+    pub(super) fn presses(&self, many: usize) -> bool {
+        let dirty = self.dirty();
+        let wait = dirty.on_disk() > 0 || dirty.in_vain() > 0;
+        wait || dirty.in_memory() >= many || self.keeping.is_under_way()
+    }
+
     /// The relations that the stream told changes of.
     pub fn told_of(&self) -> HashSet<u32> {
         self.told().clone()
@@ -256,11 +264,12 @@ pub async fn capture(
         xids: XidWidener::new(next_xid),
         relations: HashMap::new(),
         transaction: None,
+        unannounced: false,
     };
     let mut status = interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
-    let (mut rest, mut gulp) = (None, 0);
+    let (mut rest, mut gulp, mut announced) = (None, 0, 0);
     loop {
         let full = tracker.dirty().in_memory() >= tracker.keeping.most(most_in_memory);
         if full {
@@ -297,13 +306,18 @@ pub async fn capture(
                     let received = tracker.dirty().received();
                     stream.status_update(received, confirmed, confirmed, false).await?;
                 }
+                if gulp - announced > MUCH || !tracker.fences().is_empty() {
+                    reader.announce();
+                    announced = gulp;
+                }
             }
             // All was read that came. (What came in the rest is told by the runtime, behind this: to rest again before
             // it had the time to would leave that unread for as long as nobody waits for a fence, and the slot where
             // it is.)
             () = ready(()), if !full && rest.is_none() && !stream.has_unread() && tracker.fences().is_empty() => {
                 let time = if gulp > MUCH { SHORT_REST } else { REST };
-                (rest, gulp) = (Some(Instant::now() + time), 0);
+                (rest, gulp, announced) = (Some(Instant::now() + time), 0, 0);
+                reader.announce();
                 stream.rest();
             }
         }
@@ -321,6 +335,8 @@ struct Reader {
     /// By relation oid: where the key's columns stand in its tuples.
     relations: HashMap<u32, Vec<usize>>,
     transaction: Option<Transaction>,
+    /// Something arrived that nobody was told of: whoever hears of each commit wakes for each.
+    unannounced: bool,
 }
 
 struct Transaction {
@@ -339,7 +355,7 @@ impl Reader {
                 // stream skips: without this the slot would hold all of it.
                 if self.transaction.is_none() {
                     self.tracker.dirty().advance(wal_end);
-                    self.tracker.announce();
+                    self.unannounced = true;
                 }
                 Ok(reply_requested)
             }
@@ -388,7 +404,14 @@ impl Reader {
                 let _ = waiting.send(());
             }
         }
-        self.tracker.announce();
+        self.unannounced = true;
+    }
+
+    /// Wakes whoever waits for what arrived.
+    fn announce(&mut self) {
+        if std::mem::take(&mut self.unannounced) {
+            self.tracker.announce();
+        }
     }
 
     fn relation(&mut self, relation: Relation) -> Result<()> {

@@ -325,7 +325,7 @@ impl DirtySet {
         }
     }
 
-    /// Up to `most` keys of memory that go to the database. Those that came from there may go back:
+    /// Up to `most` keys of memory that go to the database, the oldest. Those that came from there may go back:
     /// where they cannot be synced yet, what they wait for needs the room.
     ///
     /// Until [`DirtySet::spilled`] no batch has them: both would delete their stored rows. They count
@@ -333,8 +333,15 @@ impl DirtySet {
     pub fn to_spill(&mut self, most: usize) -> Vec<Spill> {
         // A repair knows no transaction, and must not replace a stored row that does.
         let idle = self.entries.iter_mut().filter(|(_, e)| !e.in_flight && e.xid != REPAIR);
+        let mut idle: Vec<_> = idle.collect();
+        // Those that hold the slot's position back for the longest first.
+        let by_age = |(_, e): &(_, &mut Entry)| (e.undurable.is_none(), e.undurable);
+        if idle.len() > most {
+            idle.select_nth_unstable_by_key(most, by_age);
+            idle.truncate(most);
+        }
         let spills: Vec<Spill> = idle
-            .take(most)
+            .into_iter()
             .map(|(key, e)| {
                 e.in_flight = true;
                 let loaded = e.stored.len() as u64;

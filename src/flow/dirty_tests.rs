@@ -75,6 +75,23 @@ fn the_confirmed_position_stops_before_the_first_key_only_in_memory() {
 }
 
 #[test]
+fn the_keys_that_hold_the_position_back_are_stored_first() {
+    let mut set = DirtySet::default();
+    for (n, position) in [(1, 300), (2, 100), (3, 200), (4, 400)] {
+        set.mark(key(n), n.into(), Lsn(position));
+    }
+    set.load(key(5), StoredRow { id: 7, xid: 10 });
+    set.advance(Lsn(500));
+    for next in [200, 300, 400, 500] {
+        let spills = set.to_spill(1);
+        assert_eq!(spills.len(), 1);
+        set.spilled(spills, 0);
+        assert_eq!(set.confirmable(), Lsn(next));
+    }
+    assert!(set.holds(&key(5)), "it is stored");
+}
+
+#[test]
 fn a_key_on_its_way_to_the_database_is_in_no_batch_and_counts_as_stored() {
     let mut set = DirtySet::default();
     set.mark(key(1), 10, Lsn(100));

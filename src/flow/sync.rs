@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -32,6 +33,9 @@ use crate::throttle::valve::Valve;
 const BATCH: usize = 2000;
 /// Keys of one statement within a large transaction.
 pub(super) const SLICE: usize = 5000;
+/// How long keys gather before they are synced. A batch costs the server several statements and a commit, however
+/// few keys it has, and rows that change all the time are written once.
+const GATHERING: Duration = Duration::from_millis(100);
 /// How long to leave keys alone whose changes are decoded and not visible yet, or that clash.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -200,7 +204,12 @@ impl Syncer {
     ) -> Result<()> {
         let mut arrivals = tracker.arrivals();
         let mut worked = Duration::ZERO;
+        let mut began = Instant::now();
         while !stop.is_cancelled() {
+            tokio::select! {
+                _ = stop.cancelled() => return Ok(()),
+                _ = gathering(tracker, &mut arrivals, began) => {}
+            }
             // Before the door and the keys: nobody waits for one who rests.
             let _there = tokio::select! {
                 _ = stop.cancelled() => return Ok(()),
@@ -220,9 +229,9 @@ impl Syncer {
                 let _ = timeout(Duration::from_millis(100), arrivals.changed()).await;
                 continue;
             }
-            let started = Instant::now();
+            began = Instant::now();
             let cleared = self.sync(tracker, batch).await?;
-            worked = started.elapsed();
+            worked = began.elapsed();
             report(worked);
             drop((turn, shared));
             if cleared == 0 {
@@ -419,6 +428,12 @@ impl Syncer {
     async fn describe(&self, key: &Key) -> Result<String> {
         describe_key(&self.session, &self.flow, key).await
     }
+}
+
+/// Until keys have gathered since then, or somebody waits for their syncs.
+async fn gathering(tracker: &Tracker, arrivals: &mut watch::Receiver<u64>, since: Instant) {
+    let pressed = async { while !tracker.presses(BATCH) && arrivals.changed().await.is_ok() {} };
+    let _ = timeout(GATHERING.saturating_sub(since.elapsed()), pressed).await;
 }
 
 /// A fence that a snapshot of ours waits for may take so long.

@@ -26,7 +26,7 @@ impl Keeping {
         Together(Arc::clone(&self.0))
     }
 
-    fn is_under_way(&self) -> bool {
+    pub(super) fn is_under_way(&self) -> bool {
         self.0.load(Ordering::SeqCst) > 0
     }
 

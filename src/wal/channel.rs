@@ -144,9 +144,9 @@ impl Channel {
         self.io.wakes_for(bytes);
     }
 
-    /// Whether bytes wait that were not read yet.
+    /// Whether bytes wait that `receive` has yet to give out.
     pub(super) fn has_unread(&self) -> bool {
-        self.io.has_unread()
+        !self.inbox.is_empty() || self.io.has_unread()
     }
 
     /// Puts a message in line for [`send`](Self::send).

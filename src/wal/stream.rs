@@ -61,7 +61,7 @@ impl ReplicationStream {
         }
     }
 
-    /// Whether something waits that `next` has yet to read. It is not the time to rest then: see [`rest`](Self::rest).
+    /// Whether something waits that `next` has yet to give out. It is not the time to rest then: see [`rest`](Self::rest).
     pub fn has_unread(&self) -> bool {
         self.channel.has_unread()
     }
