@@ -184,7 +184,8 @@ impl Governor {
                 }
             }
             let most = settings.copy.workers;
-            self.account.enter(&decision, &readings, most, Instant::now());
+            let now = (self.valve.hushed_for(), Instant::now());
+            self.account.enter(&decision, &readings, most, now);
             if kept.is_none_or(|at| at.elapsed() >= KEEP) {
                 self.tell(&decision, &readings, &settings);
                 let facts = self.facts(&decision, &readings, &mut keys);

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::controller::{Decision, Reading, Reason};
 
+/// By this name goes the time in which everybody rests for the application, whatever the decision is.
+const MAKING_WAY: &str = "making way";
+
 /// Kept by whoever decides, asked by whoever wants to know what that came to. Cloning shares it.
 #[derive(Debug, Clone, Default)]
 pub struct Account(Arc<Mutex<Book>>);
@@ -13,8 +16,17 @@ pub struct Account(Arc<Mutex<Book>>);
 #[derive(Debug, Default)]
 struct Book {
     sum: Sum,
-    /// The last decision's signal, its share of the speed that was not used, and when it was taken.
-    last: Option<(Option<String>, f64, Instant)>,
+    last: Option<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    signal: Option<String>,
+    /// The share of the speed that was not used.
+    rest: f64,
+    at: Instant,
+    /// How long everybody had made way in all by then.
+    hushed: Duration,
 }
 
 /// What the decisions came to since the account was opened.
@@ -34,8 +46,15 @@ impl Account {
         std::mem::take(&mut self.lock().sum)
     }
 
-    /// A decision, which holds until the next one; `most` workers at full speed.
-    pub fn enter(&self, decision: &Decision, readings: &[Reading], most: usize, now: Instant) {
+    /// A decision, which holds until the next one; `most` workers at full speed. By now everybody has made way for
+    /// `hushed` in all.
+    pub fn enter(
+        &self,
+        decision: &Decision,
+        readings: &[Reading],
+        most: usize,
+        (hushed, now): (Duration, Instant),
+    ) {
         let mut book = self.lock();
         let sum = &mut book.sum;
         for reading in readings {
@@ -49,11 +68,16 @@ impl Account {
                 sum.greatest.insert(reading.signal.clone(), reading.clone());
             }
         }
-        if let Some((signal, rest, at)) = book.last.take() {
-            let time = now.duration_since(at);
+        if let Some(last) = book.last.take() {
+            let time = now.duration_since(last.at);
+            let way = hushed.saturating_sub(last.hushed).min(time);
             book.sum.time += time;
-            if let Some(signal) = signal {
-                *book.sum.rested.entry(signal).or_default() += time.mul_f64(rest);
+            let rested = &mut book.sum.rested;
+            if !way.is_zero() {
+                *rested.entry(MAKING_WAY.to_owned()).or_default() += way.mul_f64(1.0 - last.rest);
+            }
+            if let Some(signal) = last.signal {
+                *rested.entry(signal).or_default() += time.mul_f64(last.rest);
             }
         }
         let speed = decision.workers as f64 * decision.duty / most.max(1) as f64;
@@ -63,7 +87,7 @@ impl Account {
             Reason::HeldBack(r) | Reason::Stopped(r) | Reason::Blind(r) => Some(r.signal.clone()),
             Reason::Grows(since) => Some(since.clone().unwrap_or_else(|| "beginning".to_owned())),
         };
-        book.last = Some((signal, (1.0 - speed).clamp(0.0, 1.0), now));
+        book.last = Some(Last { signal, rest: (1.0 - speed).clamp(0.0, 1.0), at: now, hushed });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Book> {
@@ -80,7 +104,7 @@ mod tests {
         let (account, start) = (Account::default(), Instant::now());
         let reading = |pressure| Reading::of_standby("standby eu".into(), pressure, String::new());
         let decision = |workers, duty, reason| Decision { workers, duty, reason };
-        let at = |seconds| start + Duration::from_secs(seconds);
+        let at = |seconds| (Duration::ZERO, start + Duration::from_secs(seconds));
         account.enter(&decision(2, 1.0, Reason::Free), &[reading(Some(0.1))], 2, at(0));
         let held = Reason::HeldBack(reading(Some(0.8)));
         account.enter(&decision(1, 0.5, held), &[reading(Some(0.8))], 2, at(4));
@@ -94,5 +118,18 @@ mod tests {
         account.enter(&decision(2, 1.0, Reason::Free), &[reading(None)], 2, at(11));
         let sum = account.close();
         assert_eq!((sum.time.as_secs(), sum.greatest["standby eu"].pressure), (1, None));
+    }
+
+    #[test]
+    fn who_makes_way_rests_for_that_only_as_far_as_it_would_have_worked() {
+        let (account, start) = (Account::default(), Instant::now());
+        let reading = Reading::of_others("probe", Some(0.8), String::new());
+        let half = Decision { workers: 1, duty: 0.5, reason: Reason::HeldBack(reading) };
+        let seconds = Duration::from_secs;
+        account.enter(&half, &[], 1, (seconds(3), start));
+        account.enter(&half, &[], 1, (seconds(5), start + seconds(10)));
+        let sum = account.close();
+        let rested: Vec<_> = sum.rested.iter().map(|(n, t)| (n.as_str(), t.as_secs())).collect();
+        assert_eq!(rested, [(MAKING_WAY, 1), ("probe", 5)]);
     }
 }

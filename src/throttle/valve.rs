@@ -34,14 +34,16 @@ struct Flow {
     scarce: Option<Instant>,
     /// And so long before that.
     was_scarce: Duration,
-    /// Everybody rests until then.
-    hush: Option<Instant>,
+    /// Everybody rests until the one, since the other.
+    hush: Option<(Instant, Instant)>,
+    /// And did for so long before that.
+    was_hushed: Duration,
 }
 
 impl Flow {
     /// What is left of a rest that began then.
     fn left(self, rest: Duration, began: Instant) -> Duration {
-        let hush = self.hush.map(|until| until.saturating_duration_since(Instant::now()));
+        let hush = self.hush.map(|(until, _)| until.saturating_duration_since(Instant::now()));
         rest.saturating_sub(began.elapsed()).max(hush.unwrap_or_default())
     }
 
@@ -54,6 +56,22 @@ impl Flow {
         }
     }
 
+    /// The same, where everybody rests for so long from now on.
+    fn hushed(self, time: Duration) -> Self {
+        let now = Instant::now();
+        match self.hush {
+            Some((until, since)) if until > now => {
+                Flow { hush: Some((until.max(now + time), since)), ..self }
+            }
+            _ => Flow { hush: Some((now + time, now)), was_hushed: self.hushed_for(), ..self },
+        }
+    }
+
+    fn hushed_for(self) -> Duration {
+        let last = |(until, since): (Instant, _)| until.min(Instant::now()).duration_since(since);
+        self.was_hushed + self.hush.map(last).unwrap_or_default()
+    }
+
     fn scarce_for(self) -> Duration {
         self.was_scarce + self.scarce.map(|since| since.elapsed()).unwrap_or_default()
     }
@@ -63,7 +81,8 @@ impl Default for Valve {
     /// Shut, until somebody has decided.
     fn default() -> Self {
         let (scarce, was_scarce) = (Some(Instant::now()), Duration::ZERO);
-        let shut = Flow { workers: 0, duty: 0.0, scarce, was_scarce, hush: None };
+        let (hush, was_hushed) = (None, Duration::ZERO);
+        let shut = Flow { workers: 0, duty: 0.0, scarce, was_scarce, hush, was_hushed };
         Valve { flow: Arc::new(watch::Sender::new(shut)), presence: Presence::default() }
     }
 }
@@ -82,8 +101,7 @@ impl Valve {
 
     /// Nobody works for so long, as soon as what has begun and has no rests in it is done.
     pub fn hush(&self, time: Duration) {
-        let until = Instant::now() + time;
-        self.flow.send_modify(|now| now.hush = now.hush.max(Some(until)));
+        self.flow.send_modify(|now| *now = now.hushed(time));
     }
 
     /// Who is there to obey.
@@ -121,6 +139,11 @@ impl Valve {
     /// How long it has been so in all.
     pub fn scarce_for(&self) -> Duration {
         self.flow.borrow().scarce_for()
+    }
+
+    /// How long everybody has made way in all.
+    pub fn hushed_for(&self) -> Duration {
+        self.flow.borrow().hushed_for()
     }
 
     /// A rest within a range, after work that took so long. It does not wait for whoever stopped the copy, who
@@ -237,9 +260,11 @@ mod tests {
         valve.breathe(ms(2)).await;
         assert_eq!(began.elapsed(), ms(302));
         drop(works);
+        assert_eq!(valve.hushed_for(), ms(300));
         valve.hush(ms(300));
         let _works = valve.pass(0, ms(2)).await;
         assert_eq!(began.elapsed(), ms(602));
+        assert_eq!(valve.hushed_for(), ms(600));
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,7 +42,9 @@ async fn anew(shop: &Shop, first: &[String], key: &str, by: Option<&str>) {
     shop.exec("ALTER SCHEMA twin RENAME TO aside; CREATE SCHEMA twin").await;
     let columns = format!(
         "SELECT concat_ws(', ', string_agg(format('%I %s%s%s', attname, format_type(atttypid, atttypmod),
-             ' DEFAULT ' || pg_get_expr(adbin, adrelid), CASE WHEN attnotnull THEN ' NOT NULL' END), ', '
+             ' DEFAULT ' || pg_get_expr(adbin, adrelid), CASE WHEN attnotnull THEN
+               concat((SELECT format(' CONSTRAINT %I', conname) FROM pg_constraint n
+                 WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]), ' NOT NULL') END), ', '
              ORDER BY array_position('{{{}}}', attname::text), attnum),
            (SELECT string_agg(format('CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)), ', ' ORDER BY oid)
             FROM pg_constraint WHERE conrelid = 'aside.t'::regclass AND contype = 'c'))
