@@ -14,6 +14,20 @@ pub(super) fn using_expressions(clauses: &str) -> Vec<Using> {
     split_clauses(&tokens(clauses)).into_iter().filter_map(|c| using_of(clauses, c)).collect()
 }
 
+/// The names that the clauses give to columns and constraints that had others.
+pub(super) fn new_names(clauses: &str) -> Vec<String> {
+    let new_name = |clause: &[Token<'_>]| match clause {
+        [rename, .., to, name] if rename.is("rename") && to.is("to") => name.identifier(),
+        _ => None,
+    };
+    split_clauses(&tokens(clauses)).into_iter().filter_map(new_name).collect()
+}
+
+/// Every word and quoted name of an expression that may be a column's.
+pub(super) fn words(expression: &str) -> Vec<String> {
+    tokens(expression).iter().filter_map(Token::identifier).collect()
+}
+
 /// The clauses of one ALTER TABLE, each as it was typed.
 pub(super) fn clauses(text: &str) -> Vec<&str> {
     let tokens = tokens(text);
@@ -239,6 +253,14 @@ mod tests {
         ] {
             assert!(!cascade(other), "{other}");
         }
+    }
+
+    #[test]
+    fn new_names_are_those_behind_to() {
+        assert_eq!(new_names("RENAME COLUMN a TO \"B\""), ["B"]);
+        assert_eq!(new_names("rename a to B"), ["b"]);
+        assert_eq!(new_names("ALTER a TYPE t USING rename(a, 'to'), DROP b"), [""; 0]);
+        assert_eq!(words("(a + \"B\") || 'c'"), ["a", "B"]);
     }
 
     #[test]

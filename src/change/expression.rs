@@ -98,7 +98,7 @@ pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability
         Stability::Subquery
     } else if tree.contains("{NEXTVALUEEXPR") {
         Stability::Volatile
-    } else if tree.contains("{SQLVALUEFUNCTION") {
+    } else if tree.contains("{SQLVALUEFUNCTION") || reads_the_clock(tree) {
         Stability::Moment
     } else {
         Stability::Immutable
@@ -128,6 +128,15 @@ pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability
         _ => Stability::Volatile,
     };
     Ok(shape.max(called))
+}
+
+/// A text that is there and not a column's, made a time: it may be 'now' or 'yesterday', and no function of the tree
+/// says so.
+fn reads_the_clock(tree: &str) -> bool {
+    const TIMES: [&str; 5] = ["1082", "1083", "1114", "1184", "1266"];
+    let of_constant = tree.split("{COERCEVIAIO :arg {CONST ").skip(1);
+    let mut types = of_constant.filter_map(|rest| rest.split_once("} :resulttype "));
+    types.any(|(_, rest)| TIMES.contains(&rest.split(' ').next().unwrap_or_default()))
 }
 
 /// A column of the source as an expression.

@@ -1,10 +1,10 @@
 //! The change, rehearsed on an empty clone inside a transaction that is rolled back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::alter::alter;
-use super::clauses::using_expressions;
+use super::clauses::{new_names, using_expressions, words};
 use super::clone::{self, Clone, set_role};
 use super::expression::{self, Expression, Stability};
 use super::stand_in::StandIns;
@@ -248,6 +248,17 @@ async fn read_result(
     Ok(clone::as_source(target, source))
 }
 
+/// Names of columns of the source that are, or were for some clauses, those of other columns. USING is understood
+/// over the source's row: it would read the wrong one, and verification with it.
+fn reused_names(source: &Table, target: &Table, request: &Request) -> HashSet<String> {
+    let given = request.alters.iter().flat_map(|clauses| new_names(clauses));
+    let moved = target.columns.iter().filter(|c| {
+        source.column_named(&c.name).is_some_and(|s| source.position(s.attnum) != Some(c.attnum))
+    });
+    let given: HashSet<String> = given.chain(moved.map(|c| c.name.clone())).collect();
+    given.into_iter().filter(|name| source.column_named(name).is_some()).collect()
+}
+
 /// Column of the target → the expression that the operator typed for it.
 fn typed_expressions(
     source: &Table,
@@ -255,7 +266,16 @@ fn typed_expressions(
     request: &Request,
 ) -> Result<HashMap<i16, String>> {
     let mut typed = HashMap::new();
+    let reused = reused_names(source, target, request);
     for using in request.alters.iter().flat_map(|a| using_expressions(a)) {
+        let names = [using.column.clone()].into_iter().chain(words(&using.expression));
+        if let Some(name) = names.into_iter().find(|name| reused.contains(name)) {
+            return Err(Error::usage(format!(
+                "the USING of column {:?} speaks of {name:?}, which other clauses make the name of another column",
+                using.column
+            ))
+            .next("Give the new column its value by --map, over the columns as they are now, or make two changes of it"));
+        }
         // By its present name, or the name an earlier clause gave it.
         let attnum = source
             .column_named(&using.column)

@@ -66,6 +66,7 @@ pub(super) fn request_in_place(args: &ChangeArgs) -> Result<Request> {
         (args.keep.is_some(), "--where"),
         (args.column_order.is_some(), "--column-order"),
         (args.partition_by.is_some(), "--partition-by"),
+        (args.shadow_ddl.is_some(), "--shadow-ddl"),
         (args.index_build.is_some(), "--index-build"),
     ];
     if let Some((_, flag)) = flags.into_iter().find(|(given, _)| *given) {
@@ -174,7 +175,7 @@ fn name(text: &str, end: char) -> Option<(String, &str)> {
         }
         None => {
             let (name, rest) = text.split_at(text.find(end).unwrap_or(text.len()));
-            Some((name.trim().to_lowercase(), rest))
+            Some((name.trim().to_ascii_lowercase(), rest))
         }
     }
 }

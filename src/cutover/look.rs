@@ -112,6 +112,7 @@ pub(super) async fn long_users(
     let prepared = observer
         .query(
             "SELECT l.virtualtransaction FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' \
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) \
              AND l.pid IS NULL AND l.granted AND (l.relation = $1 OR l.relation = ANY ($2))",
             &[&table, &others],
         )

@@ -43,7 +43,7 @@ impl Run<'_> {
             return Ok(None);
         };
         if trial.verdict.way != Way::Instant {
-            if trial.verdict.way != Way::ShadowCopy && !table.is_partitioned() {
+            if trial.verdict.way != Way::ShadowCopy {
                 let way = trial.verdict.way.as_str();
                 self.meter.note(format!(
                     "the change can be made {way} (--in-place): {}; `pgwraith plan` says how. This run copies the table",

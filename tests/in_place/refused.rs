@@ -22,6 +22,10 @@ async fn what_needs_a_copy_is_named() {
             "{output}"
         );
     }
+    let by_file =
+        ["run", "ours.t", "-d", &shop.dsn, "--in-place", "--shadow-ddl", "/dev/null", ANY_WAY];
+    let output = harness::run(by_file).await.expect_code(2);
+    assert!(output.stderr.contains("--shadow-ddl is of a copy"), "{output}");
     let postponed = run(&shop, "ADD CHECK (a > 0)", &["--postpone-cutover"]).await.expect_code(2);
     assert!(postponed.stderr.contains("--cutover-window"), "{postponed}");
     for (alter, why) in [

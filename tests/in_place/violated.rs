@@ -24,6 +24,11 @@ async fn rows_are_named_by_their_keys() {
             "ADD FOREIGN KEY (k) REFERENCES ours.p",
             "UPDATE {s}.t SET k = 1 WHERE k = 99",
         ),
+        (
+            "UPDATE {s}.t SET a = -1 WHERE id IN (7, 900); ALTER TABLE {s}.t ADD CONSTRAINT late CHECK (a > 0) NOT VALID",
+            "VALIDATE CONSTRAINT late",
+            "UPDATE {s}.t SET a = id",
+        ),
         ("UPDATE {s}.t SET a = 7 WHERE id = 900", "ADD UNIQUE (a)", "UPDATE {s}.t SET a = id"),
     ];
     for (n, (wrong, alter, mended)) in cases.into_iter().enumerate() {

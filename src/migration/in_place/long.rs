@@ -78,6 +78,13 @@ impl Steps<'_, '_, '_> {
     ) -> crate::error::Error {
         match &stored.step.does {
             Does::Validate { name } => violating::told(self, name, error).await,
+            // As typed: which one it was, PostgreSQL says.
+            _ if classify(&error) == Class::RowsDoNotFit => {
+                match error.db().and_then(|db| db.constraint()).map(str::to_owned) {
+                    Some(name) => violating::told(self, &name, error).await,
+                    None => error,
+                }
+            }
             _ => error,
         }
     }
