@@ -61,7 +61,8 @@ impl Case {
         tablespaces(&shop.client).await;
         make(&shop, "ours", rows, self.before).await;
         make(&shop, "twin", 0, self.before).await;
-        let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
+        // Keys change as often as rows are updated.
+        let mix = Mix { sessions: 3, rate: Some(300.0), moves: 45, ..Mix::default() };
         let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
 
         die_in_the_copy(&shop, self.arguments(&shop, "run")).await;
@@ -69,6 +70,7 @@ impl Case {
         run.wait_for_saying("postponed until `pgwraith cutover`").await;
         let report = traffic.stop().await.unwrap();
         assert_eq!((report.error_count, report.anomaly_count), (0, 0), "{what}: {report:?}");
+        assert!(report.moves > 50, "{what}: {report:?}");
 
         self.alter_the_twin(&shop).await;
         harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);

@@ -51,6 +51,8 @@ pub struct Request {
     pub shadow_ddl: Option<String>,
     /// The index whose order rows are written in.
     pub order_by: Option<String>,
+    /// The table is written anew whatever else is asked for.
+    pub anew: bool,
     /// The table itself is altered, in careful steps. Of the migration, too: nobody goes on with steps by a copy.
     pub in_place: bool,
 }
@@ -82,7 +84,7 @@ impl Request {
             )
         } else if self.order_by.is_some() {
             Some("the rows are to be written anew, in the order of an index")
-        } else if self.alters.is_empty() {
+        } else if self.anew || self.alters.is_empty() {
             Some("the rows are to be written anew")
         } else {
             None

@@ -41,6 +41,7 @@ pub(super) fn request(args: &ChangeArgs) -> Result<Request> {
         partition: partition(args)?,
         order_by: args.order_by.as_deref().map(one_name).transpose()?,
         shadow_ddl: args.shadow_ddl.as_deref().map(file).transpose()?,
+        anew: args.rebuild && !args.alter.is_empty(),
         in_place: false,
     };
     if request == Request::default() && !args.rebuild {

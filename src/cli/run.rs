@@ -182,6 +182,7 @@ fn another_change(table: &str, begun: &Request) -> Error {
         .order_by
         .iter()
         .map(|index| format!(" --rebuild --order-by '{}'", quote_ident(index)));
+    let anew = begun.anew.then(|| " --rebuild".to_owned());
     let flags: String = alters
         .chain(maps)
         .chain(keep)
@@ -189,6 +190,7 @@ fn another_change(table: &str, begun: &Request) -> Error {
         .chain(partition)
         .chain(file)
         .chain(ordered)
+        .chain(anew)
         .collect();
     let flags = if flags.is_empty() { " --rebuild".to_owned() } else { flags };
     let index_build = if begun.indexes_before { " --index-build before" } else { "" };

@@ -279,6 +279,8 @@ async fn every_way_is_told_and_nothing_is_changed() {
 
     let rebuilt = plan(&shop, &["--rebuild"]).await.expect_code(0);
     assert_eq!((&rebuilt.json()["way"], steps(&rebuilt)), (&"shadow_copy".into(), 0));
+    let anew = plan(&shop, &["--rebuild", "--alter", "ADD COLUMN n int"]).await.expect_code(0);
+    assert_eq!(anew.json()["way"], "shadow_copy", "so does run: {anew}");
     let wrong = plan(&shop, &["--alter", "ALTER COLUMN nothing TYPE bigint"]).await.expect_code(2);
     assert!(wrong.stderr.contains("nothing"), "{wrong}");
     assert_eq!(shop.value::<Vec<String>>(EVERYTHING).await, before);

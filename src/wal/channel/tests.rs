@@ -98,12 +98,10 @@ async fn who_rests_again_and_again_reads_what_came_all_the_same() {
             // The rest.
             tokio::time::sleep(Duration::from_millis(1)).await;
             stream.wake();
-            loop {
-                tokio::select! {
-                    biased;
-                    frame = stream.next() => return end_of(frame.unwrap()),
-                    () = std::future::ready(()), if !stream.has_unread() => break,
-                }
+            tokio::select! {
+                biased;
+                frame = stream.next() => return end_of(frame.unwrap()),
+                () = std::future::ready(()), if !stream.has_unread() => {}
             }
             stream.rest();
         }
