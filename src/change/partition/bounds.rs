@@ -9,7 +9,7 @@ use crate::change::rehearse::{Rows, rows_of};
 use crate::change::{Plan, Projected};
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
-use crate::shadow::{Names, set_role};
+use crate::shadow::{self, Names, set_role};
 
 /// Of a LIST.
 const MOST_VALUES: i64 = 200;
@@ -84,7 +84,11 @@ impl<'a> Divided<'a> {
         let scratch = QualifiedName::new(format!("pgwraith_bounds_{}", session.pid()), "rows");
         let owner = quote_ident(&source.owner);
         let schema = quote_ident(&scratch.schema);
-        session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}; GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
+        // Only where there is to be a view: this transaction may read for hours, and one that wrote has a number, which
+        // keeps back every slot meanwhile.
+        if shadow::needs_rows_view(source, plan.keep.is_some()) {
+            session.batch(&format!("CREATE SCHEMA {schema} AUTHORIZATION {owner}; GRANT ALL ON SCHEMA {schema} TO PUBLIC")).await?;
+        }
         let rows = Rows { source, keep: plan.keep.as_deref() };
         let rows = scanned(&rows_of(session, rows, &scratch).await?, source.is_partitioned());
         session.batch(&set_role(Some(&source.owner))).await?;
