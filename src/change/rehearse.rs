@@ -251,12 +251,12 @@ async fn read_result(
 /// Names of columns of the source that are, or were for some clauses, those of other columns. USING is understood
 /// over the source's row: it would read the wrong one, and verification with it.
 fn reused_names(source: &Table, target: &Table, request: &Request) -> HashSet<String> {
-    let given = request.alters.iter().flat_map(|clauses| new_names(clauses));
-    let moved = target.columns.iter().filter(|c| {
-        source.column_named(&c.name).is_some_and(|s| source.position(s.attnum) != Some(c.attnum))
+    let given: HashSet<String> = request.alters.iter().flat_map(|a| new_names(a)).collect();
+    let reused = source.columns.iter().filter(|c| {
+        let is_another = |of: &Column| Some(of.attnum) != source.position(c.attnum);
+        given.contains(&c.name) || target.column_named(&c.name).is_some_and(is_another)
     });
-    let given: HashSet<String> = given.chain(moved.map(|c| c.name.clone())).collect();
-    given.into_iter().filter(|name| source.column_named(name).is_some()).collect()
+    reused.map(|c| c.name.clone()).collect()
 }
 
 /// Column of the target → the expression that the operator typed for it.

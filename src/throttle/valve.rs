@@ -34,16 +34,16 @@ struct Flow {
     scarce: Option<Instant>,
     /// And so long before that.
     was_scarce: Duration,
-    /// Everybody rests until the one, since the other.
-    hush: Option<(Instant, Instant)>,
-    /// And did for so long before that.
-    was_hushed: Duration,
+    /// Everybody rests until then.
+    hush: Option<Instant>,
+    /// For so long in all, what is left of that included.
+    hushed: Duration,
 }
 
 impl Flow {
     /// What is left of a rest that began then.
     fn left(self, rest: Duration, began: Instant) -> Duration {
-        let hush = self.hush.map(|(until, _)| until.saturating_duration_since(Instant::now()));
+        let hush = self.hush.map(|until| until.saturating_duration_since(Instant::now()));
         rest.saturating_sub(began.elapsed()).max(hush.unwrap_or_default())
     }
 
@@ -57,19 +57,16 @@ impl Flow {
     }
 
     /// The same, where everybody rests for so long from now on.
-    fn hushed(self, time: Duration) -> Self {
+    fn quiet(self, time: Duration) -> Self {
         let now = Instant::now();
-        match self.hush {
-            Some((until, since)) if until > now => {
-                Flow { hush: Some((until.max(now + time), since)), ..self }
-            }
-            _ => Flow { hush: Some((now + time, now)), was_hushed: self.hushed_for(), ..self },
-        }
+        let from = self.hush.map_or(now, |until| until.max(now));
+        let until = from.max(now + time);
+        Flow { hush: Some(until), hushed: self.hushed + (until - from), ..self }
     }
 
     fn hushed_for(self) -> Duration {
-        let last = |(until, since): (Instant, _)| until.min(Instant::now()).duration_since(since);
-        self.was_hushed + self.hush.map(last).unwrap_or_default()
+        let left = self.left(Duration::ZERO, Instant::now());
+        self.hushed.saturating_sub(left)
     }
 
     fn scarce_for(self) -> Duration {
@@ -81,8 +78,8 @@ impl Default for Valve {
     /// Shut, until somebody has decided.
     fn default() -> Self {
         let (scarce, was_scarce) = (Some(Instant::now()), Duration::ZERO);
-        let (hush, was_hushed) = (None, Duration::ZERO);
-        let shut = Flow { workers: 0, duty: 0.0, scarce, was_scarce, hush, was_hushed };
+        let (hush, hushed) = (None, Duration::ZERO);
+        let shut = Flow { workers: 0, duty: 0.0, scarce, was_scarce, hush, hushed };
         Valve { flow: Arc::new(watch::Sender::new(shut)), presence: Presence::default() }
     }
 }
@@ -101,7 +98,7 @@ impl Valve {
 
     /// Nobody works for so long, as soon as what has begun and has no rests in it is done.
     pub fn hush(&self, time: Duration) {
-        self.flow.send_modify(|now| *now = now.hushed(time));
+        self.flow.send_modify(|now| *now = now.quiet(time));
     }
 
     /// Who is there to obey.

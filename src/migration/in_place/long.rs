@@ -76,16 +76,14 @@ impl Steps<'_, '_, '_> {
         stored: &StoredStep,
         error: crate::error::Error,
     ) -> crate::error::Error {
-        match &stored.step.does {
-            Does::Validate { name } => violating::told(self, name, error).await,
+        let name = match &stored.step.does {
+            Does::Validate { name } => Some(name.clone()),
             // As typed: which one it was, PostgreSQL says.
-            _ if classify(&error) == Class::RowsDoNotFit => {
-                match error.db().and_then(|db| db.constraint()).map(str::to_owned) {
-                    Some(name) => violating::told(self, &name, error).await,
-                    None => error,
-                }
-            }
-            _ => error,
+            _ => violating::constraint_of(self, &error).await,
+        };
+        match name {
+            Some(name) => violating::told(self, &name, error).await,
+            None => error,
         }
     }
 }

@@ -24,11 +24,7 @@ pub(super) async fn told(steps: &Steps<'_, '_, '_>, name: &str, error: Error) ->
 
 /// A row cannot be filled, since it violates a constraint that is older than the column's values, or younger than the row.
 pub(super) async fn refused(steps: &Steps<'_, '_, '_>, error: Error) -> Error {
-    let name = constraint_of(steps, &error).await.unwrap_or_else(|e| {
-        tracing::debug!("looking for the constraint that refuses a row: {e}");
-        None
-    });
-    let Some(name) = name else { return error };
+    let Some(name) = constraint_of(steps, &error).await else { return error };
     let sample = sample(steps, &name).await;
     Error::new(
         Kind::DataDiffers,
@@ -41,8 +37,16 @@ pub(super) async fn refused(steps: &Steps<'_, '_, '_>, error: Error) -> Error {
     .source(error)
 }
 
+/// The constraint that a row violates, where it can be found out.
+pub(super) async fn constraint_of(steps: &Steps<'_, '_, '_>, error: &Error) -> Option<String> {
+    look_for_constraint(steps, error).await.unwrap_or_else(|e| {
+        tracing::debug!("looking for the constraint that refuses a row: {e}");
+        None
+    })
+}
+
 /// Its name, as PostgreSQL says it; of a column that has to have a value it says only that.
-async fn constraint_of(steps: &Steps<'_, '_, '_>, error: &Error) -> Result<Option<String>> {
+async fn look_for_constraint(steps: &Steps<'_, '_, '_>, error: &Error) -> Result<Option<String>> {
     let Some(db) = error.db() else { return Ok(None) };
     if let Some(name) = db.constraint() {
         return Ok(Some(name.to_owned()));
