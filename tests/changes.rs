@@ -246,8 +246,15 @@ async fn what_would_be_left_behind_is_told_and_agreed_to() {
     make(&shop, "ours", 20_000, "").await;
     let keep = ["--where", "status <> 'paid'"];
     let output = shop.run(TABLE, &keep).await.expect_code(2);
-    assert!(output.stderr.contains("of about 20 000 rows of ours.t behind"), "{output}");
-    assert!(output.stderr.contains("--yes"), "{output}");
+    let go: i64 = shop.value("SELECT count(*) FROM ours.t WHERE status = 'paid'").await;
+    let told = format!("leaves {} of 20 000 rows, as they are now, of ours.t behind", spaced(go));
+    assert!(output.stderr.contains(&told) && output.stderr.contains("--yes"), "{told}: {output}");
+    let given = ["plan", TABLE, "-d", &shop.dsn, keep[0], keep[1]];
+    let planned = harness::run(given).await.expect_code(0);
+    assert!(planned.stdout.contains(&spaced(go)), "{go}: {planned}");
+    // What has no answer for a row is estimated.
+    let output = shop.run(TABLE, &["--where", "1 / (id - 7) = 0"]).await.expect_code(2);
+    assert!(output.stderr.contains("of about 20 000 rows (as the server estimates"), "{output}");
     for (condition, why) in [
         ("status", "type boolean"),
         ("random() < 0.5", "volatile"),
@@ -264,6 +271,12 @@ async fn what_would_be_left_behind_is_told_and_agreed_to() {
     let output = shop.run(TABLE, &["--where", "id > 5", "--yes"]).await.expect_code(3);
     assert!(output.stderr.contains("child_parent_fkey"), "{output}");
     assert_eq!(shop.held_back().await, [""; 0]);
+}
+
+/// As numbers of rows are told.
+fn spaced(rows: i64) -> String {
+    assert!((1_000..1_000_000).contains(&rows), "{rows}");
+    format!("{} {:03}", rows / 1000, rows % 1000)
 }
 
 /// A range is so many keys of the table, however few of them are wanted: it would go through all of it otherwise.

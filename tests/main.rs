@@ -13,6 +13,7 @@ mod dry_run;
 mod followers;
 mod forced_rls;
 mod generator;
+mod gives_way;
 mod harness;
 mod hooks;
 mod in_place;

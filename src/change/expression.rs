@@ -10,6 +10,8 @@ pub(super) struct Expression {
     pub sql: String,
     /// Attribute numbers of the source's columns it reads.
     pub columns: Vec<i16>,
+    /// Whether it calls what reads settings of the session.
+    pub by_settings: bool,
 }
 
 /// How an expression's value may vary.
@@ -68,8 +70,13 @@ pub(super) async fn understand(
         Error::usage(format!("the expression {typed:?} is more than one value of one row"))
     })?;
     let tree: String = row.get(1);
-    refuse_unstable(typed, stability(session, &tree).await?)?;
-    Ok(Expression { sql: format!("({text})"), columns: row.get(2) })
+    let stability = stability(session, &tree).await?;
+    refuse_unstable(typed, stability)?;
+    Ok(Expression {
+        sql: format!("({text})"),
+        columns: row.get(2),
+        by_settings: stability == Stability::Stable,
+    })
 }
 
 fn refuse_unstable(typed: &str, stability: Stability) -> Result<()> {

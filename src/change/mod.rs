@@ -24,7 +24,7 @@ pub mod trial;
 
 pub use key::own as own_key;
 pub use order_by::refuse_crowds;
-pub use rehearse::{left_behind, rehearse, rehearse_within};
+pub use rehearse::{rehearse, rehearse_within};
 
 use crate::catalog::{Carried, Table};
 use crate::error::Error;
@@ -117,6 +117,8 @@ pub struct Plan {
     pub partitioning: Option<partition::Partitioning>,
     /// The order that rows are copied in, where that is not the key's.
     pub order: Option<Course>,
+    /// Columns whose expressions call what reads settings of the session (STABLE).
+    pub by_settings: Vec<String>,
 }
 
 /// What ranges of rows go along: columns of the source that say of any two rows which comes first.

@@ -77,7 +77,7 @@ async fn rehearse_in_transaction(
     let typed = typed_expressions(source, &target, request)?;
     let scratch = made.name.schema.clone();
     let fill = Fill { session, source, scratch: &scratch, clone_oid: made.oid, typed };
-    let (projection, reads) = fill.projection(&target).await?;
+    let Filled { projection, reads, by_settings } = fill.projection(&target).await?;
     let keep = match &request.keep {
         Some(typed) => Some(kept(session, source, &scratch, typed).await?),
         None => None,
@@ -118,7 +118,7 @@ async fn rehearse_in_transaction(
         Some(index) => Some(order_by::course(session, source, index).await?),
         None => None,
     };
-    Ok(Plan { target, projection, key, carried, keep, partitioning, order })
+    Ok(Plan { target, projection, key, carried, keep, partitioning, order, by_settings })
 }
 
 /// What the operator's clauses make of the clone.
@@ -162,19 +162,6 @@ async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> 
     expression::understand(session, (source.oid, &qualified), scratch, &condition)
         .await
         .map(|understood| understood.sql)
-}
-
-/// About how many rows of the source there are, and how many of them the condition leaves behind, as the
-/// server estimates it without reading them.
-pub async fn left_behind(session: &Session, source: &Table, keep: &str) -> Result<(u64, u64)> {
-    let rows = async |condition: &str| -> Result<u64> {
-        let from = source.scanned();
-        let sql = format!("EXPLAIN (FORMAT JSON) SELECT FROM {from} AS s WHERE {condition}");
-        let plan: serde_json::Value = session.one(&sql, &[]).await?.get(0);
-        Ok(plan[0]["Plan"]["Plan Rows"].as_f64().unwrap_or(0.0) as u64)
-    };
-    let all = rows("true").await?;
-    Ok((all, all.saturating_sub(rows(keep).await?)))
 }
 
 /// A serial's sequence goes with its column, and with it whatever else calls it: as a plain ALTER says.
@@ -306,6 +293,14 @@ fn typed_expressions(
     Ok(typed)
 }
 
+/// How the columns get their values.
+struct Filled {
+    projection: Vec<Projected>,
+    /// Which columns of the source each of them reads.
+    reads: Vec<Vec<i16>>,
+    by_settings: Vec<String>,
+}
+
 struct Fill<'a> {
     session: &'a Session,
     source: &'a Table,
@@ -315,12 +310,13 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    /// Each column's projection, and which columns of the source each reads.
-    async fn projection(&self, target: &Table) -> Result<(Vec<Projected>, Vec<Vec<i16>>)> {
-        let mut projection = Vec::new();
-        let mut reads = Vec::new();
+    async fn projection(&self, target: &Table) -> Result<Filled> {
+        let (mut projection, mut reads, mut by_settings) = (Vec::new(), Vec::new(), Vec::new());
         for column in &target.columns {
             let expression = self.fill(column).await?;
+            if expression.as_ref().is_some_and(|e| e.by_settings) {
+                by_settings.push(column.name.clone());
+            }
             let (sql, columns) = match expression {
                 Some(e) => (Some(e.sql), e.columns),
                 None => (None, Vec::new()),
@@ -334,7 +330,7 @@ impl Fill<'_> {
             });
             reads.push(columns);
         }
-        Ok((projection, reads))
+        Ok(Filled { projection, reads, by_settings })
     }
 
     async fn fill(&self, column: &Column) -> Result<Option<Expression>> {
@@ -352,6 +348,7 @@ impl Fill<'_> {
             Some(old) => Ok(Some(Expression {
                 sql: expression::column(&old.name),
                 columns: vec![old.attnum],
+                by_settings: false,
             })),
             None => self.new_column(column).await,
         }
@@ -373,14 +370,14 @@ impl Fill<'_> {
                 return refuse("is NOT NULL and has no default, so existing rows would violate it");
             }
             let sql = format!("NULL::{}", column.type_sql);
-            return Ok(Some(Expression { sql, columns: Vec::new() }));
+            return Ok(Some(Expression { sql, columns: Vec::new(), by_settings: false }));
         };
         let sql = match expression::stability(self.session, &tree).await? {
             Stability::Immutable => format!("({default})"),
             Stability::Stable | Stability::Moment => self.freeze(column, &default).await?,
             Stability::Volatile | Stability::Subquery => return Ok(None),
         };
-        Ok(Some(Expression { sql, columns: Vec::new() }))
+        Ok(Some(Expression { sql, columns: Vec::new(), by_settings: false }))
     }
 
     /// Its default, as text and as the server keeps it; where it has none of its own that of its domain, or of the

@@ -263,6 +263,9 @@ pub struct LimitArgs {
     /// How many times as many other sessions as in calm times may be at work at a time [default: 1.5]
     #[arg(long, value_parser = factor)]
     pub max_active_factor: Option<f64>,
+    /// How many times as many transactions as beside the copy may be done while it rests [default: 1.25]
+    #[arg(long, value_parser = factor)]
+    pub max_backlog_factor: Option<f64>,
     /// How many times as long as in calm times a read of a row by its key may take [default: 2.5]
     #[arg(long, value_parser = factor)]
     pub max_probe_factor: Option<f64>,

@@ -164,8 +164,12 @@ fn copy_lines(copy: &CopyWay) -> Vec<String> {
             bytes(estimate.wal_bytes)
         ),
     ];
-    for phase in copy.phases.iter().filter(|phase| !phase.sql.is_empty()) {
+    for phase in &copy.phases {
+        if phase.sql.is_empty() && phase.locks.is_empty() {
+            continue;
+        }
         out.push(format!("  {:<9} {}", phase.phase, phase.note));
+        out.extend(phase.locks.iter().map(|lock| format!("            lock: {lock}")));
         out.extend(phase.sql.iter().map(|sql| format!("            {};", indented(sql))));
     }
     out.push("  locks     of the cutover, in this order, for less than --max-lock-hold (500 ms) together:".to_owned());

@@ -283,6 +283,7 @@ fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
         lock_waiters: limits.max_lock_waiters.or(standard.lock_waiters),
         active: limits.max_active_sessions.or(standard.active),
         active_factor: limits.max_active_factor.unwrap_or(standard.active_factor),
+        backlog_factor: limits.max_backlog_factor.unwrap_or(standard.backlog_factor),
         probe_factor: limits.max_probe_factor.unwrap_or(standard.probe_factor),
         probe_latency: limits.max_probe_latency.or(standard.probe_latency),
         query: limits.throttle_query.clone(),

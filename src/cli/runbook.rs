@@ -132,6 +132,9 @@ fn by_copy(out: &mut String, copy: &CopyWay, word: &str, flags: &str) {
         let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
         line(out, &format!("SQL of \"{}\" ({}):", phase_sql.phase, phase_sql.note));
         code(out, &sql, "sql");
+        if !phase_sql.locks.is_empty() {
+            line(out, &format!("Locks: {}.", phase_sql.locks.join("; ")));
+        }
     }
     phase(out, "3. Cutover", &[&format!("pgwraith cutover {word}")], "sh");
     line(

@@ -23,7 +23,7 @@ use super::write::{Isolation, Writer};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Lsn, QualifiedName, Session};
+use crate::pg::{GivesWay, Lsn, QualifiedName, Ran, Session};
 use crate::throttle::valve::Valve;
 
 /// What fails for a passing reason is tried so often.
@@ -254,18 +254,28 @@ impl Filler {
         }
     }
 
-    /// Fills what the ranges have left, until a look at all rows finds none. `looker` reads, `session` writes.
+    /// Fills what the ranges have left, until a look at all rows finds none. `looker` reads, and gives way to whom
+    /// `watcher` sees wait for that; `session` writes.
     pub async fn sweep(
         &self,
-        (looker, session): (&Session, &Session),
+        (looker, watcher, session): (&Session, &Session, &Session),
         tell: impl Fn(String),
     ) -> Result<()> {
         looker.set_role(&self.writer.owner).await?;
+        let mut ways = GivesWay::new(format!("the last look for rows without {:?}", self.column));
         session.batch(BY_INDEX).await?;
         let (mut looks, mut pause, mut worked) = (0, PAUSE, Duration::ZERO);
         let (mut most, mut batch, mut all_filled) = (None, BATCH, 0);
         loop {
-            let rows = looker.query(&self.flow.unfilled(&self.column), &[&LOOK]).await?;
+            let (sql, limit): (_, [&(dyn ToSql + Sync); 1]) =
+                (self.flow.unfilled(&self.column), [&LOOK]);
+            let rows = match ways.run(watcher, looker.pid(), looker.query(&sql, &limit)).await? {
+                Ran::Done(rows) => rows,
+                Ran::GaveWay(why) => {
+                    tell(why);
+                    continue;
+                }
+            };
             let width = self.flow.key.len();
             let found: Vec<Key> = rows.iter().map(|row| Key::of_row(row, width)).collect();
             if found.is_empty() {

@@ -23,13 +23,7 @@ pub async fn sample(
     if flow.captured.view().is_some() {
         return Ok(Vec::new());
     }
-    let size = "SELECT pg_catalog.sum(pg_catalog.pg_relation_size(r.oid::pg_catalog.regclass))::pg_catalog.int8 / \
-                pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.unnest($1::pg_catalog.oid[]) r (oid)";
-    let relations = catalog::tree(session, flow.captured.oid).await?;
-    // Null where it was dropped just now, which others say.
-    let pages: Option<i64> = session.one(size, &[&relations]).await?.get(0);
-    let Some(pages) = pages else { return Ok(Vec::new()) };
-    let percent = (PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32;
+    let Some(percent) = percent(session, flow).await? else { return Ok(Vec::new()) };
     writer.begin(session, Isolation::ReadCommitted).await?;
     writer.as_owner(session).await?;
     let rows = session.query(&flow.sample_keys(course), &[&percent, &keys]).await?;
@@ -37,4 +31,13 @@ pub async fn sample(
     let width = course.columns.len();
     let key = |row: &tokio_postgres::Row| (0..width).map(|i| row.get::<_, Raw>(i)).collect();
     Ok(rows.iter().map(key).collect())
+}
+
+/// What part of the table's pages that is; None where it was dropped just now, which others say.
+pub async fn percent(session: &Session, flow: &Flow) -> Result<Option<f32>> {
+    let size = "SELECT pg_catalog.sum(pg_catalog.pg_relation_size(r.oid::pg_catalog.regclass))::pg_catalog.int8 / \
+                pg_catalog.current_setting('block_size')::pg_catalog.int8 FROM pg_catalog.unnest($1::pg_catalog.oid[]) r (oid)";
+    let relations = catalog::tree(session, flow.captured.oid).await?;
+    let pages: Option<i64> = session.one(size, &[&relations]).await?.get(0);
+    Ok(pages.map(|pages| (PAGES * 100.0 / (pages.max(1) as f64)).min(100.0) as f32))
 }

@@ -12,7 +12,7 @@ use super::store::{self, ToDo, What};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
-use crate::pg::{Connector, Session};
+use crate::pg::{Connector, GivesWay, Ran, Session};
 use crate::shadow::{Names, Step};
 use crate::telemetry::{Meter, Sample};
 
@@ -103,7 +103,14 @@ impl Work<'_> {
         }
         let limit = if *what == What::Proves { VALIDATE_TIMEOUT } else { LOCK_TIMEOUT };
         session.set("lock_timeout", limit).await?;
-        by_its_role(session, step, self.patience, self.meter).await?;
+        let gives_way = match *what == What::Proves {
+            true => {
+                Some(connect(self.connector, &format!("{}/after watch", self.migration)).await?)
+            }
+            false => None,
+        };
+        let waits = Waits { patience: self.patience, meter: self.meter, watcher: gives_way };
+        waits.by_its_role(session, step).await?;
         failpoint!("step done");
         store::event(session, self.migration, "done", &step.sql).await?;
         failpoint!("step recorded");
@@ -124,42 +131,58 @@ async fn connect(connector: &Connector, role: &str) -> Result<Session> {
     connector.session(role).await
 }
 
-/// An owner who lacks a right to name what is his, in a schema he may not use, has it done by the tool.
-async fn by_its_role(
-    session: &Session,
-    step: &Step,
+/// How a statement gets its locks, and lets others have theirs.
+struct Waits<'a> {
     patience: Duration,
-    meter: &Meter,
-) -> Result<()> {
-    if let Some(role) = &step.role {
-        session.set_role(role).await?;
-    }
-    let done = one(session, &step.sql, patience, meter).await;
-    session.batch("RESET ROLE").await?;
-    match done {
-        Err(e) if step.role.is_some() && e.sqlstate() == Some("42501") => {
-            one(session, &step.sql, patience, meter).await
-        }
-        done => done,
-    }
+    meter: &'a Meter,
+    /// Of what reads a whole table.
+    watcher: Option<Session>,
 }
 
-async fn one(session: &Session, sql: &str, patience: Duration, meter: &Meter) -> Result<()> {
-    let started = Instant::now();
-    let (mut told, mut pause) = (false, PAUSE);
-    loop {
-        match session.batch(sql).await {
-            Ok(()) => return Ok(()),
-            Err(e) if !matches!(classify(&e), Class::Late | Class::Transient) => return Err(e),
-            Err(e) if started.elapsed() > patience => return Err(e),
-            Err(e) if !told => {
-                told = true;
-                meter.note(format!("{sql} waits for its locks: {}", e.what()));
-            }
-            Err(_) => {}
+impl Waits<'_> {
+    /// An owner who lacks a right to name what is his, in a schema he may not use, has it done by the tool.
+    async fn by_its_role(&self, session: &Session, step: &Step) -> Result<()> {
+        if let Some(role) = &step.role {
+            session.set_role(role).await?;
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        let done = self.one(session, &step.sql).await;
+        session.batch("RESET ROLE").await?;
+        match done {
+            Err(e) if step.role.is_some() && e.sqlstate() == Some("42501") => {
+                self.one(session, &step.sql).await
+            }
+            done => done,
+        }
+    }
+
+    async fn one(&self, session: &Session, sql: &str) -> Result<()> {
+        let (mut started, mut told, mut pause) = (Instant::now(), false, PAUSE);
+        let mut ways = GivesWay::new(sql);
+        loop {
+            let work = session.batch(sql);
+            let ran = match &self.watcher {
+                Some(watcher) => ways.run(watcher, session.pid(), work).await,
+                None => work.await.map(Ran::Done),
+            };
+            match ran {
+                Ok(Ran::Done(())) => return Ok(()),
+                Ok(Ran::GaveWay(why)) => {
+                    self.meter.note(why);
+                    // It had its locks.
+                    (started, told, pause) = (Instant::now(), false, PAUSE);
+                    continue;
+                }
+                Err(e) if !matches!(classify(&e), Class::Late | Class::Transient) => return Err(e),
+                Err(e) if started.elapsed() > self.patience => return Err(e),
+                Err(e) if !told => {
+                    told = true;
+                    self.meter.note(format!("{sql} waits for its locks: {}", e.what()));
+                }
+                Err(_) => {}
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 }
 

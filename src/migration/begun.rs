@@ -80,8 +80,9 @@ impl Making<'_> {
                 teardown::undo(control, stored, self.meter).await?;
                 let source = self.source().await?;
                 let mut plan = change::rehearse(control, &source, &stored.request).await?;
-                partition::lay_out(control, &source, &stored.names, &mut plan, &stored.request)
-                    .await?;
+                let sessions = (self.connector, control);
+                let (names, request) = (&stored.names, &stored.request);
+                partition::lay_out(sessions, &source, names, &mut plan, request).await?;
                 (source, plan)
             }
         };

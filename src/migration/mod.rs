@@ -14,6 +14,7 @@ mod hooked;
 mod in_place;
 mod index;
 mod instant;
+mod left_behind;
 mod liveness;
 mod mark;
 mod name;

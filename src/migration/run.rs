@@ -9,6 +9,7 @@ use super::copy::CopySettings;
 use super::hooked::Caller;
 use super::in_place::Changed;
 use super::index::IndexSettings;
+use super::left_behind::LeftBehind;
 use super::retry::Patience;
 use super::store::{self, DRY_RUN, Stored};
 use super::stretch::Stretch;
@@ -27,7 +28,7 @@ use crate::pg::sqlstate::classify;
 use crate::pg::{Connector, Session, shell_word};
 use crate::preflight::{self, EventTriggers, Subject};
 use crate::shadow::Names;
-use crate::telemetry::{Meter, Sample, thousands};
+use crate::telemetry::{Meter, Sample};
 use crate::throttle;
 use crate::throttle::critical::Critical;
 
@@ -225,8 +226,8 @@ impl Run<'_> {
         let mut plan = change::rehearse(&control, &source, request).await?;
         preflight::refuse_taken(&control, &source, &names, &plan.target).await?;
         if let Some(keep) = &plan.keep {
-            let (all, gone) = change::left_behind(&control, &source, keep).await?;
-            self.agree_to_loss(all, gone, rehearses)?;
+            let gone = LeftBehind::of(&control, &source, keep).await?;
+            self.agree_to_loss(gone, rehearses)?;
         }
         if request.shadow_ddl.is_some() {
             self.agree_to_columns(&change::ddl::dropped(&source, &plan.target), rehearses)?;
@@ -234,13 +235,15 @@ impl Run<'_> {
                 self.meter.note(told);
             }
         }
-        if let Some(told) = request.partition.as_ref().and_then(partition::Asked::without_default) {
-            self.meter.note(told.to_owned());
+        if let Some(asked) = &request.partition {
+            let told = partition::reads_all_rows(&source, &plan, asked)?;
+            let without = asked.without_default().map(str::to_owned);
+            told.into_iter().chain(without).for_each(|told| self.meter.note(told));
         }
         if let (Some(index), Some(order)) = (&request.order_by, &plan.order) {
             change::refuse_crowds(&control, &source, index, order).await?;
         }
-        partition::lay_out(&control, &source, &names, &mut plan, request).await?;
+        partition::lay_out((self.connector, &control), &source, &names, &mut plan, request).await?;
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;
         let limit = self.settings.cutover.max_lock_hold;
@@ -271,13 +274,8 @@ impl Run<'_> {
     }
 
     /// Rows are left behind only where somebody has said yes to about how many.
-    fn agree_to_loss(&self, all: u64, gone: u64, rehearses: bool) -> Result<()> {
-        let what = format!(
-            "--where leaves about {} of about {} rows of {} behind (as the server estimates from its statistics)",
-            thousands(gone),
-            thousands(all),
-            self.table
-        );
+    fn agree_to_loss(&self, gone: LeftBehind, rehearses: bool) -> Result<()> {
+        let what = format!("--where leaves {gone} of {} behind", self.table);
         if rehearses || self.settings.consent.data_goes {
             self.meter.note(what);
             return Ok(());

@@ -2,6 +2,7 @@
 //! log positions, snapshots, values as the server's own bytes.
 
 pub mod connector;
+pub mod give_way;
 pub mod lsn;
 pub mod name;
 pub mod raw;
@@ -12,6 +13,7 @@ pub mod unanswered;
 pub mod who;
 
 pub use connector::Connector;
+pub use give_way::{GivesWay, Ran};
 pub use lsn::Lsn;
 pub use name::{QualifiedName, quote_ident, quote_literal, shell_word};
 pub use raw::{Lossy, Raw, RawArray};

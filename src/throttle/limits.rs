@@ -27,6 +27,8 @@ pub struct Limits {
     pub active: Option<u32>,
     /// How many times as many sessions as in calm times may be at work at a time, without ours.
     pub active_factor: f64,
+    /// How many times as many transactions as beside the copy may be done while it rests.
+    pub backlog_factor: f64,
     /// How many times as long as in calm times a read by key may take.
     pub probe_factor: f64,
     /// How long it may take at all, in place of that.
@@ -49,6 +51,7 @@ impl Default for Limits {
             lock_waiters: Some(20),
             active: None,
             active_factor: 1.5,
+            backlog_factor: 1.25,
             probe_factor: 2.5,
             probe_latency: None,
             query: None,

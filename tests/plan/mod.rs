@@ -1,6 +1,7 @@
 //! `pgwraith plan`, and what it rests on: what PostgreSQL does to an empty clone is what it does to the table.
 
 mod cases;
+mod copies;
 mod notes;
 mod references;
 

@@ -8,16 +8,17 @@ use crate::catalog::{Column, Table, scanned};
 use crate::change::rehearse::{Rows, rows_of};
 use crate::change::{Plan, Projected};
 use crate::error::{Error, Result};
-use crate::pg::{QualifiedName, Session, quote_ident, quote_literal};
+use crate::pg::{Connector, GivesWay, QualifiedName, Ran, Session, quote_ident, quote_literal};
 use crate::shadow::{self, Names, set_role};
 
 /// Of a LIST.
 const MOST_VALUES: i64 = 200;
 
 /// The partitions for the rows of `source` as they are now. Reads the smallest and the greatest value of the
-/// column, or all values of a LIST: by an index where there is one.
+/// column, or all values of a LIST: by an index where there is one; else all rows, and gives way to who wants a lock
+/// on the table that readers would wait behind.
 pub(super) async fn derive(
-    session: &Session,
+    (connector, session): (&Connector, &Session),
     source: &Table,
     names: &Names,
     plan: &Plan,
@@ -25,22 +26,61 @@ pub(super) async fn derive(
 ) -> Result<Vec<Partition>> {
     let Some(partitioning) = &plan.partitioning else { return Ok(Vec::new()) };
     let by = &By::of(asked)?;
-    let mut naming = Naming::of(names, &source.parts);
     if by.strategy == Strategy::Hash {
+        let mut naming = Naming::of(names, &source.parts);
         return Ok(hash(&mut naming, asked.partitions.unwrap_or(1)));
     }
-    session.batch("BEGIN").await?;
-    let read = async {
-        let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
-        session.batch("SET LOCAL \"DateStyle\" = 'ISO'").await?;
-        match by.strategy {
-            Strategy::List => list(session, &column, &mut naming, asked).await,
-            _ => range(session, &column, &mut naming, asked).await,
-        }
+    let read = async || {
+        let mut naming = Naming::of(names, &source.parts);
+        session.batch("BEGIN").await?;
+        let partitions = async {
+            let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
+            session.batch("SET LOCAL \"DateStyle\" = 'ISO'").await?;
+            match by.strategy {
+                Strategy::List => list(session, &column, &mut naming, asked).await,
+                _ => range(session, &column, &mut naming, asked).await,
+            }
+        };
+        let partitions = partitions.await;
+        session.rollback().await;
+        partitions
     };
-    let partitions = read.await;
-    session.rollback().await;
-    partitions
+    let watcher = connector.session("bounds watch").await?;
+    let mut ways = GivesWay::new("reading the bounds of the partitions");
+    loop {
+        match ways.run(&watcher, session.pid(), read()).await? {
+            Ran::Done(partitions) => return Ok(partitions),
+            Ran::GaveWay(why) => tracing::warn!("{why}"),
+        }
+    }
+}
+
+/// What to say where bounds follow from rows and no index leads to them: all of them are read, before anything else.
+pub fn reads_all_rows(source: &Table, plan: &Plan, asked: &Asked) -> Result<Option<String>> {
+    if plan.partitioning.is_none() {
+        return Ok(None);
+    }
+    let by = By::of(asked)?;
+    let column = by.columns.first().map_or("", String::as_str);
+    let projected = plan.projection.iter().find(|p| p.column == column);
+    let Some(expression) = projected.and_then(|p| p.expression.as_ref()) else { return Ok(None) };
+    let reads = by.strategy != Strategy::Hash && !is_indexed(source, expression);
+    Ok(reads.then(|| {
+        format!(
+            "the bounds of the partitions follow from the values of {column:?}, and no index of {} begins with what gives them: \
+             all its rows are read for them first",
+            source.qualified()
+        )
+    }))
+}
+
+/// Whether an index of the source knows the order of what `expression` gives.
+fn is_indexed(source: &Table, expression: &str) -> bool {
+    source.indexes.iter().any(|index| {
+        let first = index.attnums.first().and_then(|&n| source.column(n));
+        let ordered = index.definition.starts_with("USING btree ") && !index.partial;
+        ordered && first.is_some_and(|c| *expression == format!("s.{}", quote_ident(&c.name)))
+    })
 }
 
 fn hash(naming: &mut Naming<'_>, count: u32) -> Vec<Partition> {
@@ -92,13 +132,8 @@ impl<'a> Divided<'a> {
         let rows = Rows { source, keep: plan.keep.as_deref() };
         let rows = scanned(&rows_of(session, rows, &scratch).await?, source.is_partitioned());
         session.batch(&set_role(Some(&source.owner))).await?;
-        let by_index = source.indexes.iter().any(|index| {
-            let first = index.attnums.first().and_then(|&n| source.column(n));
-            let ordered = index.definition.starts_with("USING btree ") && !index.partial;
-            ordered && first.is_some_and(|c| *expression == format!("s.{}", quote_ident(&c.name)))
-        });
         let value = format!("CAST({expression} AS {type_sql})");
-        Ok(Divided { column, value, rows, is_indexed: by_index })
+        Ok(Divided { column, value, rows, is_indexed: is_indexed(source, expression) })
     }
 
     pub(super) fn name(&self) -> &str {

@@ -14,6 +14,7 @@ mod ranges;
 mod trial;
 
 use bounds::derive;
+pub use bounds::reads_all_rows;
 pub use by::{By, Strategy};
 pub use list::Partitions;
 use names::Naming;
@@ -22,7 +23,7 @@ pub(super) use trial::{become_partitioned, refuse_publications};
 use super::{Plan, Request};
 use crate::catalog::Table;
 use crate::error::{Error, Result};
-use crate::pg::{QualifiedName, Session, quote_ident};
+use crate::pg::{Connector, QualifiedName, Session, quote_ident};
 use crate::shadow::{self, Names, Renamed};
 
 /// As the operator asked for it.
@@ -115,14 +116,14 @@ pub struct Own {
 
 /// Says into which partitions the rows go, as they are now; where the change asks for some.
 pub async fn lay_out(
-    session: &Session,
+    (connector, session): (&Connector, &Session),
     source: &Table,
     names: &Names,
     plan: &mut Plan,
     request: &Request,
 ) -> Result<()> {
     let partitions = match &request.partition {
-        Some(asked) => derive(session, source, names, plan, asked).await?,
+        Some(asked) => derive((connector, session), source, names, plan, asked).await?,
         // The operator's own table has them already.
         None if request.shadow_ddl.is_some() => return Ok(()),
         None if !source.is_partitioned() => return Ok(()),

@@ -269,6 +269,7 @@ impl Observer<'_> {
             moved: after.table.as_ref().is_none_or(moved),
             retyped: self.source.columns.iter().filter(|c| retyped(c)).map(|c| c.attnum).collect(),
             dropped: self.source.columns.iter().map(|c| c.attnum).filter(|n| gone(*n)).collect(),
+            becomes: after.table.clone(),
         };
         let tables = before.table.zip(after.table);
         Ok((observed, tables))

@@ -24,6 +24,9 @@ pub struct Observed {
     pub dropped: Vec<i16>,
     /// Those that have another type or collation.
     pub retyped: Vec<i16>,
+    /// What it was then; None where it was gone.
+    #[serde(skip)]
+    pub becomes: Option<Table>,
 }
 
 /// Another table that it locks.

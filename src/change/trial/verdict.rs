@@ -98,6 +98,7 @@ mod tests {
             moved: false,
             dropped: vec![],
             retyped: vec![],
+            becomes: None,
         }
     }
 

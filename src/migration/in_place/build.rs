@@ -15,7 +15,7 @@ use crate::failpoint::failpoint;
 use crate::flow::write::Isolation;
 use crate::migration::index;
 use crate::migration::store::{self, StoredStep};
-use crate::pg::Session;
+use crate::pg::{GivesWay, Ran, Session};
 use crate::shadow::set_role;
 
 impl Steps<'_, '_, '_> {
@@ -64,14 +64,23 @@ impl Steps<'_, '_, '_> {
         // As the operator's own session would understand it.
         let watcher = context.session("index watch").await?;
         let _unthrottled = context.unthrottled.begin();
-        let built = tokio::select! {
-            built = session.batch(sql) => built,
-            never = index::tell_waits(context, &watcher, session.pid(), name) => match never {},
-        };
-        let error = match built {
-            Ok(()) => return Ok(()),
-            Err(e) if session.is_closed() => return Err(e),
-            Err(e) => e,
+        let mut ways = GivesWay::new(format!("building index {name:?}"));
+        let error = loop {
+            let build = async {
+                tokio::select! {
+                    built = session.batch(sql) => built,
+                    never = index::tell_waits(context, &watcher, session.pid(), name) => match never {},
+                }
+            };
+            match ways.run(&watcher, session.pid(), build).await {
+                Ok(Ran::Done(())) => return Ok(()),
+                Ok(Ran::GaveWay(why)) => {
+                    context.meter.note(why);
+                    self.drop_invalid(table, name).await?;
+                }
+                Err(e) if session.is_closed() => return Err(e),
+                Err(e) => break e,
+            }
         };
         let error = match index::is_of_the_data(&error) {
             true => violating::duplicates(self, table.oid, name, error).await,

@@ -59,8 +59,11 @@ impl Steps<'_, '_, '_> {
         };
         let filled = async {
             let rows = self.ranges(&filler, settings.copy.workers).await?;
-            let sessions = (context.session("look").await?, context.session("fill").await?);
-            filler.sweep((&sessions.0, &sessions.1), |told| context.meter.note(told)).await?;
+            let looker = context.session("look").await?;
+            let watcher = context.session("look watch").await?;
+            let session = context.session("fill").await?;
+            let tell = |told| context.meter.note(told);
+            filler.sweep((&looker, &watcher, &session), tell).await?;
             Ok::<_, Error>(rows)
         };
         let rows = match filled.await {

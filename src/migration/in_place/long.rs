@@ -10,8 +10,8 @@ use crate::change::trial::Does;
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::migration::store::{self, StoredStep};
-use crate::pg::Session;
 use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{GivesWay, Ran, Session};
 
 /// Nobody but DDL and VACUUM queues behind one that waits, and autovacuum gives way only to who waits for longer
 /// than deadlock_timeout.
@@ -24,12 +24,21 @@ impl Steps<'_, '_, '_> {
     pub(super) async fn long(&self, stored: &StoredStep) -> Result<Did> {
         let context = self.context;
         let patience = context.settings.borrow().cutover.patience;
-        let (started, mut pause, mut told) = (Instant::now(), PAUSE, false);
+        let (mut started, mut pause, mut told) = (Instant::now(), PAUSE, false);
         let _unthrottled = context.unthrottled.begin();
+        let watcher = context.session("step watch").await?;
+        let mut ways = GivesWay::new(&stored.step.sql);
         loop {
             let session = context.session("step").await?;
-            let error = match self.once(&session, stored).await {
-                Ok(()) => return Ok(Did::default()),
+            let ran = ways.run(&watcher, session.pid(), self.once(&session, stored)).await;
+            let error = match ran {
+                Ok(Ran::Done(())) => return Ok(Did::default()),
+                Ok(Ran::GaveWay(why)) => {
+                    context.meter.note(why);
+                    // It had its locks.
+                    (started, pause, told) = (Instant::now(), PAUSE, false);
+                    continue;
+                }
                 Err(error) => error,
             };
             session.rollback().await;

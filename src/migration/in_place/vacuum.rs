@@ -4,6 +4,7 @@ use super::work::{Did, Steps};
 use crate::error::Result;
 use crate::migration::index;
 use crate::migration::store::StoredStep;
+use crate::pg::{GivesWay, Ran};
 
 impl Steps<'_, '_, '_> {
     pub(super) async fn vacuum(&self, stored: &StoredStep) -> Result<Did> {
@@ -13,8 +14,12 @@ impl Steps<'_, '_, '_> {
         session.set_role(&context.writer.owner).await?;
         // Some delay, so that disks are left to others.
         session.batch("SET vacuum_cost_delay = '1ms'; SET vacuum_cost_limit = 2000").await?;
+        let watcher = context.session("vacuum watch").await?;
         let _unthrottled = context.unthrottled.begin();
-        session.batch(&stored.step.sql).await?;
+        let (sql, mut ways) = (&stored.step.sql, GivesWay::new(&stored.step.sql));
+        while let Ran::GaveWay(why) = ways.run(&watcher, session.pid(), session.batch(sql)).await? {
+            context.meter.note(why);
+        }
         self.settle(stored).await?;
         Ok(Did::default())
     }

@@ -5,8 +5,10 @@
 
 mod clients;
 mod estimate;
+mod sampled;
 mod statements;
 
+use super::left_behind::LeftBehind;
 use super::prepare;
 use super::rehearsal::table;
 use crate::catalog::{self, Table};
@@ -17,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::{Connector, Session};
 use crate::preflight::{self, EventTriggers, Finding, Severity, Subject};
 use crate::shadow::Names;
+use clients::Known;
 pub use estimate::{Estimate, Size};
 
 /// The statements name the migration, whose number is not known yet.
@@ -60,6 +63,8 @@ pub struct CopyWay {
 pub struct PhaseSql {
     pub phase: &'static str,
     pub note: String,
+    /// What it locks of what is there before, how, and for how long.
+    pub locks: Vec<String>,
     pub sql: Vec<String>,
 }
 
@@ -112,29 +117,33 @@ impl Planning<'_> {
             findings.iter().filter(refuses).map(Finding::to_string).collect();
         let mut notes: Vec<String> =
             findings.iter().filter(|f| !refuses(f)).map(Finding::to_string).collect();
-        let mut clients = Vec::new();
         let mut copy = None;
         // Rehearsed too, where nothing forbids that: everything is told at once.
         let size = self.size().await?;
         if matches!(source.kind, 'r' | 'p') && !fires_event_triggers(&findings) {
             match self.copy(&size, &mut notes).await {
-                Ok((way, plan)) => {
-                    let by_copy =
-                        !matches!(&in_place, Ok(trial) if trial.verdict.way == Way::Instant);
-                    clients = clients::advice(source, &plan.target, &plan.carried, by_copy);
-                    copy = Some(way);
-                }
+                Ok(rehearsed) => copy = Some(rehearsed),
                 Err(e) if e.is_connection_lost() => return Err(e),
                 // Where nothing else can be done either, it is the request that is wrong.
                 Err(e) if e.kind() == Kind::Usage && in_place.is_err() => return Err(e),
                 Err(e) => refused.push(format!("{e}.")),
             }
         }
-        let copy = copy.filter(|_| refused.is_empty());
         let (way, why) = match &in_place {
             Ok(trial) => (trial.verdict.way, trial.verdict.why.clone()),
             Err(why) => (Way::ShadowCopy, why.clone()),
         };
+        let tried = in_place.as_ref().ok().and_then(|trial| trial.observed.becomes.as_ref());
+        let plan = copy.as_ref().map(|(_, plan)| plan);
+        let known = Known {
+            source,
+            target: plan.map(|plan| &plan.target).or(tried),
+            carried: plan.map_or(&[], |plan| &plan.carried),
+            way,
+            slots: &self.slots_of_others().await?,
+        };
+        let clients = known.advice();
+        let copy = copy.map(|(way, _)| way).filter(|_| refused.is_empty());
         let (in_place, not_in_place) = match in_place {
             Ok(trial) => (Some(trial), None),
             Err(why) => (None, Some(why)),
@@ -184,19 +193,57 @@ impl Planning<'_> {
         })
     }
 
+    /// What an expression that is STABLE may read.
+    async fn settings(&self, columns: &[String]) -> Result<String> {
+        let sql = "SELECT pg_catalog.string_agg(s.name || ' = ' || s.setting, ', ' ORDER BY s.name) FROM pg_catalog.pg_settings s \
+                   WHERE s.name IN ('TimeZone', 'DateStyle', 'IntervalStyle', 'lc_monetary', 'lc_numeric', 'lc_time', \
+                     'default_text_search_config', 'bytea_output', 'extra_float_digits')";
+        let now: String = self.session.one(sql, &[]).await?.get(0);
+        Ok(format!(
+            "what {} gets is STABLE: it depends on settings of the session, for this role in this database: {now}. Whoever goes on \
+             with the run, or has other settings by then, gets other values, which verification finds and repairs",
+            columns.join(", ")
+        ))
+    }
+
+    /// Whose consumers the copy's writes pass, with their plugins.
+    async fn slots_of_others(&self) -> Result<Vec<String>> {
+        let sql = "SELECT s.slot_name::pg_catalog.text || ' (' || s.plugin::pg_catalog.text || ')' \
+                   FROM pg_catalog.pg_replication_slots s WHERE s.slot_type = 'logical' \
+                     AND s.database = pg_catalog.current_database() AND NOT s.temporary \
+                     AND NOT pg_catalog.starts_with(s.slot_name::pg_catalog.text, 'pgwraith') ORDER BY 1";
+        Ok(self.session.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
     async fn copy(&self, size: &Size, notes: &mut Vec<String>) -> Result<(CopyWay, change::Plan)> {
         let (session, source, names) = (self.session, self.source, self.names);
         let mut plan = change::rehearse(session, source, self.request).await?;
         if let (Some(index), Some(order)) = (&self.request.order_by, &plan.order) {
             change::refuse_crowds(session, source, index, order).await?;
         }
-        partition::lay_out(session, source, names, &mut plan, self.request).await?;
+        partition::lay_out(
+            (self.subject.connector, session),
+            source,
+            names,
+            &mut plan,
+            self.request,
+        )
+        .await?;
         preflight::refuse_taken(session, source, names, &plan.target).await?;
         let flow =
             prepare::describe_flow(session, NO_MIGRATION, source, plan.clone(), names).await?;
         notes.extend(table::out_of_order(session, source, &flow).await?);
-        let told = self.request.partition.as_ref().and_then(partition::Asked::without_default);
-        notes.extend(told.map(str::to_owned));
+        if let Some(keep) = &plan.keep {
+            let gone = LeftBehind::of(session, source, keep).await?;
+            notes.push(format!(
+                "--where leaves {gone} of {} behind, in the old table: a run asks for --yes",
+                source.qualified()
+            ));
+        }
+        if let Some(asked) = &self.request.partition {
+            notes.extend(partition::reads_all_rows(source, &plan, asked)?);
+            notes.extend(asked.without_default().map(str::to_owned));
+        }
         let limit = cutover::Limits::default().max_lock_hold;
         notes.extend(preflight::long_swap(source, &plan, limit));
         if self.request.shadow_ddl.is_some() {
@@ -207,7 +254,11 @@ impl Planning<'_> {
             }
             notes.extend(change::ddl::left_out(source, &plan));
         }
-        let phases = statements::statements(session, source, &plan, &flow, names).await?;
+        let (phases, tried) = statements::statements(session, source, &plan, &flow, names).await?;
+        notes.extend(tried);
+        if !plan.by_settings.is_empty() {
+            notes.push(self.settings(&plan.by_settings).await?);
+        }
         let follows = plan.carried.iter().map(|c| format!("{} {}", c.kind, c.name));
         let keys = source.foreign_keys.iter().map(|k| {
             format!("foreign key {:?} from {} to {}", k.name, k.from.qualified(), k.to.qualified())

@@ -1,6 +1,6 @@
 //! The statements of a copy, phase by phase: those that a run executes, rendered by the same functions.
 
-use super::PhaseSql;
+use super::{PhaseSql, sampled};
 use crate::catalog::{self, Table};
 use crate::change::Plan;
 use crate::error::{Error, Result};
@@ -11,15 +11,15 @@ use crate::pg::{QualifiedName, Session};
 use crate::shadow::{self, IndexPlan, Names, Step, Swap, TemporaryNames};
 use crate::wal::create_slot_sql;
 
-/// What a run would execute. The names that it exchanges at the end are those that PostgreSQL gives: so the
-/// shadow is made, empty, in a transaction that is rolled back.
+/// What a run would execute, and what became of some rows. The names that it exchanges at the end are those that
+/// PostgreSQL gives: so the shadow is made, empty, in a transaction that is rolled back, and some rows are tried on it.
 pub(super) async fn statements(
     session: &Session,
     source: &Table,
     plan: &Plan,
     flow: &Flow,
     names: &Names,
-) -> Result<Vec<PhaseSql>> {
+) -> Result<(Vec<PhaseSql>, Option<String>)> {
     let target = &plan.target;
     let temporary = TemporaryNames::of(target);
     let indexes = shadow::index_plans(target, &names.shadow, |name| temporary.until_swap(name));
@@ -32,16 +32,26 @@ pub(super) async fn statements(
         }
     };
     let index: Vec<String> = indexes.into_iter().flat_map(of_index).collect();
-    let swap = swap(session, source, plan, flow, names, &create, &index).await?;
+    let (swap, tried) = swap(session, source, plan, flow, names, &create, &index).await?;
     let view = flow.captured.view();
     let view = view.map(|view| shadow::create_rows_view(view, source, plan.keep.as_deref()));
     let both = Bounds { lower: true, upper: true };
-    let phase = |phase, note: &str, sql| PhaseSql { phase, note: note.to_owned(), sql };
+    let table = source.qualified();
+    let reads = |how: &str| {
+        vec![format!("ACCESS SHARE on {table}, {how}: keeps out ALTER TABLE and its like alone")]
+    };
+    let phase = |phase, note: &str, locks: Vec<String>, sql| PhaseSql {
+        phase,
+        note: note.to_owned(),
+        locks,
+        sql,
+    };
     let (exchange, afterwards) = swap;
-    Ok(vec![
+    let phases = vec![
         phase(
             "prepare",
             "the slot waits for every open write transaction of the server; the table is only read",
+            vec![published(source)],
             view.into_iter()
                 .chain([
                     prepare::publication_sql(flow, source),
@@ -53,27 +63,58 @@ pub(super) async fn statements(
         phase(
             "copy",
             "one transaction a range of the key; as fast as the limits leave room",
+            reads("for one range at a time (--chunk-time)"),
             vec![flow.copy_range(both)],
         ),
         phase(
             "index",
             "on the new table; CONCURRENTLY where the slot would hold back too much meanwhile; then VACUUM and ANALYZE; those of a \
              partitioned table partition by partition, which comes to the same",
+            Vec::new(),
             moved(flow).into_iter().chain(index).collect(),
         ),
         phase(
             "catch up",
             "for the keys that the stream has told, again and again",
+            reads("for one batch of keys at a time"),
             vec![flow.sync_delete(), flow.sync_upsert()],
         ),
         phase(
             "verify",
             "every range of both tables is read and compared; nothing is written but the state",
+            reads(
+                "for --max-snapshot-age (30 s) at most, and ended at the next range for whoever waits",
+            ),
             Vec::new(),
         ),
-        phase("cutover", "one transaction, under the locks below", exchange),
-        phase("validate", "after the swap; reads and writes pass", afterwards),
-    ])
+        phase(
+            "cutover",
+            "one transaction, under the locks below",
+            vec![format!(
+                "SHARE UPDATE EXCLUSIVE on {table} while the transaction is prepared, which keeps out DDL and VACUUM; then those below"
+            )],
+            exchange,
+        ),
+        phase("validate", "after the swap; reads and writes pass", proven(&afterwards), afterwards),
+    ];
+    Ok((phases, tried))
+}
+
+/// What CREATE PUBLICATION locks.
+fn published(source: &Table) -> String {
+    let parts = if source.is_partitioned() { " and on its partitions" } else { "" };
+    format!(
+        "SHARE UPDATE EXCLUSIVE on {}{parts}, for a moment: keeps out DDL and VACUUM, no reads and no writes",
+        source.qualified()
+    )
+}
+
+/// What proving foreign keys locks.
+fn proven(afterwards: &[String]) -> Vec<String> {
+    let proves = afterwards.iter().any(|sql| sql.contains(" VALIDATE CONSTRAINT "));
+    let locks = "SHARE UPDATE EXCLUSIVE on the table whose foreign key is proven and ROW SHARE on the one that it refers to, while \
+                 rows are read; ended, and begun anew, for whoever wants a lock that keeps out reads or writes";
+    proves.then(|| locks.to_owned()).into_iter().collect()
 }
 
 /// Before the key's index, where rows are copied in another order: with the keys that were changed meanwhile in a
@@ -86,7 +127,7 @@ fn moved(flow: &Flow) -> Vec<String> {
     }
 }
 
-/// What exchanges the names, and what is left to do after it.
+/// What exchanges the names, what is left to do after it, and what became of the rows that were tried.
 async fn swap(
     session: &Session,
     source: &Table,
@@ -95,7 +136,7 @@ async fn swap(
     names: &Names,
     create: &[String],
     index: &[String],
-) -> Result<(Vec<String>, Vec<String>)> {
+) -> Result<((Vec<String>, Vec<String>), Option<String>)> {
     session
         .batch("BEGIN; SET LOCAL lock_timeout = 250; SET LOCAL statement_timeout = 5000")
         .await?;
@@ -104,6 +145,7 @@ async fn swap(
         let create: Vec<Step> = create.iter().map(by_owner).collect();
         let index: Vec<Step> = index.iter().map(by_owner).collect();
         session.batch(&shadow::statements(&create).join(";\n")).await?;
+        let tried = sampled::tried(session, source, &plan.target, flow).await?;
         prepare::shadow_settings(session, flow, &plan.target).await?;
         session.batch(&shadow::statements(&index).join(";\n")).await?;
         let shadow = catalog::read_named(session, &names.shadow).await?;
@@ -111,11 +153,12 @@ async fn swap(
             WHERE c.relnamespace = (SELECT s.relnamespace FROM pg_catalog.pg_class s WHERE s.oid = $1) \
             UNION SELECT x.stxname FROM pg_catalog.pg_statistic_ext x)";
         let taken: Vec<String> = session.one(sql, &[&source.oid]).await?.get(0);
-        Ok::<_, Error>((shadow.ok_or_else(|| Error::failed("the new table vanished"))?, taken))
+        let vanished = || Error::failed("the new table vanished");
+        Ok::<_, Error>((shadow.ok_or_else(vanished)?, taken, tried))
     };
     let made = made.await;
     session.rollback().await;
-    let (shadow, taken) = made?;
+    let (shadow, taken, tried) = made?;
     let taken = taken.into_iter().collect();
     let (target, carried) = (&plan.target, &plan.carried[..]);
     let leaves = flow.target.leaves();
@@ -132,5 +175,6 @@ async fn swap(
         version,
         taken: &taken,
     };
-    Ok((shadow::statements(&swap.steps()), shadow::statements(&swap.afterwards())))
+    let exchange = shadow::statements(&swap.steps());
+    Ok(((exchange, shadow::statements(&swap.afterwards())), tried))
 }

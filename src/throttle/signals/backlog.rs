@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::lately::Lately;
 use crate::throttle::controller::{FELT, Reading};
+use crate::throttle::limits::Limits;
 
 /// Before a rest.
 const BESIDE: Duration = Duration::from_secs(2);
@@ -29,8 +30,6 @@ const REMEMBERED: Duration = Duration::from_secs(45);
 const FEWEST_RESTS: usize = 3;
 /// What a rest showed is news for so long, a few decisions of the controller.
 const NEWS: Duration = Duration::from_millis(1250);
-/// How many times as many may be done in a rest.
-const LIMIT: f64 = 1.25;
 
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
@@ -99,16 +98,17 @@ impl Backlog {
     }
 
     /// Nothing where too few write.
-    pub(super) fn reading(&self, anybody: bool, now: Instant) -> Option<Reading> {
+    pub(super) fn reading(&self, anybody: bool, limits: &Limits, now: Instant) -> Option<Reading> {
         let mut ratios: Vec<f64> =
             self.ratios.within(now, REMEMBERED).take(RESTS).copied().collect();
         ratios.sort_by(f64::total_cmp);
         let ratio = *ratios.get(ratios.len() / 2).filter(|_| ratios.len() >= FEWEST_RESTS)?;
-        let share = (ratio - 1.0).max(0.0) / (LIMIT - 1.0);
+        let limit = limits.backlog_factor;
+        let share = (ratio - 1.0).max(0.0) / (limit - 1.0);
         let news = self.ratios.last().is_some_and(|at| now.duration_since(at) <= NEWS);
         let pressure = if news { share } else { share.min(FELT * 0.9) };
         Some(Reading::of_application("backlog", anybody, Some(pressure), || {
-            format!("{ratio:.2} of {LIMIT:.2} times as many transactions are done while we rest")
+            format!("{ratio:.2} of {limit:.2} times as many transactions are done while we rest")
         }))
     }
 }
@@ -132,7 +132,8 @@ mod tests {
             let now = start + MS(look * 20);
             backlog.looked(transaction, rests, now);
             if look > seconds * 25 {
-                let pressure = backlog.reading(true, now).and_then(|r| r.pressure);
+                let pressure =
+                    backlog.reading(true, &Limits::default(), now).and_then(|r| r.pressure);
                 most = most.max(pressure.map(|p| (p * 1000.0) as u64));
             }
         }
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn of_few_nothing_is_said() {
         assert_eq!(pressure(60, |_| 1, 9, 9), None);
-        assert!(Backlog::default().reading(true, Instant::now()).is_none());
+        assert!(Backlog::default().reading(true, &Limits::default(), Instant::now()).is_none());
     }
 
     /// Else the speed would fall on and on by the same.
@@ -168,7 +169,9 @@ mod tests {
     fn it_is_news_once() {
         let (mut backlog, start) = (Backlog::default(), Instant::now());
         (0..3).for_each(|_| backlog.ratios.note(start, 1.5));
-        let at = |ms| backlog.reading(true, start + MS(ms)).unwrap().pressure.unwrap();
+        let at = |ms| {
+            backlog.reading(true, &Limits::default(), start + MS(ms)).unwrap().pressure.unwrap()
+        };
         assert!(at(1_000) > 1.9 && at(2_000) < FELT, "{} {}", at(1_000), at(2_000));
     }
 

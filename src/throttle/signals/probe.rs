@@ -169,7 +169,7 @@ impl Felt {
         ];
         if limits.probe_latency.is_none() {
             readings.extend(lock(&self.active).reading(anybody, limits, now));
-            readings.extend(lock(&self.backlog).reading(anybody, now));
+            readings.extend(lock(&self.backlog).reading(anybody, limits, now));
         }
         readings
     }
