@@ -31,13 +31,14 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
     let slow = ["--rebuild", "--pause", "--chunk-rows", "300", "--chunk-time", "3ms"];
     let held = shop.held("copy", "orders", &slow).await;
     held.release().await;
-    let told = until_it_says(&shop, "in the last minute; paused by the operator; ETA").await;
+    let told =
+        until_it_says(&shop, "in the last minute; paused by the operator; ETA unknown").await;
     for text in [
         "public.orders → public.orders_v2   COPY 0 %   application OK   old table in use: safe to stop",
         "run by process ",
         "needs you: it is paused",
         "we hold: slot pgwraith_",
-        "no lock that anybody waits for on public.orders",
+        "no lock that anybody waits for",
         "disk: the new table has 8.0 kB now, at the end about ",
         "next: index, for how long is unknown (cannot pause, about ",
         ", then verify, then swaps",
@@ -157,4 +158,73 @@ async fn it_is_paused_and_aborted_over_sql() {
     let none = shop.client.batch_execute("SELECT pgwraith.abort('orders')").await.unwrap_err();
     assert!(none.to_string().contains("db error"), "{none}");
     assert_eq!(none.as_db_error().unwrap().message(), "public.orders has no unfinished migration");
+}
+
+/// No lock is asked for while somebody would keep it waiting, so nobody is seen to block it.
+#[tokio::test]
+async fn who_keeps_the_swap_waiting_is_told() {
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    let other = shop.session().await;
+    exec(&other, "BEGIN; SELECT count(*) FROM orders").await;
+    let mut run = Background::start(shop.arguments("orders", &["--rebuild"]));
+    run.wait_for_saying("the cutover waits: ").await;
+    let told = until_it_says(&shop, "needs you: a long transaction uses the table").await;
+    assert!(told.contains("SELECT count(*) FROM orders"), "{told}");
+    let seen: Option<String> = shop.value("SELECT lock_waits FROM pgwraith.status").await;
+    assert!(seen.is_some_and(|why| why.contains("long transaction")));
+    exec(&other, "COMMIT").await;
+    run.finish(SOON).await.expect_code(0);
+}
+
+/// What holds a swap that was let go is said at once; and that it is not under way is no failure of who watches.
+#[tokio::test]
+async fn what_still_holds_a_swap_is_said() {
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    let change = ["--rebuild", "--postpone-cutover"];
+    let mut run = Background::start(shop.arguments("orders", &change));
+    run.wait_for_saying("postponed until `pgwraith cutover`").await;
+    let watched = ["status", "orders", "-d", &shop.dsn, "--watch"].map(str::to_owned);
+    let watch = Background::start(watched.to_vec());
+    let looks =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgwraith/status')";
+    harness::wait_for_sql(&shop.client, "it looks", looks).await;
+    harness::run(["set", "orders", "-d", &shop.dsn, "pause=on"]).await.expect_code(0);
+    let said = harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    assert!(said.stdout.contains("it is paused: `pgwraith set orders pause=off`"), "{said}");
+    harness::run(["set", "orders", "-d", &shop.dsn, "pause=off"]).await.expect_code(0);
+    run.finish(SOON).await.expect_code(0);
+    let watched = watch.finish(SOON).await.expect_code(0);
+    assert!(watched.stdout.contains("not under way any more"), "{watched}");
+}
+
+#[tokio::test]
+async fn whoever_may_only_read_is_told_and_whoever_aborts_is_in_the_log() {
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    let held = shop.held("copy", "orders", &["--rebuild"]).await;
+    shop.exec(
+        "CREATE ROLE bi LOGIN; GRANT pg_read_all_data, pg_monitor TO bi; CREATE ROLE lone LOGIN",
+    )
+    .await;
+    let by = |role: &str| shop.dsn.replace("postgres@", &format!("{role}@"));
+    let seen = harness::run(["status", "-d", &by("bi")]).await.expect_code(0);
+    assert!(seen.stdout.contains("public.orders → public.orders_v2"), "{seen}");
+    let refused = harness::run(["status", "-d", &by("lone")]).await.expect_code(3);
+    assert!(refused.stderr.contains("view pgwraith.status"), "{refused}");
+    assert!(!refused.stderr.contains("GRANT \"postgres\""), "{refused}");
+    let dsn = "postgres://u:secret@127.0.0.1/x";
+    let wrong = harness::run(["status", dsn]).await.expect_code(2);
+    assert!(wrong.stderr.contains("by -d") && !wrong.stderr.contains("secret"), "{wrong}");
+    held.release().await;
+    harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    let log = shop.cluster.log_tail();
+    assert!(
+        log.contains(
+            "the migration of \"public\".\"orders\" is aborted by postgres from 127.0.0.1"
+        ),
+        "{log}"
+    );
+    held.run.finish(SOON).await;
 }

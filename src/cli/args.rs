@@ -55,6 +55,23 @@ pub enum Command {
     Demo(DemoArgs),
 }
 
+impl Command {
+    /// The table that it is about, as typed.
+    pub fn table(&self) -> Option<&str> {
+        match self {
+            Command::Run(args) => Some(&args.table),
+            Command::Plan(args) => Some(&args.table),
+            Command::DryRun(args) => Some(&args.table),
+            Command::Resume(args) => Some(&args.table),
+            Command::Status(args) => args.table.as_deref(),
+            Command::Set(args) => Some(&args.table),
+            Command::Cutover(args) => Some(&args.table),
+            Command::Abort(args) => Some(&args.table),
+            Command::Cleanup(_) | Command::Demo(_) => None,
+        }
+    }
+}
+
 /// How to reach the database.
 #[derive(Debug, Args)]
 pub struct Connection {

@@ -3,7 +3,7 @@
 use super::args::{Connection, CutoverArgs, SetArgs};
 use super::resolve;
 use crate::error::Result;
-use crate::migration;
+use crate::migration::{self, Status};
 use crate::say;
 
 pub(super) async fn set(args: SetArgs) -> Result<()> {
@@ -12,7 +12,29 @@ pub(super) async fn set(args: SetArgs) -> Result<()> {
 
 pub(super) async fn cutover(args: CutoverArgs) -> Result<()> {
     let now = ["postpone-cutover=off".to_owned()];
-    change(&args.table, &args.connection, "cutover", &now).await
+    change(&args.table, &args.connection, "cutover", &now).await?;
+    let connector = resolve::connector(&args.connection)?;
+    // Gone, where it has swapped by now.
+    let all = migration::status(&connector, Some(&args.table)).await.unwrap_or_default();
+    for held in all.iter().filter_map(|status| still_held(status, &args.table)) {
+        say::out_line(held);
+    }
+    Ok(())
+}
+
+/// What a swap waits for besides that word.
+fn still_held(status: &Status, table: &str) -> Option<String> {
+    let mut out = Vec::new();
+    if status.paused {
+        out.push(format!("it is paused: `pgwraith set {table} pause=off`"));
+    }
+    if let Some(window) = &status.cutover_window {
+        out.push(format!("it swaps in the hours of --cutover-window alone: {window}"));
+    }
+    if !matches!(status.phase.as_str(), "cutover" | "done") {
+        out.push(format!("it is in phase {:?}: the swap comes behind verification", status.phase));
+    }
+    (!out.is_empty()).then(|| out.join("; "))
 }
 
 async fn change(table: &str, connection: &Connection, what: &str, limits: &[String]) -> Result<()> {

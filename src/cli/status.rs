@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::args::StatusArgs;
 use super::resolve;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::migration::{self, Status};
 use crate::pg::shell_word;
 use crate::say;
@@ -15,14 +17,23 @@ const EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn status(args: StatusArgs) -> Result<()> {
     let connector = resolve::connector(&args.connection)?;
+    let mut seen = false;
     loop {
-        let all = migration::status(&connector, args.table.as_deref()).await?;
-        let heard = if args.json {
-            say::out_line(serde_json::json!({ "migrations": all }))
-        } else if all.is_empty() {
-            say::out_line("no migration is under way in this database")
-        } else {
-            all.iter().all(|status| say::out_line(as_text(status)))
+        let heard = match migration::status(&connector, args.table.as_deref()).await {
+            Ok(all) => {
+                seen |= !all.is_empty();
+                show(&all, args.json)
+            }
+            // Whoever watches it to its end has seen that.
+            Err(e) if args.watch && seen && e.kind() == Kind::Usage => {
+                say::out_line(
+                    "it is not under way any more: see pgwraith.migration, or the run's report",
+                );
+                return Ok(());
+            }
+            // The run goes on by itself, too.
+            Err(e) if args.watch && e.is_connection_lost() => say::out_line(format_args!("{e}")),
+            Err(e) => return Err(e),
         };
         // As in `… --watch | head`: whoever wanted to know has seen enough.
         if !args.watch || !heard {
@@ -30,6 +41,27 @@ pub(super) async fn status(args: StatusArgs) -> Result<()> {
         }
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Returns whether anybody heard it.
+fn show(all: &[Status], as_json: bool) -> bool {
+    if as_json {
+        let all: Vec<Value> = all.iter().map(as_value).collect();
+        return say::out_line(json!({ "migrations": all }));
+    }
+    match all.is_empty() {
+        true => say::out_line("no migration is under way in this database"),
+        false => all.iter().all(|status| say::out_line(as_text(status))),
+    }
+}
+
+/// The same for programs, with what follows from it in words.
+fn as_value(s: &Status) -> Value {
+    let mut value = json!(s);
+    value["needs_you"] = json!(needed(s, &shell_word(&s.source)));
+    value["application"] = json!(application(s));
+    value["converges"] = json!(convergence(s));
+    value
 }
 
 fn as_text(s: &Status) -> String {
@@ -40,7 +72,7 @@ fn as_text(s: &Status) -> String {
         "in place" => "table in use: safe to stop",
         _ => "old table in use: safe to stop",
     };
-    let application = if s.blocks { "APPLICATION WAITS FOR US" } else { "application OK" };
+    let application = application(s);
     let shadow = s.shadow.as_ref().map(|shadow| format!(" → {shadow}")).unwrap_or_default();
     let at = s.step.as_ref().map(|step| format!(" step {} of {}", step.number, step.of));
     let mut lines = vec![format!(
@@ -78,23 +110,53 @@ fn as_text(s: &Status) -> String {
     lines.join("\n  ") + "\n"
 }
 
+/// Signals that tell how the application fares.
+const OF_APPLICATION: [&str; 5] =
+    ["probe", "probe-commit", "average-active", "backlog", "lock-waiters"];
+
+/// Whether it is hurt: it waits for a lock of ours, or is slower than it may be.
+fn application(s: &Status) -> String {
+    if s.blocks {
+        return "APPLICATION WAITS FOR US".to_owned();
+    }
+    let felt = s.signals.iter().filter(|_| s.signals_are_fresh && s.run_by.is_some());
+    let over = felt
+        .filter(|x| {
+            OF_APPLICATION.contains(&x.signal.as_str()) && x.share.is_some_and(|n| n >= 1.0)
+        })
+        .max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
+    match over {
+        Some(signal) => format!("application SLOWED ({}: {})", signal.signal, signal.text),
+        None => "application OK".to_owned(),
+    }
+}
+
 /// How the changed keys stand, and whether that comes to an end.
 fn keys(s: &Status) -> Option<String> {
     let waiting = s.keys.waiting?;
     let mut line = format!("changed keys: {waiting} wait");
     if let (Some(come), Some(go)) = (s.keys.in_per_second, s.keys.out_per_second) {
         line.push_str(&format!(", {come:.0}/s come, {go:.0}/s are applied"));
-        // Before, nobody applies them.
-        if s.phase != "copy" && waiting > FEW && s.run_by.is_some() {
-            line.push_str(&match go - come {
-                faster if faster > 0.0 => {
-                    format!(": converges in {:.0} s", waiting as f64 / faster)
-                }
-                _ => ": does NOT converge; more workers, or a calmer time".to_owned(),
-            });
-        }
     }
+    line.extend(convergence(s).map(|told| format!(": {told}")));
     Some(line)
+}
+
+/// Whether keys are applied faster than they come, where that is a question.
+fn convergence(s: &Status) -> Option<String> {
+    let waiting = s.keys.waiting.filter(|n| *n > FEW && s.run_by.is_some())?;
+    match s.phase.as_str() {
+        "index" => Some("they are applied once the first indexes are there".to_owned()),
+        "catch up" | "verify" | "cutover" => {
+            let faster = s.keys.out_per_second? - s.keys.in_per_second?;
+            Some(match faster > 0.0 {
+                true => format!("converges in {:.0} s", waiting as f64 / faster),
+                false => "does NOT converge; more workers, or a calmer time".to_owned(),
+            })
+        }
+        // Nobody applies them yet.
+        _ => None,
+    }
 }
 
 /// So few keys come and go all the time.
@@ -146,15 +208,36 @@ fn index(s: &Status) -> String {
 
 fn needed(s: &Status, table: &str) -> String {
     if s.run_by.is_none() {
-        return format!("nobody runs it: `pgwraith resume {table}` goes on");
+        return unattended(s, table);
     }
-    match s.blocked_by.split_first() {
-        Some((first, _)) => format!("{first} keeps it waiting"),
-        None if s.paused => "it is paused".to_owned(),
-        None if s.postponed && s.phase == "cutover" => {
+    match (s.blocked_by.split_first(), &s.lock_waits) {
+        (Some((first, _)), _) => format!("{first} keeps it waiting"),
+        _ if s.paused => "it is paused".to_owned(),
+        _ if s.postponed && s.phase == "cutover" => {
             format!("it waits for `pgwraith cutover {table}`")
         }
-        None => "nothing".to_owned(),
+        (None, Some(why)) => why.clone(),
+        (None, None) => "nothing".to_owned(),
+    }
+}
+
+/// What to do with one that nobody runs.
+fn unattended(s: &Status, table: &str) -> String {
+    let lost = match &s.slot {
+        Some(slot) => slot.lost,
+        // It has none yet, or none any more.
+        None => !matches!(s.phase.as_str(), "prepare" | "in place" | "done"),
+    };
+    match () {
+        () if s.dry_run => {
+            format!(
+                "nobody runs it: a dry run that was cut off; `pgwraith abort {table}` removes it"
+            )
+        }
+        () if lost => format!(
+            "nobody runs it, and its slot is gone: `pgwraith resume {table} --recover` compares and goes on"
+        ),
+        () => format!("nobody runs it: `pgwraith resume {table}` goes on"),
     }
 }
 
@@ -164,11 +247,15 @@ fn held(s: &Status) -> String {
         Some(slot) => {
             let until = match slot.safe_bytes {
                 Some(safe) => format!("{} until the server gives it up", say::bytes(safe.max(0))),
-                None => "without limit".to_owned(),
+                None if s.run_by.is_none() => {
+                    "without limit while nobody runs it (max_slot_wal_keep_size = -1)".to_owned()
+                }
+                None => "after which the run gives it up".to_owned(),
             };
+            let limit = say::bytes(i64::try_from(slot.limit_bytes).unwrap_or(i64::MAX));
             let xmin = slot.xmin_age.map(|age| format!(", catalog xmin of {age} transactions ago"));
             format!(
-                "slot {}: {} of WAL, {until}{}",
+                "slot {}: {} of {limit} of WAL, {until}{}",
                 slot.name,
                 say::bytes(slot.bytes),
                 xmin.unwrap_or_default()
@@ -182,5 +269,5 @@ fn held(s: &Status) -> String {
         Some(seconds) => format!("a snapshot of {seconds} s"),
         None => "no snapshot".to_owned(),
     };
-    format!("{slot}; {snapshot}; {locks} on {}", s.source)
+    format!("{slot}; {snapshot}; {locks}")
 }

@@ -122,9 +122,13 @@ impl InPlace<'_> {
                 continue;
             }
             let obstacle = match self.attempt(&observer, &mut attempts).await? {
-                Ok(altered) => return Ok(altered),
+                Ok(altered) => {
+                    self.meter.lock_waits(None);
+                    return Ok(altered);
+                }
                 Err(obstacle) => obstacle,
             };
+            self.meter.lock_waits(Some(&obstacle.text));
             let is_news = met.again(&obstacle, Instant::now());
             if patience.left().is_zero() {
                 return Err(out_of_patience(&self.limits, attempts, &met));
@@ -147,9 +151,13 @@ impl InPlace<'_> {
         while let Some(why) = (self.held)() {
             if told != why {
                 self.meter.note(format!("the change waits: {why}"));
+                self.meter.lock_waits(Some(&why));
                 told = why;
             }
             sleep(HELD_POLL).await;
+        }
+        if !told.is_empty() {
+            self.meter.lock_waits(None);
         }
         !told.is_empty()
     }
@@ -161,9 +169,13 @@ impl InPlace<'_> {
         while !window.is_open(observer).await? {
             if !waited {
                 self.meter.note("the change waits for the hours of --cutover-window");
+                self.meter.lock_waits(Some("it waits for the hours of --cutover-window"));
             }
             waited = true;
             sleep(HOURS_POLL).await;
+        }
+        if waited {
+            self.meter.lock_waits(None);
         }
         Ok(waited)
     }

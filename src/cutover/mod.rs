@@ -178,6 +178,7 @@ impl Cutover<'_> {
                     let tried = Attempt::make(self, &observer, &ready, &open, attempts).await?;
                     match tried {
                         Tried::Swapped { lock_held, stall, steps, shut } => {
+                            self.meter.lock_waits(None);
                             let swapped = Swapped {
                                 attempts,
                                 lock_held_ms: lock_held.as_secs_f64() * 1000.0,
@@ -197,6 +198,7 @@ impl Cutover<'_> {
                     }
                 }
             };
+            self.meter.lock_waits(Some(&obstacle.text));
             let is_news = met.again(&obstacle, Instant::now());
             patience.met(&obstacle);
             if patience.left().is_zero() {
@@ -228,9 +230,13 @@ impl Cutover<'_> {
         while let Some(why) = (self.held)() {
             if told != why {
                 self.meter.note(format!("the cutover waits: {why}"));
+                self.meter.lock_waits(Some(&why));
                 told = why;
             }
             sleep(HELD_POLL).await;
+        }
+        if !told.is_empty() {
+            self.meter.lock_waits(None);
         }
         !told.is_empty()
     }
@@ -287,9 +293,11 @@ async fn ask(before: &dyn Before, meter: &Meter, patience: &Patience<'_>) -> Res
             )));
         }
         meter.note(format!("the cutover waits: {why}"));
+        meter.lock_waits(Some(&why));
         sleep(pause.min(left)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    meter.lock_waits(None);
     Ok(())
 }
 

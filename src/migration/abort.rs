@@ -10,7 +10,7 @@ use super::unfinished::Shadow;
 use super::{after, in_place, resume, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
-use crate::pg::{Connector, Session};
+use crate::pg::{Connector, Session, quote_literal};
 use crate::telemetry::Meter;
 
 /// What an abort came to.
@@ -62,6 +62,10 @@ pub(super) async fn undo(
     meter: &Meter,
 ) -> Result<Aborted> {
     store::ensure(session).await?;
+    // Whatever somebody took of the state away is no reason not to.
+    if let Err(e) = note_who(session, &found).await {
+        tracing::debug!("who aborts is not noted: {e}");
+    }
     let epoch = takeover::cut_off(session, found.id).await?;
     if found.request.in_place {
         return undo_in_place(connector, session, &found, epoch, meter).await;
@@ -73,6 +77,17 @@ pub(super) async fn undo(
     let shadow = teardown::undo(session, &found, meter).await?;
     store::forget(session, found.id).await?;
     Ok(Aborted::Undone { table: found.names.source.to_string(), phase: found.phase, shadow })
+}
+
+/// In the state as long as that is there, and in the server's log for good.
+async fn note_who(session: &Session, found: &Stored) -> Result<()> {
+    let body = format!(
+        "BEGIN RAISE LOG 'pgwraith: the migration of % is aborted by % from %', {}, SESSION_USER, \
+         COALESCE(pg_catalog.host(pg_catalog.inet_client_addr()), 'a local socket'); END",
+        quote_literal(&found.names.source.to_string())
+    );
+    session.batch(&format!("DO {}", quote_literal(&body))).await?;
+    store::event(session, found.id, "abort", "").await
 }
 
 async fn undo_in_place(

@@ -235,7 +235,7 @@ impl Governor {
         let mut facts = json!({
             "workers": decision.workers, "duty": decision.duty, "reason": self.told(&decision.reason),
             "keys_waiting": waiting, "keys_synced": synced, "keys_in": keys_in, "keys_out": keys_out,
-            "signals": signals,
+            "signals": signals, "lock_waits": self.meter.waits_for(),
         });
         // What another run found out stays where this one has copied nothing.
         if let Some(rate) = self.worked.wal_per_second() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::context::Context;
+use super::store;
 use crate::catalog;
 use crate::error::Result;
 use crate::flow::chunk::{Kind, Planner};
@@ -51,6 +52,10 @@ async fn compare(
         pace(context, settings.copy.first_chunk, settings.copy.chunk_time),
     )
     .await?;
+    if only.is_none() {
+        store::keep_compared(&sessions[0], context.flow.migration).await?;
+        context.meter.tell(Sample::ComparedAnew);
+    }
     planner.start_over().await?;
     match only {
         Some(segments) => planner.only(segments),

@@ -82,7 +82,7 @@ impl Watchdog {
     async fn waits(&self, told: &mut HashMap<String, (Instant, Duration)>) -> Result<Waits> {
         let mut waits = self.for_locks().await?;
         let mut all = Waits { ours: waits.len() as u64, ..Waits::default() };
-        all.others = self.others().await?;
+        all.others = waiting_for_ours(&self.session, self.migration).await?;
         waits.extend(self.for_standbys().await?);
         let mut seen = HashMap::new();
         for wait in waits {
@@ -102,24 +102,6 @@ impl Watchdog {
         }
         *told = seen;
         Ok(all)
-    }
-
-    /// How many sessions wait for a lock that ours have; of more than a hundred only so many are looked at, since
-    /// each look at who blocks whom locks the server's table of locks.
-    async fn others(&self) -> Result<u64> {
-        let sql = "WITH ours AS MATERIALIZED (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1), \
-                     locks AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks), \
-                     waiting AS MATERIALIZED (SELECT DISTINCT w.pid FROM locks w JOIN locks h \
-                         ON h.granted AND h.locktype = w.locktype AND h.database IS NOT DISTINCT FROM w.database \
-                         AND h.relation IS NOT DISTINCT FROM w.relation \
-                         AND h.transactionid IS NOT DISTINCT FROM w.transactionid \
-                         AND h.virtualxid IS NOT DISTINCT FROM w.virtualxid \
-                       WHERE NOT w.granted AND h.pid IN (SELECT o.pid FROM ours o) \
-                         AND w.pid NOT IN (SELECT o.pid FROM ours o) LIMIT 100) \
-                   SELECT pg_catalog.count(*) FROM waiting w \
-                   WHERE pg_catalog.pg_blocking_pids(w.pid) OPERATOR(pg_catalog.&&) ARRAY(SELECT o.pid FROM ours o)";
-        let row = self.session.one(sql, &[&session_names(self.migration)]).await?;
-        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
     async fn for_locks(&self) -> Result<Vec<Wait>> {
@@ -156,6 +138,24 @@ impl Watchdog {
         };
         Ok(rows.iter().map(wait).collect())
     }
+}
+
+/// How many sessions wait for a lock that ours have; of more than a hundred only so many are looked at, since
+/// each look at who blocks whom locks the server's table of locks.
+pub(super) async fn waiting_for_ours(session: &Session, migration: i64) -> Result<u64> {
+    let sql = "WITH ours AS MATERIALIZED (SELECT a.pid FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $1), \
+                 locks AS MATERIALIZED (SELECT * FROM pg_catalog.pg_locks), \
+                 waiting AS MATERIALIZED (SELECT DISTINCT w.pid FROM locks w JOIN locks h \
+                     ON h.granted AND h.locktype = w.locktype AND h.database IS NOT DISTINCT FROM w.database \
+                     AND h.relation IS NOT DISTINCT FROM w.relation \
+                     AND h.transactionid IS NOT DISTINCT FROM w.transactionid \
+                     AND h.virtualxid IS NOT DISTINCT FROM w.virtualxid \
+                   WHERE NOT w.granted AND h.pid IN (SELECT o.pid FROM ours o) \
+                     AND w.pid NOT IN (SELECT o.pid FROM ours o) LIMIT 100) \
+               SELECT pg_catalog.count(*) FROM waiting w \
+               WHERE pg_catalog.pg_blocking_pids(w.pid) OPERATOR(pg_catalog.&&) ARRAY(SELECT o.pid FROM ours o)";
+    let row = session.one(sql, &[&session_names(migration)]).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
 }
 
 /// One session's wait.

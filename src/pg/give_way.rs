@@ -79,12 +79,15 @@ impl GivesWay {
     }
 }
 
-/// Only modes that a reader or writer would wait behind: VACUUM and its like may wait for us.
+/// Only modes that a reader or writer would wait behind: VACUUM and its like may wait for us. And only for what we
+/// have: where we wait ourselves, he does so for somebody else.
 async fn somebody_waits(watcher: &Session, pid: i32) -> Who {
     let sql = format!(
         "SELECT {} FROM pg_catalog.pg_locks w JOIN pg_catalog.pg_stat_activity a ON a.pid = w.pid \
          WHERE NOT w.granted AND w.locktype = 'relation' \
            AND w.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') \
+           AND EXISTS (SELECT 1 FROM pg_catalog.pg_locks h WHERE h.pid = $1 AND h.granted AND h.locktype = 'relation' \
+             AND h.database = w.database AND h.relation = w.relation) \
            AND $1 = ANY (pg_catalog.pg_blocking_pids(w.pid)) LIMIT 1",
         Who::COLUMNS
     );

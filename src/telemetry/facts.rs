@@ -35,6 +35,10 @@ pub(super) struct Facts {
     pub(super) waits: Option<(Instant, Waits)>,
     /// Why it does not work now, and goes on later.
     pub(super) rests: Option<String>,
+    /// What the swap waits for.
+    pub(super) lock_waits: Option<String>,
+    /// What a verification that began once more had compared, as a share of all.
+    floor: f64,
     pub(super) buckets: [Buckets; Timed::ALL.len()],
 }
 
@@ -66,6 +70,8 @@ impl Facts {
             slot: None,
             waits: None,
             rests: None,
+            lock_waits: None,
+            floor: 0.0,
             buckets: Default::default(),
         }
     }
@@ -92,6 +98,11 @@ impl Facts {
             Sample::Slot(slot) => self.slot = Some(slot),
             Sample::Watched(waits) => self.waits = waits.map(|waits| (Instant::now(), waits)),
             Sample::Rests(why) => self.rests = why,
+            Sample::LockWaits(why) => self.lock_waits = why,
+            Sample::ComparedAnew => {
+                self.floor = self.share().unwrap_or(0.0);
+                self.rows_compared = 0;
+            }
             Sample::Took(what, took) => self.buckets[what as usize].record(took),
             Sample::Ahead(_) | Sample::Note(_) => {}
         }
@@ -122,10 +133,17 @@ impl Facts {
         }
     }
 
-    /// The estimate is one: what is not at its end is never told to be.
+    /// The estimate is one: what is not at its end is never told to be. Nor less than before: a verification that begins
+    /// once more has the rest before it, however much it reads again.
     pub(super) fn percent(&self) -> Option<f64> {
+        self.share().map(|share| (share * 100.0).min(99.0))
+    }
+
+    fn share(&self) -> Option<f64> {
         let (done, all) = self.progress()?;
-        (all > 0).then(|| (done as f64 * 100.0 / all as f64).min(99.0))
+        let share = (all > 0).then(|| (done as f64 / all as f64).min(1.0))?;
+        let floor = if self.phase?.0 == "verify" { self.floor } else { 0.0 };
+        Some(floor + (1.0 - floor) * share)
     }
 
     /// How long the phase will take yet, where that can be told.
@@ -185,6 +203,7 @@ impl Facts {
             "blocks": self.waits.as_ref().is_some_and(|(_, waits)| waits.others > 0),
             "healthy": trouble.is_none(),
             "trouble": trouble,
+            "lock_waits": self.lock_waits,
         })
     }
 }

@@ -76,7 +76,7 @@ impl Telemetry {
             let board = board.clone();
             std::thread::spawn(move || collect(&receiver, facts, Line::new(show), &board))
         };
-        Telemetry { meter: Meter(sender), thread, board }
+        Telemetry { meter: Meter::new(sender), thread, board }
     }
 
     /// Where samples go.

@@ -1,6 +1,7 @@
 //! What is told of a run, one fact at a time.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
@@ -34,6 +35,10 @@ pub enum Sample {
     Watched(Option<Waits>),
     /// Why it does not work now and goes on later; None where it goes on.
     Rests(Option<String>),
+    /// What the swap, or a short step in place, waits for; None where it waits for nothing.
+    LockWaits(Option<String>),
+    /// Verification begins once more: what it had compared does not count.
+    ComparedAnew,
     /// What comes next and cannot be paused.
     Ahead(Ahead),
     /// Something to tell, once.
@@ -201,17 +206,37 @@ impl Timed {
 
 /// Where samples go. Cheap to clone, never blocks.
 #[derive(Clone)]
-pub struct Meter(pub(super) Sender<Sample>);
+pub struct Meter {
+    samples: Sender<Sample>,
+    /// What the swap waits for, for whoever keeps that in the state.
+    lock_waits: Arc<Mutex<Option<String>>>,
+}
 
 impl Meter {
+    pub(super) fn new(samples: Sender<Sample>) -> Self {
+        Meter { samples, lock_waits: Arc::default() }
+    }
+
     /// Hands a sample over; after the end of the run it goes nowhere.
     pub fn tell(&self, sample: Sample) {
-        let _ = self.0.send(sample);
+        let _ = self.samples.send(sample);
     }
 
     /// Tells something once.
     pub fn note(&self, text: impl Into<String>) {
         self.tell(Sample::Note(text.into()));
+    }
+
+    /// What the swap waits for from now on, or that it does not any more.
+    pub fn lock_waits(&self, why: Option<&str>) {
+        let why = why.map(str::to_owned);
+        self.lock_waits.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&why);
+        self.tell(Sample::LockWaits(why));
+    }
+
+    /// What it waits for now.
+    pub fn waits_for(&self) -> Option<String> {
+        self.lock_waits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells how long something took.

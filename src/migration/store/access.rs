@@ -32,5 +32,11 @@ pub(super) async fn check(session: &Session, how: Use) -> Result<()> {
         ),
     )
     .state("Nothing was changed")
-    .next(format!("GRANT {owner} TO {role}, or connect as {owner}")))
+    .next(match how {
+        Use::Read => format!(
+            "Who only looks has view pgwraith.status, as a member of pg_monitor; `pgwraith status` reads the tables: \
+             GRANT SELECT ON ALL TABLES IN SCHEMA pgwraith TO {role}. Or connect as {owner}"
+        ),
+        Use::Write => format!("GRANT {owner} TO {role}, or connect as {owner}"),
+    }))
 }

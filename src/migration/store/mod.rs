@@ -7,6 +7,7 @@ mod flow;
 mod progress;
 mod record;
 mod schema;
+mod standing;
 mod step;
 
 pub(super) use after::{ToDo, What, all_done, left_to_do, left_to_validate, still_to_prove};
@@ -15,13 +16,13 @@ pub(super) use flow::{
     Kept, dirty, keep_fingerprint, keep_partitions, kept, kept_key, mark_unproven, record_flow,
     record_slot,
 };
-pub(super) use progress::{copy_rate, keep_progress};
+pub(super) use progress::{copy_rate, keep_compared, keep_progress};
 pub(super) use record::{
     DRY_RUN, Stored, all_unfinished, begin, enter, forget, is_finished, is_swapped, keep_options,
     load, options, record_shadow, set_options, swapped, swapped_by_name, unfinished,
     unfinished_by_name,
 };
-pub(super) use schema::ensure;
+pub(super) use schema::{ensure, to_read};
 pub(super) use step::{
     StoredStep, begin_step, claim_step, finish_in_place, record_steps, steps, still_mine,
     unmake_steps,

@@ -19,6 +19,16 @@ pub(in crate::migration) async fn keep_progress(
     Ok(())
 }
 
+/// Before a verification begins once more: how far it had come, as a share of all. What it then reads again is told as a
+/// part of the rest, so that nobody sees it go backwards.
+pub(in crate::migration) async fn keep_compared(session: &Session, migration: i64) -> Result<()> {
+    let sql = "UPDATE pgwraith.progress p SET facts = p.facts || pg_catalog.jsonb_build_object('verify_floor', \
+                 f.floor + (1 - f.floor) * LEAST(s.rows_verified::pg_catalog.float8 / GREATEST(s.rows_copied, s.rows_estimated, 1), 1)) \
+               FROM pgwraith.status s, LATERAL (SELECT s.verify_floor AS floor) f WHERE s.id = $1 AND p.migration_id = $1";
+    session.execute(sql, &[&migration]).await?;
+    Ok(())
+}
+
 /// Bytes of WAL that a worker of the copy wrote in a second, as whoever copied last has found out.
 pub(in crate::migration) async fn copy_rate(
     session: &Session,

@@ -1,13 +1,14 @@
 //! The state's tables, and how those of an older version become those of this one.
 
 use super::access::{self, Use};
+use super::standing::STANDING;
 use super::step::IN_PLACE;
 use crate::error::{Error, Kind, Result};
 use crate::pg::Session;
 
 /// What each version added to the one before. One that this program does not know is refused.
-const VERSIONS: [&str; 8] =
-    [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, COURSE, IN_PLACE];
+const VERSIONS: [&str; 9] =
+    [CREATE, RESUME, WATCHING, CONTROL, COUNTING, PARTITIONS, COURSE, IN_PLACE, STANDING];
 
 /// Makes the state's tables where they are not there, brings older ones up to date, and refuses those
 /// of a newer version.
@@ -45,6 +46,14 @@ pub(in crate::migration) async fn ensure(session: &Session) -> Result<()> {
             ),
         )
         .next("Use the version of pgwraith that made it")),
+    }
+}
+
+/// For whoever only reads: a state of this version is left alone.
+pub(in crate::migration) async fn to_read(session: &Session) -> Result<()> {
+    match version(session).await? {
+        Some(found) if found == VERSIONS.len() as i32 => Ok(()),
+        _ => ensure(session).await,
     }
 }
 

@@ -1,10 +1,16 @@
 //! Where migrations stand, as the database tells it: asked from any host, without the run.
 
+mod done;
+
+use serde_json::Value;
+
+use super::slot_limits::SlotLimits;
 use super::store::Stored;
-use super::{index, liveness, resume, store, teardown};
+use super::{index, liveness, resume, store, teardown, watchdog};
 use crate::catalog;
 use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
+use done::{Done, Lately, eta};
 
 /// One migration.
 #[derive(Debug, serde::Serialize)]
@@ -44,9 +50,25 @@ pub struct Status {
     pub verify_seconds: Option<f64>,
     /// Who keeps our sessions waiting.
     pub blocked_by: Vec<String>,
-    /// Locks of ours on the source that keep others waiting.
+    /// What the swap, or a short step in place, waits for.
+    pub lock_waits: Option<String>,
+    /// Others wait for a lock of ours.
     pub blocks: bool,
+    /// What throttles it, as the run saw it last.
+    pub signals: Vec<Signal>,
+    /// Whether that was within the last ten seconds.
+    pub signals_are_fresh: bool,
+    pub dry_run: bool,
     pub last_event: Option<String>,
+}
+
+/// What may hold the copy back.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Signal {
+    pub signal: String,
+    /// Of its limit; None where it cannot be measured.
+    pub share: Option<f64>,
+    pub text: String,
 }
 
 /// How far a change in place is.
@@ -98,6 +120,8 @@ impl Disk {
 pub struct Slot {
     pub name: String,
     pub bytes: i64,
+    /// So much it may, or the run gives it up.
+    pub limit_bytes: u64,
     /// Until the server gives it up; None is without limit.
     pub safe_bytes: Option<i64>,
     pub xmin_age: Option<i32>,
@@ -112,7 +136,7 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
         None => store::all_unfinished(&session).await?,
     };
     if !asked.is_empty() {
-        store::ensure(&session).await?;
+        store::to_read(&session).await?;
     }
     let mut all = Vec::new();
     for stored in &asked {
@@ -121,6 +145,11 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
             status.run_by = run_by;
             status.blocked_by = blockers(&session, stored.id).await?;
             status.disk = disk(&session, stored).await;
+            if let Some(slot) = &mut status.slot {
+                let asked = stored.options.get("max_slot_wal").and_then(Value::as_u64);
+                slot.limit_bytes = SlotLimits::read(&session, asked).await?.bytes();
+            }
+            status.dry_run = stored.is_dry_run();
             status.indexes_before = stored.request.indexes_before;
             let rate = store::copy_rate(&session, stored.id).await?;
             status.index_seconds =
@@ -133,15 +162,13 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
 
 async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
     let sql = "SELECT s.source, s.shadow, s.phase, s.rows_copied, s.rows_verified, s.rows_estimated, \
-               s.rows_last_minute, s.rows_last_quarter, s.key_position, s.reason, s.paused, s.postponed, \
+               s.rows_last_minute, s.rows_last_quarter, s.paced_seconds, s.verify_floor, s.lock_waits, s.signals, \
+               COALESCE(s.progress_at > pg_catalog.clock_timestamp() - interval '10 seconds', false) AS fresh, s.key_position, s.reason, s.paused, s.postponed, \
                s.cutover_window, s.keys_waiting, s.keys_in_per_second, s.keys_out_per_second, s.slot, s.slot_bytes, \
                s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, s.step, s.steps, s.step_sql, \
                (SELECT pg_catalog.date_part('epoch', pg_catalog.max(pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8 \
-                 FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot, \
-               EXISTS (SELECT 1 FROM pg_catalog.pg_locks w WHERE NOT w.granted AND w.relation = m.source_oid \
-                 AND EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a WHERE a.pid = ANY (pg_catalog.pg_blocking_pids(w.pid)) \
-                   AND a.application_name LIKE $2)) AS blocks \
-               FROM pgwraith.status s JOIN pgwraith.migration m USING (id) WHERE s.id = $1";
+                 FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot \
+               FROM pgwraith.status s WHERE s.id = $1";
     let names = teardown::session_names(migration);
     let Some(row) = session.maybe(sql, &[&migration, &names]).await? else { return Ok(None) };
     let phase: String = row.get("phase");
@@ -150,14 +177,21 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         verified: row.get("rows_verified"),
         estimated: row.get("rows_estimated"),
         key_position: row.get("key_position"),
+        floor: row.get("verify_floor"),
     };
-    let (minute, quarter): (i64, i64) = (row.get("rows_last_minute"), row.get("rows_last_quarter"));
-    let left = done.left(&phase);
-    let paces = [minute as f64 / 60.0, quarter as f64 / 900.0];
+    let lately = Lately {
+        minute: row.get("rows_last_minute"),
+        quarter: row.get("rows_last_quarter"),
+        seconds: row.get("paced_seconds"),
+    };
+    let (pace, left) = (lately.paces()[0], done.left(&phase));
+    let paused: bool = row.get("paused");
+    let signals: Option<Value> = row.get("signals");
     let slot: Option<String> = row.get("slot");
     let slot = slot.zip(row.get::<_, Option<i64>>("slot_bytes")).map(|(name, bytes)| Slot {
         name,
         bytes,
+        limit_bytes: 0,
         safe_bytes: row.get("safe_wal_size"),
         xmin_age: row.get("slot_xmin_age"),
         lost: row.get("lost"),
@@ -173,13 +207,13 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         run_by: None,
         rows_copied: done.copied,
         rows_estimated: done.estimated,
-        rows_per_second: paces[0],
-        eta: match left {
-            Some(left) => eta(session, left, paces).await?,
+        rows_per_second: pace,
+        eta: match left.filter(|_| !paused) {
+            Some(left) => eta(session, left, &lately).await?,
             None => None,
         },
         reason: row.get("reason"),
-        paused: row.get("paused"),
+        paused,
         postponed: row.get("postponed"),
         cutover_window: row.get("cutover_window"),
         keys: Keys {
@@ -192,10 +226,14 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         disk: None,
         indexes_before: false,
         index_seconds: None,
-        verify_seconds: done.verification(&phase, paces[0]),
+        verify_seconds: done.verification(&phase, pace),
         blocked_by: Vec::new(),
         last_event: row.get("last_event"),
-        blocks: row.get("blocks"),
+        lock_waits: row.get("lock_waits"),
+        blocks: watchdog::waiting_for_ours(session, migration).await? > 0,
+        signals: signals.and_then(|all| serde_json::from_value(all).ok()).unwrap_or_default(),
+        signals_are_fresh: row.get("fresh"),
+        dry_run: false,
         phase,
     }))
 }
@@ -223,76 +261,6 @@ async fn disk(session: &Session, stored: &Stored) -> Option<Disk> {
     Some(Disk { shadow: size(0)?, source: size(1)?, indexes: size(2)?, index_count: size(3)? })
 }
 
-/// How far a migration is, in rows and by the key.
-struct Done {
-    copied: i64,
-    verified: i64,
-    estimated: Option<i64>,
-    /// A share of the key space, by how many rows there are in it.
-    key_position: Option<f32>,
-}
-
-impl Done {
-    /// What is not at its end is never told to be; and never less than before, since nothing here ever is:
-    /// the estimate is the one that the migration began with.
-    fn percent(&self, phase: &str) -> Option<f64> {
-        let share = match phase {
-            "copy" => match self.key_position {
-                // No estimate is in it.
-                Some(position) => f64::from(position),
-                None => self.copied as f64 / self.estimated?.max(1) as f64,
-            },
-            // Of filling; what else is done is told by steps.
-            "in place" => f64::from(self.key_position?),
-            "verify" => self.verified as f64 / self.all()?.max(1) as f64,
-            _ => return None,
-        };
-        Some((share * 100.0).clamp(0.0, 99.0))
-    }
-
-    /// Rows that are left of the phase.
-    fn left(&self, phase: &str) -> Option<f64> {
-        let share = self.percent(phase)? / 100.0;
-        match phase {
-            "copy" | "in place" if self.key_position.is_some_and(|p| p > 0.0) => {
-                Some(self.copied as f64 / share.max(0.001) * (1.0 - share))
-            }
-            "copy" => Some((self.estimated? - self.copied).max(0) as f64),
-            _ => Some((self.all()? - self.verified).max(0) as f64),
-        }
-    }
-
-    /// What it will take, as long as rows are copied: both tables are read at about the pace at which one is read and
-    /// the other written (measured: 3.9 s and 4.0 s).
-    fn verification(&self, phase: &str, pace: f64) -> Option<f64> {
-        (phase == "copy" && pace > 0.0).then(|| self.all().map(|rows| rows as f64 / pace)).flatten()
-    }
-
-    /// What was copied is known better than what the server once estimated.
-    fn all(&self) -> Option<i64> {
-        Some(self.estimated.unwrap_or(0).max(self.copied)).filter(|rows| *rows > 0)
-    }
-}
-
-/// When so many rows will be done, at one pace or the other, by the server's clock.
-async fn eta(session: &Session, left: f64, paces: [f64; 2]) -> Result<Option<String>> {
-    // Within the first quarter of an hour its rows are of a shorter time.
-    let mut seconds: Vec<f64> =
-        paces.into_iter().filter(|pace| *pace > 0.0).map(|pace| left / pace).collect();
-    seconds.sort_by(f64::total_cmp);
-    let (Some(first), Some(last)) = (seconds.first(), seconds.last()) else { return Ok(None) };
-    // A month ahead nothing is known.
-    if *last > 30.0 * 86_400.0 {
-        return Ok(None);
-    }
-    let sql = "SELECT pg_catalog.to_char(pg_catalog.clock_timestamp() + $1::pg_catalog.float8 * interval '1 second', f.format), \
-               pg_catalog.to_char(pg_catalog.clock_timestamp() + $2::pg_catalog.float8 * interval '1 second', f.format) \
-               FROM (SELECT CASE WHEN $2::pg_catalog.float8 < 43200 THEN 'HH24:MI' ELSE 'YYYY-MM-DD HH24:MI' END) f (format)";
-    let row = session.one(sql, &[first, last]).await?;
-    let (first, last): (String, String) = (row.get(0), row.get(1));
-    Ok(Some(if first == last { first } else { format!("{first}–{last}") }))
-}
-
 /// Who keeps our sessions waiting, for a message.
 async fn blockers(session: &Session, migration: i64) -> Result<Vec<String>> {
     let sql = format!(
@@ -303,52 +271,4 @@ async fn blockers(session: &Session, migration: i64) -> Result<Vec<String>> {
     );
     let rows = session.query(&sql, &[&teardown::session_names(migration)]).await?;
     Ok(rows.iter().map(|row| Who::of(row).to_string()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn done(copied: i64, verified: i64, estimated: Option<i64>, key: Option<f32>) -> Done {
-        Done { copied, verified, estimated, key_position: key }
-    }
-
-    #[test]
-    fn percent_is_never_more_than_is_known() {
-        assert_eq!(done(50, 0, Some(200), None).percent("copy"), Some(25.0));
-        assert_eq!(
-            done(500, 0, Some(200), None).percent("copy"),
-            Some(99.0),
-            "the estimate is too low"
-        );
-        assert_eq!(done(50, 0, None, None).percent("copy"), None);
-        assert_eq!(
-            done(50, 0, Some(10), Some(0.5)).percent("copy"),
-            Some(50.0),
-            "the key knows better"
-        );
-        assert_eq!(done(400, 100, Some(200), None).percent("verify"), Some(25.0));
-        assert_eq!(done(400, 100, None, Some(1.0)).percent("verify"), Some(25.0));
-        assert_eq!(done(400, 100, Some(200), None).percent("index"), None);
-        assert_eq!(done(0, 0, None, None).percent("verify"), None);
-    }
-
-    #[test]
-    fn what_comes_behind_the_copy_is_told_only_where_it_is_known() {
-        assert_eq!(done(50, 0, Some(200), None).verification("copy", 10.0), Some(20.0));
-        assert_eq!(done(50, 0, Some(200), None).verification("copy", 0.0), None);
-        assert_eq!(done(50, 0, Some(200), None).verification("index", 10.0), None);
-        let disk = Disk { shadow: 0, source: 1_000, indexes: 200, index_count: 3 };
-        assert_eq!(disk.seconds(100, false), 10.0);
-        assert_eq!(disk.seconds(100, true), 2.0);
-    }
-
-    #[test]
-    fn what_is_left_follows_from_what_is_done() {
-        assert_eq!(done(50, 0, Some(200), None).left("copy"), Some(150.0));
-        assert_eq!(done(500, 0, Some(200), None).left("copy"), Some(0.0));
-        assert_eq!(done(50, 0, Some(10), Some(0.25)).left("copy"), Some(150.0));
-        assert_eq!(done(400, 100, None, None).left("verify"), Some(300.0));
-        assert_eq!(done(400, 100, None, None).left("cutover"), None);
-    }
 }
