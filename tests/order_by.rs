@@ -2,11 +2,11 @@
 //! copied are neither lost nor there twice.
 
 use pgwraith::demo::orders::create_orders;
-use pgwraith::demo::traffic::{Mix, Traffic};
+use pgwraith::demo::traffic::Traffic;
 use tokio_postgres::Client;
 
 use crate::harness::{self, Background};
-use crate::scene::{SOON, Shop, die_in_the_copy, exec, shop, value, wait_for};
+use crate::scene::{SOON, Shop, die_in_the_copy, exec, mix, shop, value, wait_for};
 
 /// How many rows stand behind one that should come after them.
 async fn out_of_order(shop: &Shop, table: &str, order: &str, down: bool) -> i64 {
@@ -238,8 +238,7 @@ async fn a_lost_slot_is_recovered_from() {
 async fn an_order_that_is_written_to_all_the_time() {
     let shop = shop().await;
     create_orders(&shop.client, 200_000).await.unwrap();
-    let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
-    let traffic = Traffic::start(&shop.dsn, "orders", mix).await.unwrap();
+    let traffic = Traffic::start(&shop.dsn, "orders", mix()).await.unwrap();
     let client = shop.session().await;
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
     let mover = tokio::spawn(async move {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use pgwraith::demo::cluster::Cluster;
+use pgwraith::demo::traffic::Mix;
 use tokio_postgres::Client;
 use tokio_postgres::types::FromSql;
 
@@ -16,6 +17,11 @@ pub const AT_ONCE: [&str; 2] = ["--max-probe-latency", "1h"];
 
 /// For who goes on with small ranges that were wanted for dying among them.
 pub const LARGER: [&str; 2] = ["--chunk-time", "200ms"];
+
+/// The traffic beside large tables: keys change as often as rows are updated.
+pub fn mix() -> Mix {
+    Mix { sessions: 3, rate: Some(300.0), moves: 45, ..Mix::default() }
+}
 
 /// A cluster with one database and a session in it.
 pub struct Shop {

@@ -30,8 +30,14 @@ pub async fn same(shop: &Shop, what: &str) {
 
 /// The definition is the same.
 pub async fn same_definition(shop: &Shop, what: &str) {
-    let ours = shop.definition("ours.t").await.into_iter().map(|s| s.replace("ours", "twin"));
+    same_definition_of(shop, "t", what).await;
+}
+
+/// That of a table in both schemas.
+pub async fn same_definition_of(shop: &Shop, table: &str, what: &str) {
+    let ours = shop.definition(&format!("ours.{table}")).await;
+    let ours = ours.into_iter().map(|s| s.replace("ours", "twin"));
     let mut ours: Vec<String> = ours.collect();
     ours.sort();
-    assert_same(&ours, &shop.definition("twin.t").await, what);
+    assert_same(&ours, &shop.definition(&format!("twin.{table}")).await, what);
 }

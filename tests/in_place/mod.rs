@@ -2,6 +2,7 @@
 
 mod filled;
 mod killed;
+#[cfg(feature = "failpoints")]
 mod live;
 mod meanwhile;
 mod partitioned;

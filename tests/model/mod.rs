@@ -2,8 +2,8 @@
 //! change: equal after each step. The same writes reach both; those of the first are made while it is migrated, by a
 //! run that is killed now and then and gone on with.
 //!
-//! `PGWRAITH_MODEL_STEPS` says how many steps, `PGWRAITH_MODEL_SEED` which sequence. The same sequence makes the same
-//! changes and writes; what of them comes when is the machine's.
+//! `PGWRAITH_MODEL_STEPS` says how many steps, `PGWRAITH_MODEL_SEED` which sequence, `PGWRAITH_MODEL_SEEDS` how many of
+//! them from there on. The same sequence makes the same changes and writes; what of them comes when is the machine's.
 
 mod change;
 mod table;
@@ -22,6 +22,7 @@ use change::Change;
 use table::Model;
 
 const STEPS: u64 = 8;
+const SEEDS: u64 = 1;
 const LIMIT: Duration = Duration::from_secs(60);
 const WRITES: usize = 120;
 
@@ -55,11 +56,51 @@ impl Ours<'_> {
         all
     }
 
-    /// Its steps are over when they are.
-    async fn in_place(&self, writes: &[String]) {
-        let run = Background::start(self.arguments(&[]));
-        write(self.shop, "ours", writes).await;
+    /// Its steps are over when they are; it is killed when so many are made.
+    async fn in_place(&self, writes: &[String], killed_after: i64) {
+        let mut run = Background::start(self.arguments(&[]));
+        let (before, behind) = writes.split_at(WRITES / 2);
+        write(self.shop, "ours", before).await;
+        self.has_made(&mut run, killed_after).await;
+        run.signal_if_running(libc::SIGKILL);
+        let output = run.finish(LIMIT).await;
+        if output.signal.is_none() {
+            output.expect_code(0);
+            return write(self.shop, "ours", behind).await;
+        }
+        self.its_sessions_end().await;
+        let unfinished =
+            "SELECT EXISTS (SELECT 1 FROM pgwraith.migration WHERE finished_at IS NULL)";
+        if !self.shop.value::<bool>(unfinished).await {
+            // It had only to say so.
+            return write(self.shop, "ours", behind).await;
+        }
+        println!("gone on with after {killed_after} steps");
+        let run = Background::start(self.arguments(&["--or-resume"]));
+        write(self.shop, "ours", behind).await;
         run.finish(LIMIT).await.expect_code(0);
+    }
+
+    /// So many steps are made, or all of them.
+    async fn has_made(&self, run: &mut Background, steps: i64) {
+        let made = format!(
+            "SELECT count(*) FILTER (WHERE done_at IS NOT NULL) >= {steps} FROM pgwraith.step \
+             JOIN pgwraith.migration m ON m.id = migration_id AND m.finished_at IS NULL HAVING count(*) > 0"
+        );
+        let has = async |run: &mut Background| {
+            let row = self.shop.client.query_opt(&made, &[]).await.ok().flatten();
+            row.is_some_and(|row| row.get(0)) || run.has_ended()
+        };
+        let began = Instant::now();
+        while !has(run).await {
+            assert!(began.elapsed() < LIMIT, "it does not make {steps} steps: {}", run.said());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn its_sessions_end(&self) {
+        let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
+        harness::wait_for_sql(&self.shop.client, "its sessions end", gone).await;
     }
 
     /// It goes up to the swap, which comes when all is written; it is killed in a phase, where it is to be.
@@ -72,8 +113,7 @@ impl Ours<'_> {
             self.comes_to(&mut run, phase).await;
             run.signal(libc::SIGKILL);
             run.finish(LIMIT).await;
-            let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%')";
-            harness::wait_for_sql(&self.shop.client, "its sessions end", gone).await;
+            self.its_sessions_end().await;
             run = Background::start(self.arguments(&["--postpone-cutover", "--or-resume"]));
         }
         write(self.shop, "ours", behind).await;
@@ -116,7 +156,9 @@ async fn step(shop: &Shop, model: &mut Model, what: &str) {
     });
     let ours = Ours { shop, change: &change, file };
     if change.in_place {
-        ours.in_place(&writes).await;
+        // Often it has made all of them by then.
+        let steps = model.random.random_range(0..4);
+        ours.in_place(&writes, steps).await;
     } else {
         ours.by_a_copy(&writes, killed).await;
     }
@@ -128,15 +170,19 @@ async fn step(shop: &Shop, model: &mut Model, what: &str) {
 #[tokio::test]
 async fn random_changes_and_writes_end_as_plain_ones_do() {
     let (seed, steps) = (setting("PGWRAITH_MODEL_SEED", 1), setting("PGWRAITH_MODEL_STEPS", STEPS));
-    let shop = shop().await;
-    shop.exec(
-        "CREATE FUNCTION public.seven() RETURNS int LANGUAGE plpgsql VOLATILE AS $$ BEGIN RETURN 7; END $$",
-    )
-    .await;
-    twins::twins(&shop, &Model::made()).await;
-    let mut model = Model::new(seed);
-    for n in 1..=steps {
-        let what = format!("PGWRAITH_MODEL_SEED={seed} PGWRAITH_MODEL_STEPS={steps}, step {n}");
-        step(&shop, &mut model, &what).await;
+    let seeds = setting("PGWRAITH_MODEL_SEEDS", SEEDS);
+    let mut shop = shop().await;
+    for seed in seed..seed + seeds {
+        shop.move_to(&format!("seed{seed}")).await;
+        shop.exec(
+            "CREATE FUNCTION public.seven() RETURNS int LANGUAGE plpgsql VOLATILE AS $$ BEGIN RETURN 7; END $$",
+        )
+        .await;
+        twins::twins(&shop, &Model::made()).await;
+        let mut model = Model::new(seed);
+        for n in 1..=steps {
+            let what = format!("PGWRAITH_MODEL_SEED={seed} PGWRAITH_MODEL_STEPS={steps}, step {n}");
+            step(&shop, &mut model, &what).await;
+        }
     }
 }

@@ -1,33 +1,35 @@
 //! The source is a partitioned table: it becomes an ordinary one, is divided otherwise, or stays divided as it is. Under
 //! live traffic whose updates move rows between partitions, killed once in the copy and resumed.
 
-use pgwraith::demo::traffic::{Mix, Traffic};
+use pgwraith::demo::traffic::Traffic;
 
 use super::mover::Mover;
-use super::same::same_partitions;
-use super::{TABLE, divided, make};
-use crate::definition::assert_same;
+use super::same::{same_partitions, same_rows};
+use super::{BY_QUARTER, TABLE, make, twin};
 use crate::harness::{self, Background};
-use crate::scene::{AT_ONCE, SOON, Shop, die_in_the_copy, shop};
+use crate::scene::{AT_ONCE, SOON, Shop, die_in_the_copy, mix, shop};
 
-/// One change of `orders` by quarter.
+const ROWS: u64 = 200_000;
+
+/// One change of a table that `made` makes of `orders`.
 struct Case {
-    rows: u64,
-    /// What is done to it before.
-    before: &'static str,
+    made: &'static [&'static str],
     change: &'static [&'static str],
-    /// What makes `twin.orders` what the change makes of `ours.orders`, but for its rows.
     twin: Twin,
 }
 
+/// What makes `twin.orders` what the change makes of `ours.orders`, but for its rows.
 enum Twin {
-    /// Of the ordinary table, by these statements.
-    Ordinary(&'static str),
-    /// Of one that is divided by quarter, by these.
-    ByQuarter(&'static str),
-    /// It is looked at otherwise.
-    None,
+    /// These statements, of `orders`.
+    Made(&'static [&'static str]),
+    /// Divided by this; and what would follow ALTER TABLE.
+    DividedBy(&'static str, &'static str),
 }
+
+/// What `orders` has by quarter, without partitions.
+const SAME: &str = "ALTER COLUMN amount SET NOT NULL";
+const ORDINARY: &str = "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at);
+    DROP INDEX orders_created_at_idx";
 
 impl Case {
     fn arguments(&self, shop: &Shop, command: &str) -> Vec<String> {
@@ -43,10 +45,9 @@ impl Case {
     async fn holds(&self) -> Shop {
         let what = format!("{:?}", self.change);
         let shop = shop().await;
-        divided(&shop, "ours", self.rows, self.before).await;
-        let mix = Mix { sessions: 3, rate: Some(300.0), ..Mix::default() };
+        make(&shop, "ours", ROWS, &self.made.join("; ")).await;
         let mover = Mover::start(&shop).await;
-        let traffic = Traffic::start(&shop.dsn, TABLE, mix).await.unwrap();
+        let traffic = Traffic::start(&shop.dsn, TABLE, mix()).await.unwrap();
 
         die_in_the_copy(&shop, self.arguments(&shop, "run")).await;
         let mut run = Background::start(self.arguments(&shop, "resume"));
@@ -61,42 +62,27 @@ impl Case {
         assert_eq!(output.json()["verify"]["mismatches"], 0, "{what}: {output}");
         let oracle = report.verify(&shop.client, TABLE).await.unwrap();
         assert!(oracle.is_ok(), "{what}: {oracle:?}");
-        // Nobody wrote since the old table was one.
-        let differ = "SELECT count(*) FROM ((SELECT * FROM ours.orders EXCEPT ALL SELECT * FROM ours.orders_old)
-                      UNION ALL (SELECT * FROM ours.orders_old EXCEPT ALL SELECT * FROM ours.orders)) d";
-        assert_eq!(shop.value::<i64>(differ).await, 0, "{what}");
         assert_eq!(shop.held_back().await, [""; 0], "{what}");
+        // Nobody wrote since the old table was one.
         match self.twin {
-            Twin::Ordinary(before) => {
-                make(&shop, "twin", 0, before).await;
-                same_definition(&shop, &what).await;
+            Twin::Made(statements) => {
+                make(&shop, "twin", 0, &statements.join("; ")).await;
+                twin::fill(&shop).await;
             }
-            Twin::ByQuarter(before) => {
-                divided(&shop, "twin", 0, before).await;
-                same_partitions(&shop, "orders", &what).await;
-            }
-            Twin::None => {}
+            Twin::DividedBy(by, alter) => twin::divide_anew(&shop, ORDINARY, alter, by).await,
         }
+        same_partitions(&shop, "orders", &what).await;
+        same_rows(&shop, "orders", &what).await;
         shop
     }
-}
-
-async fn same_definition(shop: &Shop, what: &str) {
-    let ours = shop.definition(TABLE).await;
-    let ours: Vec<String> = ours.into_iter().map(|line| line.replace("ours", "twin")).collect();
-    assert_same(&ours, &shop.definition("twin.orders").await, what);
 }
 
 #[tokio::test]
 async fn a_partitioned_table_becomes_an_ordinary_one() {
     let shop = Case {
-        rows: 200_000,
-        before: "",
+        made: &[BY_QUARTER],
         change: &["--partition-by", "none"],
-        twin: Twin::Ordinary(
-            "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at);
-             DROP INDEX orders_created_at_idx",
-        ),
+        twin: Twin::Made(&[ORDINARY]),
     }
     .holds()
     .await;
@@ -112,10 +98,9 @@ async fn a_partitioned_table_becomes_an_ordinary_one() {
 #[tokio::test]
 async fn a_partitioned_table_is_divided_otherwise() {
     let case = Case {
-        rows: 200_000,
-        before: "",
+        made: &[BY_QUARTER],
         change: &["--partition-by", "RANGE (created_at)", "--partition-every", "1 month"],
-        twin: Twin::None,
+        twin: Twin::DividedBy("RANGE (created_at)", SAME),
     };
     let shop = case.holds().await;
     let bound = "SELECT pg_get_expr(relpartbound, oid) LIKE '%2024-01-01%2024-02-01%' FROM pg_class
@@ -137,19 +122,24 @@ async fn a_partitioned_table_is_divided_otherwise() {
 #[tokio::test]
 async fn a_partitioned_table_is_divided_by_hash() {
     let change = &["--partition-by", "HASH (id)", "--partitions", "3"];
-    Case { rows: 200_000, before: "", change, twin: Twin::None }.holds().await;
+    Case { made: &[BY_QUARTER], change, twin: Twin::DividedBy("HASH (id)", SAME) }.holds().await;
+}
+
+#[tokio::test]
+async fn a_partitioned_table_is_divided_by_list() {
+    const KEY: &str =
+        "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (status, id)";
+    let change = &["--alter", KEY, "--partition-by", "LIST (status)"];
+    Case { made: &[BY_QUARTER], change, twin: Twin::DividedBy("LIST (status)", KEY) }.holds().await;
 }
 
 #[tokio::test]
 async fn a_partitioned_table_stays_divided_as_it_is() {
+    const OWN: &str = "ALTER TABLE orders_p20240101 SET (fillfactor = 70); COMMENT ON TABLE orders_p20240401 IS 'spring'";
     Case {
-        rows: 200_000,
-        before: "ALTER TABLE orders_p20240101 SET (fillfactor = 70); COMMENT ON TABLE orders_p20240401 IS 'spring'",
+        made: &[BY_QUARTER, OWN],
         change: &["--alter", "ALTER COLUMN id TYPE bigint"],
-        twin: Twin::ByQuarter(
-            "ALTER TABLE orders ALTER COLUMN id TYPE bigint; ALTER TABLE orders_p20240101 SET (fillfactor = 70);
-             COMMENT ON TABLE orders_p20240401 IS 'spring'",
-        ),
+        twin: Twin::Made(&[BY_QUARTER, OWN, "ALTER TABLE orders ALTER COLUMN id TYPE bigint"]),
     }
     .holds()
     .await;
@@ -158,7 +148,7 @@ async fn a_partitioned_table_stays_divided_as_it_is() {
 /// One quarter is divided by hash, and one half of that by status.
 #[tokio::test]
 async fn a_table_of_several_levels_stays_divided_as_it_is() {
-    let deep = "
+    const DEEP: &str = "
         CREATE TEMP TABLE spring AS SELECT * FROM orders_p20240401; DROP TABLE orders_p20240401;
         ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at, status);
         CREATE TABLE orders_p20240401 PARTITION OF orders
@@ -170,24 +160,46 @@ async fn a_table_of_several_levels_stays_divided_as_it_is() {
         CREATE TABLE orders_p20240401_1 PARTITION OF orders_p20240401 FOR VALUES WITH (MODULUS 2, REMAINDER 1);
         COMMENT ON TABLE orders_p20240401 IS 'spring'; COMMENT ON TABLE orders_p20240401_1 IS 'odd';
         INSERT INTO orders SELECT * FROM spring; DROP TABLE spring";
-    let shop = Case {
-        rows: 30_000,
-        before: deep,
-        change: &[
-            "--alter",
-            "ALTER COLUMN amount TYPE numeric(14,2), ALTER COLUMN note TYPE varchar",
-        ],
-        twin: Twin::None,
+    const ALTER: &str = "ALTER COLUMN amount TYPE numeric(14,2), ALTER COLUMN note TYPE varchar";
+    const PLAIN: &str =
+        "ALTER TABLE orders ALTER COLUMN amount TYPE numeric(14,2), ALTER COLUMN note TYPE varchar";
+    Case {
+        made: &[BY_QUARTER, DEEP],
+        change: &["--alter", ALTER],
+        twin: Twin::Made(&[BY_QUARTER, DEEP, PLAIN]),
     }
     .holds()
     .await;
-    let plain =
-        "ALTER TABLE orders ALTER COLUMN amount TYPE numeric(14,2), ALTER COLUMN note TYPE varchar";
-    divided(&shop, "twin", 0, &format!("{deep}; {plain}")).await;
-    same_partitions(&shop, "orders", "several levels").await;
 }
 
-/// PostgreSQL itself alters no column that rows are divided by.
+/// PostgreSQL itself alters no column that rows are divided by: the twin is divided when it is wider.
+#[tokio::test]
+async fn what_a_large_table_is_divided_by_becomes_wider() {
+    const BY_NUMBER: &str = "
+        ALTER TABLE orders RENAME TO plain; ALTER SEQUENCE orders_id_seq RENAME TO plain_id_seq;
+        CREATE TABLE orders (LIKE plain INCLUDING DEFAULTS) PARTITION BY RANGE (id);
+        ALTER TABLE orders ALTER id ADD GENERATED BY DEFAULT AS IDENTITY;
+        CREATE TABLE orders_gone PARTITION OF orders FOR VALUES FROM (MINVALUE) TO (-1000000);
+        CREATE TABLE orders_low PARTITION OF orders FOR VALUES FROM (-1000000) TO (100000);
+        CREATE TABLE orders_high PARTITION OF orders FOR VALUES FROM (100000) TO (1000000000);
+        CREATE TABLE orders_rest PARTITION OF orders DEFAULT;
+        INSERT INTO orders OVERRIDING SYSTEM VALUE SELECT * FROM plain; DROP TABLE plain;
+        SELECT setval('orders_id_seq', (SELECT max(id) FROM orders));
+        ALTER TABLE orders ADD CONSTRAINT orders_pkey PRIMARY KEY (id);
+        CREATE INDEX orders_customer_id_idx ON orders (customer_id)";
+    let shop = Case {
+        made: &[BY_NUMBER],
+        change: &["--alter", "ALTER COLUMN id TYPE bigint"],
+        twin: Twin::Made(&["ALTER TABLE orders ALTER COLUMN id TYPE bigint", BY_NUMBER]),
+    }
+    .holds()
+    .await;
+    // Rows went to each of them.
+    let rows = "SELECT count(DISTINCT tableoid) FROM ours.orders";
+    assert_eq!(shop.value::<i64>(rows).await, 4);
+}
+
+/// By another name too.
 #[tokio::test]
 async fn what_rows_are_divided_by_becomes_wider() {
     let shop = shop().await;

@@ -7,13 +7,13 @@ use crate::scene::Shop;
 const MOVED: i64 = 5_000;
 
 /// A session that moves rows of its own to other times, states and keys.
-pub(super) struct Mover {
+pub struct Mover {
     stop: tokio::sync::oneshot::Sender<()>,
     moved: tokio::task::JoinHandle<u64>,
 }
 
 impl Mover {
-    pub(super) async fn start(shop: &Shop) -> Mover {
+    pub async fn start(shop: &Shop) -> Mover {
         // Their keys come before all others, so that they are copied at once.
         shop.exec(&format!(
             "INSERT INTO {TABLE} (id, customer_id, status, amount, created_at) OVERRIDING SYSTEM VALUE \
@@ -43,7 +43,7 @@ impl Mover {
         Mover { stop, moved }
     }
 
-    pub(super) async fn stop(self) -> u64 {
+    pub async fn stop(self) -> u64 {
         let _ = self.stop.send(());
         self.moved.await.unwrap()
     }

@@ -5,9 +5,9 @@ use pgwraith::pg::quote_ident;
 use crate::definition::assert_same;
 use crate::scene::Shop;
 
-/// Root and partitions are the same, by the catalogs and by pg_dump.
+/// Root and partitions are the same, by the catalogs and by pg_dump. There may be none.
 pub async fn same_partitions(shop: &Shop, table: &str, what: &str) {
-    let leaves = "SELECT array_agg(c.relname::text ORDER BY 1) FROM pg_partition_tree(to_regclass('{s}.{t}')) t \
+    let leaves = "SELECT coalesce(array_agg(c.relname::text ORDER BY 1), '{}') FROM pg_partition_tree(to_regclass('{s}.{t}')) t \
                   JOIN pg_class c ON c.oid = t.relid WHERE t.level > 0";
     let of = async |schema: &str| {
         let sql = leaves.replace("{s}", schema).replace("{t}", table);
@@ -67,6 +67,7 @@ fn without_numbers(line: &str, label: &str) -> (String, usize) {
     (out, count)
 }
 
+/// Rows are the same, in the same partitions; and numbers go on alike.
 pub async fn same_rows(shop: &Shop, table: &str, what: &str) {
     let differ = "SELECT count(*) FROM (\
                     (SELECT tableoid::regclass::text AS of, * FROM twin.{t} EXCEPT ALL \
@@ -74,4 +75,12 @@ pub async fn same_rows(shop: &Shop, table: &str, what: &str) {
                     (SELECT replace(tableoid::regclass::text, 'ours', 'twin') AS of, * FROM ours.{t} EXCEPT ALL \
                      SELECT tableoid::regclass::text, * FROM twin.{t})) d";
     assert_eq!(shop.value::<i64>(&differ.replace("{t}", table)).await, 0, "{what}");
+    let numbers = "SELECT array_agg(last_value ORDER BY last_value) FROM pg_attribute, pg_sequences
+        WHERE attrelid = '{s}.{t}'::regclass AND attnum > 0 AND NOT attisdropped AND format('%I.%I', schemaname, sequencename)::regclass
+          = pg_get_serial_sequence('{s}.{t}', attname)::regclass";
+    let of = async |schema: &str| {
+        let sql = numbers.replace("{s}", schema).replace("{t}", table);
+        shop.value::<Option<Vec<i64>>>(&sql).await
+    };
+    assert_eq!(of("ours").await, of("twin").await, "{what}");
 }

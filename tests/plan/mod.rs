@@ -5,11 +5,11 @@ mod copies;
 mod notes;
 mod references;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgwraith::catalog;
 use pgwraith::change::Request;
-use pgwraith::change::trial::{self, Lock, Trial, Way};
+use pgwraith::change::trial::{self, Lock, Other, Trial, Way};
 use pgwraith::conninfo::ConnInfo;
 use pgwraith::demo::cluster::ServerBinaries;
 use pgwraith::pg::{Connector, Session};
@@ -27,6 +27,13 @@ struct Done {
     lock: Option<Lock>,
     keeps_out_reads: bool,
     keeps_out_writes: bool,
+    /// The strongest lock on each other table that writers of it notice.
+    others: BTreeMap<String, Lock>,
+}
+
+fn noticed(others: &[Other]) -> BTreeMap<String, Lock> {
+    let noticed = others.iter().filter(|other| other.lock.blocks_writes());
+    noticed.map(|other| (other.table.clone(), other.lock)).collect()
 }
 
 impl Done {
@@ -40,6 +47,7 @@ impl Done {
             lock: Some(seen.lock),
             keeps_out_reads: seen.lock.blocks_reads(),
             keeps_out_writes: seen.lock.blocks_writes(),
+            others: noticed(&seen.others),
         }
     }
 }
@@ -62,6 +70,11 @@ const FILES: &str = "SELECT array_agg(c.relname || ' ' || pg_relation_filenode(c
 const ROWS_READ: &str = "SELECT sum(pg_stat_get_xact_tuples_returned(c.oid))::int8 FROM pg_class c \
     WHERE c.oid = 's.t'::regclass OR c.oid IN (SELECT indexrelid FROM pg_index WHERE indrelid = 's.t'::regclass)";
 
+/// What a session has locked of others, quoted and qualified.
+const OTHERS: &str = "SELECT format('%s.%s', to_json(nspname::text), to_json(relname::text)), mode FROM pg_locks l \
+    JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = relnamespace \
+    WHERE pid = $1 AND c.oid <> $2 AND nspname = 's' AND relkind IN ('r', 'p')";
+
 /// Alters the filled table for real, and has `other` look at it before COMMIT. The table is as it was.
 async fn done(client: &Client, other: &Client, alter: &str) -> Result<Done, tokio_postgres::Error> {
     let table: u32 = value(client, "SELECT 's.t'::regclass::oid").await;
@@ -83,6 +96,15 @@ async fn done(client: &Client, other: &Client, alter: &str) -> Result<Done, toki
         &format!("SELECT array_agg(mode) FROM pg_locks WHERE pid = {pid} AND relation = {table}"),
     )
     .await;
+    let others = other.query(OTHERS, &[&pid, &table]).await.unwrap();
+    let mut strongest = BTreeMap::new();
+    for row in others {
+        let Some(lock) = Lock::parse(row.get(1)).filter(|lock| lock.blocks_writes()) else {
+            continue;
+        };
+        let known = strongest.entry(row.get(0)).or_insert(lock);
+        *known = lock.max(*known);
+    }
     let lets = async |mode: &str| {
         let lock = format!("BEGIN; LOCK TABLE ONLY s.t IN {mode} MODE NOWAIT");
         let taken = other.batch_execute(&lock).await.is_ok();
@@ -96,6 +118,7 @@ async fn done(client: &Client, other: &Client, alter: &str) -> Result<Done, toki
         lock: modes.iter().filter_map(|mode| Lock::parse(mode)).max(),
         keeps_out_reads: !lets("ACCESS SHARE").await,
         keeps_out_writes: !lets("ROW EXCLUSIVE").await,
+        others: strongest,
     };
     exec(client, "ROLLBACK").await;
     Ok(done)
@@ -203,6 +226,7 @@ async fn careful_steps_come_to_the_same() {
             if let Some(clauses) = clauses {
                 let done = done(&client, &other, clauses).await.unwrap();
                 assert_eq!(done.lock, Some(step.lock), "{step:?}");
+                assert_eq!(done.others, noticed(&step.others), "{step:?}");
                 assert_eq!(
                     (done.rewritten, done.read),
                     (false, !step.takes.is_empty()),
