@@ -50,7 +50,7 @@ use look::Obstacle;
 use met::Met;
 use patience::Patience;
 pub use rehearse::Rehearsal;
-pub use window::Window;
+pub use window::{KNOWN_ZONES, Window};
 
 /// How often to look whether the operator lets it go on.
 const HELD_POLL: Duration = Duration::from_millis(100);

@@ -315,6 +315,9 @@ impl Run<'_> {
         if stored.is_dry_run() {
             return Err(rehearsal::nobody_goes_on(&stored));
         }
+        if let Some(window) = &self.settings.window {
+            window.check(&control).await?;
+        }
         store::ensure(&control).await?;
         let epoch = takeover::claim(&control, &stored, how.take_over).await?;
         store::keep_options(&control, stored.id, self.options).await?;
@@ -362,6 +365,7 @@ impl Run<'_> {
             names,
             event_triggers: self.settings.consent.event_triggers,
             replicas: &self.settings.throttle.replicas,
+            window: self.settings.window.as_ref(),
         }
     }
 
