@@ -198,6 +198,25 @@ async fn hours_of_a_time_zone_that_is_none_are_refused_before_anything_is_touche
     harness::run(go_on).await.expect_code(0);
 }
 
+/// It was typed to be looked at for a while, not for ever.
+#[tokio::test]
+async fn a_limit_is_taken_back_by_setting_it_to_nothing() {
+    let shop = shop().await;
+    let limits = ["--throttle-query", "SELECT 1", "--critical", "lag=1h"];
+    let mut held = held(&shop, 1_000, &limits).await;
+    held.run.wait_for_saying("it waits for throttle-query: 1").await;
+    let back = ["throttle-query=", "critical=", "workers=", "max-wal-rate="];
+    set(&shop, &back).await.expect_code(0);
+    held.run.wait_for_saying("set: throttle-query= critical= workers= max-wal-rate=").await;
+    held.run.wait_for_saying("it goes on").await;
+    let left = "SELECT jsonb_strip_nulls(options)::text FROM pgwraith.migration";
+    let left: String = shop.value(left).await;
+    for name in ["throttle_query", "critical", "workers"] {
+        assert!(!left.contains(name), "{left}");
+    }
+    held.finish().await.expect_code(0);
+}
+
 #[tokio::test]
 async fn the_operators_own_question_holds_it_up() {
     let shop = shop().await;

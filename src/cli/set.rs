@@ -26,7 +26,7 @@ pub(super) async fn cutover(args: CutoverArgs) -> Result<()> {
 }
 
 async fn change(table: &str, connection: &Connection, what: &str, limits: &[String]) -> Result<()> {
-    let flags = resolve::given(&resolve::assignments(limits)?)?;
+    let flags = resolve::assignments(limits)?;
     let connector = resolve::connector(connection)?;
     let typed = limits.join(" ");
     let was_alive = migration::set(&connector, table, &flags, what, &typed).await?;
