@@ -21,6 +21,7 @@ mod index;
 mod instant;
 mod keys;
 mod large_values;
+mod limits;
 mod meaning;
 mod model;
 mod objects;

@@ -2,7 +2,7 @@
 
 use pgwraith::demo::orders::create_orders;
 
-use crate::harness::{self, Output};
+use crate::harness::{self, ANY_WAY, Output};
 use crate::scene::{Held, SOON, Shop, exec, shop, shop_with, wait_for};
 
 /// Many small ranges.
@@ -162,8 +162,8 @@ async fn the_cutover_waits_for_its_hours() {
     held.release().await;
     let mut run = held.run;
     run.wait_for_saying("the cutover waits: for the hours of --cutover-window").await;
-    set(&shop, &["cutover-window=00:00-24:00 Nowhere/Land"]).await.expect_code(0);
-    run.wait_for_saying("time zone \"Nowhere/Land\" not recognized").await;
+    let nowhere = set(&shop, &["cutover-window=00:00-24:00 Nowhere/Land"]).await.expect_code(2);
+    assert!(nowhere.stderr.contains("no time zone \"Nowhere/Land\""), "{nowhere}");
     // In a zone three hours to the east of UTC it is time now.
     let there = "SELECT to_char(now() AT TIME ZONE 'UTC' + interval '2 hours', 'HH24:MI-') || to_char(now() AT TIME ZONE 'UTC' + interval '4 hours', 'HH24:MI')";
     let there: String = shop.value(there).await;
@@ -171,6 +171,50 @@ async fn the_cutover_waits_for_its_hours() {
     run.finish(SOON).await.expect_code(0);
     let wrong = set(&shop, &["cutover-window=now"]).await.expect_code(2);
     assert!(wrong.stderr.contains("02:00-04:00"), "{wrong}");
+}
+
+/// The copy of a huge table would be over before anybody noticed; whoever goes on with one is told as well.
+#[tokio::test]
+async fn hours_of_a_time_zone_that_is_none_are_refused_before_anything_is_touched() {
+    let shop = shop().await;
+    create_orders(&shop.client, 100).await.unwrap();
+    let window = ["--cutover-window", "02:00-04:00 Europ/Berlin"];
+    let told = "the server knows no time zone \"Europ/Berlin\"";
+    let ways = [vec!["--rebuild"], vec!["--alter", "ADD COLUMN a int", ANY_WAY]];
+    for way in ways {
+        let change: Vec<&str> = way.into_iter().chain(window).collect();
+        let output = shop.run("orders", &change).await.expect_code(3);
+        assert!(output.stderr.contains(told), "{output}");
+    }
+    assert_eq!(harness::leftovers(&shop.client).await, [""; 0]);
+    let paused = ["--rebuild", "--postpone-cutover"];
+    let mut run = harness::Background::start(shop.arguments("orders", &paused));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    run.signal(libc::SIGINT);
+    run.finish(SOON).await.expect_code(5);
+    let go_on = ["resume", "orders", "-d", &shop.dsn, "--postpone-cutover=off"];
+    let output = harness::run(go_on.iter().chain(&window)).await.expect_code(2);
+    assert!(output.stderr.contains(told), "{output}");
+    harness::run(go_on).await.expect_code(0);
+}
+
+/// It was typed to be looked at for a while, not for ever.
+#[tokio::test]
+async fn a_limit_is_taken_back_by_setting_it_to_nothing() {
+    let shop = shop().await;
+    let limits = ["--throttle-query", "SELECT 1", "--critical", "lag=1h"];
+    let mut held = held(&shop, 1_000, &limits).await;
+    held.run.wait_for_saying("it waits for throttle-query: 1").await;
+    let back = ["throttle-query=", "critical=", "workers=", "max-wal-rate="];
+    set(&shop, &back).await.expect_code(0);
+    held.run.wait_for_saying("set: throttle-query= critical= workers= max-wal-rate=").await;
+    held.run.wait_for_saying("it goes on").await;
+    let left = "SELECT jsonb_strip_nulls(options)::text FROM pgwraith.migration";
+    let left: String = shop.value(left).await;
+    for name in ["throttle_query", "critical", "workers"] {
+        assert!(!left.contains(name), "{left}");
+    }
+    held.finish().await.expect_code(0);
 }
 
 #[tokio::test]

@@ -368,7 +368,8 @@ pub struct SetArgs {
     pub table: String,
     #[command(flatten)]
     pub connection: Connection,
-    /// Limits by the names of `pgwraith run`'s flags: workers=4 max-lag=500ms pause=on
+    /// Limits by the names of `pgwraith run`'s flags: workers=4 max-lag=500ms pause=on; without a value, as in
+    /// max-wal-rate=, the default holds again, or none
     #[arg(required = true, value_name = "NAME=VALUE")]
     pub limits: Vec<String>,
 }

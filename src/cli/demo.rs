@@ -9,7 +9,7 @@ use crate::demo::orders::create_orders;
 use crate::demo::traffic::{Mix, Report as TrafficReport, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
-use crate::migration::{Run, Settings, Supervisor};
+use crate::migration::{Live, Run, Settings, Supervisor};
 use crate::pg::Connector;
 use crate::say;
 use crate::telemetry::{Show, Telemetry};
@@ -70,11 +70,11 @@ async fn migrate(dsn: &str, supervisor: &Supervisor) -> Result<String> {
     let settings = Settings::default();
     let telemetry = Telemetry::start(TABLE, Show::Progress);
     let run = Run {
-        reread: resolve::reread,
         connector: &connector,
         table: TABLE,
         settings: &settings,
         options: &serde_json::Value::Null,
+        live: Live::new(settings.clone(), serde_json::Value::Null, resolve::reread),
         meter: telemetry.meter(),
         supervisor: supervisor.clone(),
         hooks: Hooks::default(),

@@ -9,7 +9,9 @@ use super::run::failure;
 use super::{resolve, signals};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
-use crate::migration::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor};
+use crate::migration::{
+    Extent, Forecast, Live, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor,
+};
 use crate::pg::shell_word;
 use crate::say;
 use crate::say::{bytes, time};
@@ -55,7 +57,7 @@ async fn rehearse(args: &DryRunArgs) -> Result<Rehearsed> {
         table: &args.table,
         settings: &settings,
         options: &options,
-        reread: resolve::reread,
+        live: Live::new(settings.clone(), options.clone(), resolve::reread),
         meter: telemetry.meter(),
         supervisor,
         hooks,

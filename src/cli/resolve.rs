@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use serde_json::{Map, Value};
 
 use super::args::{ChangeArgs, Connection, IndexBuild, LimitArgs, SetLimits};
@@ -286,7 +286,7 @@ fn throttle(limits: &LimitArgs) -> throttle::limits::Limits {
         backlog_factor: limits.max_backlog_factor.unwrap_or(standard.backlog_factor),
         probe_factor: limits.max_probe_factor.unwrap_or(standard.probe_factor),
         probe_latency: limits.max_probe_latency.or(standard.probe_latency),
-        query: limits.throttle_query.clone(),
+        query: limits.throttle_query.clone().filter(|sql| !sql.trim().is_empty()),
     }
 }
 
@@ -296,22 +296,43 @@ pub(super) fn reread(kept: &Value) -> Result<Settings> {
     Ok(settings(&limits, AGREED))
 }
 
-/// `name=value`, each as the flag of that name.
-pub(super) fn assignments(typed: &[String]) -> Result<LimitArgs> {
-    let flags = typed.iter().map(|one| format!("--{one}"));
-    let parsed = SetLimits::try_parse_from(flags);
-    parsed.map(|set| set.limits).map_err(|e| {
+/// `name=value`, each as the flag of that name, as it is kept. One without a value is taken back: its default holds
+/// again.
+pub(super) fn assignments(typed: &[String]) -> Result<Value> {
+    let name = |one: &str| one.split_once('=').map_or(one, |(name, _)| name).to_owned();
+    let is_empty =
+        |one: &str| one.split_once('=').is_some_and(|(_, value)| value.trim().is_empty());
+    let (back, set): (Vec<&String>, Vec<&String>) = typed.iter().partition(|one| is_empty(one));
+    let parsed = SetLimits::try_parse_from(set.iter().map(|one| format!("--{one}")));
+    let limits = parsed.map_err(|e| {
         let text = e.to_string();
-        let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        // A password that somebody gave is not shown even here.
-        let shown = |one: &String| match one.split_once('=') {
-            Some((name @ "replica", _)) => format!("{name}=…"),
-            _ => one.clone(),
-        };
-        let typed = typed.iter().map(shown).collect::<Vec<_>>().join(" ");
-        Error::usage(format!("{typed}: {first}"))
-            .next("Give NAME=VALUE, with the names of the limits in `pgwraith run --help`")
-    })
+        not_set(typed, text.lines().next().unwrap_or_default().trim_start_matches("error: "))
+    })?;
+    let mut flags = given(&limits.limits)?;
+    for name in back.into_iter().map(|one| name(one)) {
+        let limits = SetLimits::command();
+        if !limits.get_arguments().any(|limit| limit.get_long() == Some(&name)) {
+            return Err(not_set(typed, &format!("there is no limit {name:?}")));
+        }
+        let before =
+            flags.as_object_mut().and_then(|all| all.insert(name.replace('-', "_"), Value::Null));
+        if before.is_some() {
+            return Err(not_set(typed, &format!("{name} is there twice")));
+        }
+    }
+    Ok(flags)
+}
+
+fn not_set(typed: &[String], why: &str) -> Error {
+    // A password that somebody gave is not shown even here.
+    let shown = |one: &String| match one.split_once('=') {
+        Some((name @ "replica", _)) => format!("{name}=…"),
+        _ => one.clone(),
+    };
+    let typed = typed.iter().map(shown).collect::<Vec<_>>().join(" ");
+    Error::usage(format!("{typed}: {why}")).next(
+        "Give NAME=VALUE, with the names of the limits in `pgwraith run --help`; NAME= takes one back",
+    )
 }
 
 #[cfg(test)]
@@ -333,7 +354,8 @@ mod tests {
     fn limits_are_set_by_the_names_of_their_flags() {
         let set = |all: &[&str]| {
             let typed: Vec<String> = all.iter().map(|one| (*one).to_owned()).collect();
-            assignments(&typed).map_err(|e| e.to_string())
+            let flags = assignments(&typed).map_err(|e| e.to_string())?;
+            over(&LimitArgs::default(), &flags).map_err(|e| e.to_string())
         };
         let limits =
             set(&["workers=4", "max-lag=500ms", "pause=on", "ignore-standby=a,b"]).unwrap();
@@ -346,6 +368,7 @@ mod tests {
             ("workers=no", "workers"),
             ("workers", "workers"),
             ("4", "--4"),
+            ("speed=", "speed"),
         ] {
             let error = set(&[bad]).unwrap_err();
             assert!(error.contains(told), "{bad}: {error}");
@@ -355,10 +378,31 @@ mod tests {
     }
 
     #[test]
+    fn every_limit_can_be_taken_back() {
+        let names = SetLimits::command();
+        let names: Vec<&str> = names.get_arguments().filter_map(|limit| limit.get_long()).collect();
+        assert!(names.contains(&"throttle-query") && names.len() > 25, "{names:?}");
+        let before = serde_json::json!({
+            "max_wal_rate": 1, "critical": ["lag=3s"], "throttle_query": "SELECT 1", "pause": true,
+            "cutover_window": "02:00-04:00", "workers": 9, "replica": ["host=a"],
+        });
+        let back: Vec<String> = names.iter().map(|name| format!("{name}=")).collect();
+        let mut now = before.as_object().unwrap().clone();
+        now.extend(assignments(&back).unwrap().as_object().unwrap().clone());
+        let standard = format!("{:?}", settings(&LimitArgs::default(), AGREED));
+        assert_eq!(format!("{:?}", reread(&Value::Object(now)).unwrap()), standard);
+        let twice = ["workers=2".to_owned(), "workers=".to_owned()];
+        assert!(assignments(&twice).unwrap_err().to_string().contains("workers is there twice"));
+        // As an older state may have it.
+        let empty = serde_json::json!({"throttle_query": ""});
+        assert_eq!(reread(&empty).unwrap().throttle.query, None);
+    }
+
+    #[test]
     fn replicas_are_kept_without_a_password() {
         let set = |all: &[&str]| {
             let typed: Vec<String> = all.iter().map(|one| (*one).to_owned()).collect();
-            assignments(&typed).and_then(|limits| given(&limits))
+            assignments(&typed)
         };
         let kept =
             set(&["replica=host=a,b", "replica=postgresql://c/d", "replica=host=a,b"]).unwrap();

@@ -11,7 +11,7 @@ use crate::cutover::Altered;
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
 use crate::migration::{
-    self, Changed, Consent, How, InPlaceDone, Outcome, Report, Run, Supervisor, Unfinished,
+    self, Changed, Consent, How, InPlaceDone, Live, Outcome, Report, Run, Supervisor, Unfinished,
 };
 use crate::pg::{Connector, quote_ident, shell_word};
 use crate::say;
@@ -109,7 +109,7 @@ async fn carry_out(
         table,
         settings: &settings,
         options: &options,
-        reread: resolve::reread,
+        live: Live::new(settings.clone(), options.clone(), resolve::reread),
         meter: telemetry.meter(),
         supervisor,
         hooks: hooks.clone(),

@@ -9,7 +9,7 @@ use super::deadline::Deadline;
 use super::locker::{Locker, late, new_partitions, watch};
 use super::look::{self, Obstacle};
 use super::take::{self, NotTaken};
-use super::{Cutover, Steps, outcome};
+use super::{Cutover, Limits, Steps, outcome};
 use crate::catalog::Fingerprint;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
@@ -42,6 +42,8 @@ pub(super) struct Attempt<'a> {
     cutover: &'a Cutover<'a>,
     observer: &'a Session,
     locker: &'a Locker,
+    /// As they were when it began.
+    limits: Limits,
     /// Keys to compare besides those of the final sync.
     open: &'a HashSet<Key>,
     sequences_first: bool,
@@ -77,13 +79,15 @@ impl<'a> Attempt<'a> {
             locker.session.rollback().await;
             return Ok(Tried::Late(Obstacle::new("a partition was made just now")));
         }
+        let limits = (cutover.limits)();
         let mut attempt = Attempt {
             cutover,
             observer,
             locker,
+            limits,
             open,
             sequences_first: number.is_multiple_of(2),
-            deadline: Deadline::after(cutover.limits.max_lock_hold),
+            deadline: Deadline::after(limits.max_lock_hold),
             started: Instant::now(),
             granted: None,
             steps: Steps::default(),
@@ -146,7 +150,8 @@ impl<'a> Attempt<'a> {
 
     async fn lock(&mut self) -> Result<(), Stop> {
         let (cutover, locker) = (self.cutover, self.locker);
-        let taken = take::take(cutover, self.observer, locker, self.sequences_first).await;
+        let limits = (self.limits, self.sequences_first);
+        let taken = take::take(cutover, self.observer, locker, limits).await;
         let taken = taken.map_err(|e| match e {
             NotTaken::Late(obstacle) => Stop::Late(obstacle),
             NotTaken::Refused(e, who) => Stop::waiting(e, who),
@@ -254,7 +259,7 @@ impl<'a> Attempt<'a> {
              * 1000)::pg_catalog.int8)::pg_catalog.text, true)",
             left.as_millis()
         ));
-        let wait = self.cutover.limits.lock_timeout / 3;
+        let wait = self.limits.lock_timeout / 3;
         // Before PostgreSQL 17 the server's limit is for each statement of the batch, and there may be many (two
         // keys of each of hundreds of partitions): so the whole of it is ended from outside.
         let work = watch(self.observer, session.pid(), wait, session.batch(&sql));

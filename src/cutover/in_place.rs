@@ -40,7 +40,8 @@ pub struct InPlace<'a> {
     pub table: &'a Table,
     pub work: &'a dyn Work,
     pub meter: &'a Meter,
-    pub limits: Limits,
+    /// As they are by now.
+    pub limits: &'a (dyn Fn() -> Limits + Sync),
     /// The hours in which it may be.
     pub window: Option<&'a Window>,
     /// What the operator has it wait for, if anything.
@@ -104,11 +105,12 @@ impl Sent {
 }
 
 impl InPlace<'_> {
-    /// Makes it; tries again until `limits.patience` is over.
+    /// Makes it; tries again until patience is over.
     pub async fn run(&self) -> Result<Altered> {
         let observer = self.session("observer").await?;
         // Nobody syncs.
-        let (mut patience, mut asked) = (Patience::new(self.limits.patience, None), false);
+        let limit = || (self.limits)().patience;
+        let (mut patience, mut asked) = (Patience::new(&limit, None), false);
         let (mut attempts, mut met) = (0, Met::default());
         loop {
             if self.waits_for_its_hours(&observer).await? | self.is_held().await {
@@ -131,7 +133,7 @@ impl InPlace<'_> {
             self.meter.lock_waits(Some(&obstacle.text));
             let is_news = met.again(&obstacle, Instant::now());
             if patience.left().is_zero() {
-                return Err(out_of_patience(&self.limits, attempts, &met));
+                return Err(out_of_patience(patience.limit(), attempts, &met));
             }
             if is_news {
                 self.meter.note(format!("the change waits: {}", obstacle.text));
@@ -213,8 +215,10 @@ impl InPlace<'_> {
         *attempts += 1;
         failpoint!("alter ready");
         let started = Instant::now();
-        let limit = self.limits.lock_timeout.min(deadlock_timeout / 2);
-        let attempt = Attempt { in_place: self, observer, session: &session, started, limit };
+        let limits = (self.limits)();
+        let limit = limits.lock_timeout.min(deadlock_timeout / 2);
+        let hold = limits.max_lock_hold;
+        let attempt = Attempt { in_place: self, observer, session: &session, started, limit, hold };
         let done = attempt.under_lock(&ready, &xid, *attempts).await;
         if done.is_err() {
             session.rollback().await;
@@ -261,6 +265,8 @@ struct Attempt<'a> {
     started: Instant,
     /// From the first request to the last grant.
     limit: Duration,
+    /// And to COMMIT.
+    hold: Duration,
 }
 
 enum Stop {
@@ -271,7 +277,7 @@ enum Stop {
 impl Attempt<'_> {
     async fn under_lock(&self, ready: &Ready, xid: &str, attempts: u32) -> Result<Altered, Stop> {
         let (InPlace { table, connector, role, sent, .. }, session) = (self.in_place, self.session);
-        let deadline = Deadline::after(self.in_place.limits.max_lock_hold);
+        let deadline = Deadline::after(self.hold);
         let ask = format!("LOCK TABLE {} IN {} MODE", table.scanned(), ready.lock.sql());
         self.waiting(session.batch(&format!("{}; {ask}", self.limits(deadline)))).await?;
         let granted = Instant::now();

@@ -287,7 +287,7 @@ async fn rehearse(
     source: &Table,
     most: Duration,
 ) -> Result<Plan> {
-    let lock_timeout = cutover.limits.lock_timeout.min(most);
+    let lock_timeout = (cutover.limits)().lock_timeout.min(most);
     let stop = |what: String| {
         let next = "The copy is of no use any more: start again once what is left is removed";
         Err(Error::new(Kind::NotResumable, what).next(next))

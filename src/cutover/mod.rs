@@ -50,7 +50,7 @@ use look::Obstacle;
 use met::Met;
 use patience::Patience;
 pub use rehearse::Rehearsal;
-pub use window::Window;
+pub use window::{KNOWN_ZONES, Window};
 
 /// How often to look whether the operator lets it go on.
 const HELD_POLL: Duration = Duration::from_millis(100);
@@ -133,7 +133,8 @@ pub struct Cutover<'a> {
     pub partitioning: Option<&'a Partitioning>,
     pub fingerprint: &'a Baseline,
     pub meter: &'a Meter,
-    pub limits: Limits,
+    /// As they are by now: the operator may change them until it is done.
+    pub limits: &'a (dyn Fn() -> Limits + Sync),
     /// What the operator has it wait for, if anything.
     pub held: &'a (dyn Fn() -> Option<String> + Sync),
     /// Asked before the first attempt, while no lock is held, and again after the operator had it wait.
@@ -149,11 +150,12 @@ pub trait Before: Sync {
 }
 
 impl Cutover<'_> {
-    /// Swaps; tries again until `limits.patience` is over. `open` are the keys that verification
+    /// Swaps; tries again until patience is over. `open` are the keys that verification
     /// found too hot to compare: they are compared under the lock.
     pub async fn run(&self, open: HashSet<Key>) -> Result<Done> {
         let (observer, syncer) = self.open().await?;
-        let mut patience = Patience::new(self.limits.patience, Some(self.sync_valve));
+        let limit = || (self.limits)().patience;
+        let mut patience = Patience::new(&limit, Some(self.sync_valve));
         let mut attempts = 0;
         let mut met = Met::default();
         let mut refused: Option<String> = None;
@@ -202,7 +204,7 @@ impl Cutover<'_> {
             let is_news = met.again(&obstacle, Instant::now());
             patience.met(&obstacle);
             if patience.left().is_zero() {
-                return Err(out_of_patience(&self.limits, attempts, &met));
+                return Err(out_of_patience(patience.limit(), attempts, &met));
             }
             if is_news {
                 self.meter.note(format!("the cutover waits: {}", obstacle.text));
@@ -301,13 +303,13 @@ async fn ask(before: &dyn Before, meter: &Meter, patience: &Patience<'_>) -> Res
     Ok(())
 }
 
-fn out_of_patience(limits: &Limits, attempts: u32, met: &Met) -> Error {
+fn out_of_patience(limit: Duration, attempts: u32, met: &Met) -> Error {
     let told: Vec<&str> = met.last_ones().take(3).collect();
     Error::new(
         Kind::Failed,
         format!(
             "the cutover did not get its lock in {} s and {attempts} attempts: {}",
-            limits.patience.as_secs(),
+            limit.as_secs(),
             told.join("; before that: ")
         ),
     )

@@ -10,7 +10,8 @@ use crate::throttle::valve::Valve;
 /// Patience that runs out; but not by what the tool does to itself: where changed keys wait because a standby holds
 /// their sync back, nobody is in the way whom the operator could ask to go, and giving up would only begin it anew.
 pub(super) struct Patience<'a> {
-    limit: Duration,
+    /// As it is by now.
+    limit: &'a (dyn Fn() -> Duration + Sync),
     since: Instant,
     /// Of those who sync, where somebody does.
     valve: Option<&'a Valve>,
@@ -21,7 +22,7 @@ pub(super) struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
-    pub(super) fn new(limit: Duration, valve: Option<&'a Valve>) -> Self {
+    pub(super) fn new(limit: &'a (dyn Fn() -> Duration + Sync), valve: Option<&'a Valve>) -> Self {
         let scarce = valve.map(Valve::scarce_for).unwrap_or_default();
         Patience { limit, since: Instant::now(), valve, scarce, spared: Duration::ZERO }
     }
@@ -42,16 +43,18 @@ impl<'a> Patience<'a> {
 
     /// What is left of it.
     pub(super) fn left(&self) -> Duration {
-        (self.limit + self.spared).saturating_sub(self.since.elapsed())
+        (self.limit() + self.spared).saturating_sub(self.since.elapsed())
     }
 
     pub(super) fn limit(&self) -> Duration {
-        self.limit
+        (self.limit)()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use crate::throttle::controller::{Decision, Reading, Reason};
 
@@ -65,7 +68,9 @@ mod tests {
         };
         let (keys, other) = (Obstacle::of_keys("keys wait"), Obstacle::new("another"));
         held_back(true);
-        let mut patience = Patience::new(second * 10, Some(&valve));
+        let seconds = AtomicU32::new(10);
+        let limit = || second * seconds.load(Ordering::Relaxed);
+        let mut patience = Patience::new(&limit, Some(&valve));
         let mut after = async |seconds, met: &Obstacle, held| {
             tokio::time::sleep(second * seconds).await;
             held_back(held);
@@ -78,7 +83,9 @@ mod tests {
         assert_eq!(after(3, &other, true).await, 5, "somebody else was in the way");
         assert_eq!(after(100, &keys, true).await, 5);
         assert_eq!(after(6, &other, true).await, 0);
+        seconds.store(30, Ordering::Relaxed);
+        assert_eq!(patience.left().as_secs(), 14, "the operator gives it more");
         patience.begin_anew();
-        assert_eq!(patience.left(), second * 10);
+        assert_eq!(patience.left(), second * 30);
     }
 }

@@ -35,7 +35,7 @@ pub struct Rehearsal {
 }
 
 impl Cutover<'_> {
-    /// Tries for `limits.patience`.
+    /// Tries until patience is over.
     pub async fn rehearse(&self) -> Result<Rehearsal> {
         let (observer, syncer) = self.open().await?;
         let mut fences = self.fences().await?;
@@ -47,7 +47,8 @@ impl Cutover<'_> {
             ..Rehearsal::default()
         };
         // A rehearsal has an end, whatever holds it up.
-        let patience = Patience::new(self.limits.patience, None);
+        let limit = || (self.limits)().patience;
+        let patience = Patience::new(&limit, None);
         let mut tries = 0;
         loop {
             match self.prepare(&observer, &syncer, &patience).await? {

@@ -18,11 +18,11 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use tokio::time::sleep;
 
-use super::Cutover;
 use super::deadline::Deadline;
 use super::locker::{Locker, late};
 use super::locks::Locks;
 use super::look::{self, Obstacle, POLL};
+use super::{Cutover, Limits};
 use crate::error::{Error, Result};
 use crate::pg::Session;
 use crate::pg::sqlstate::{Class, classify};
@@ -59,15 +59,16 @@ pub(super) async fn take(
     cutover: &Cutover<'_>,
     observer: &Session,
     locker: &Locker,
-    mut sequences_first: bool,
+    (limits, mut sequences_first): (Limits, bool),
 ) -> Result<Taken, NotTaken> {
     let session = &locker.session;
-    let mut left = cutover.limits.lock_timeout.min(locker.deadlock_timeout / 2);
+    let mut left = limits.lock_timeout.min(locker.deadlock_timeout / 2);
     loop {
         run(session, "SAVEPOINT locks").await?;
         let started = Instant::now();
         let order = order(&locker.rehearsed.locks, sequences_first);
-        let who = match once(cutover, observer, session, order, left).await? {
+        let time = (limits.max_lock_hold, left);
+        let who = match once(observer, session, order, time).await? {
             Try::Taken(taken) => return Ok(taken),
             Try::Circle(who) => who,
         };
@@ -96,15 +97,14 @@ fn order(locks: &Locks, sequences_first: bool) -> impl Iterator<Item = &String> 
     first.iter().chain(last)
 }
 
-/// From the first request to the last grant no longer than `left`.
+/// From the first request to the last grant no longer than `left`; all that follows is to be over after `hold`.
 async fn once(
-    cutover: &Cutover<'_>,
     observer: &Session,
     session: &Session,
     order: impl Iterator<Item = &String>,
-    left: Duration,
+    (hold, left): (Duration, Duration),
 ) -> Result<Try, NotTaken> {
-    let (deadline, budget) = (Deadline::after(cutover.limits.max_lock_hold), Deadline::after(left));
+    let (deadline, budget) = (Deadline::after(hold), Deadline::after(left));
     let started = Instant::now();
     let mut granted = None;
     let mut order = order.peekable();

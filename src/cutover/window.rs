@@ -2,10 +2,15 @@
 
 use std::str::FromStr;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::Session;
 
 const DAY: u32 = 24 * 60;
+/// invalid_parameter_value
+const UNKNOWN_ZONE: &str = "22023";
+
+/// What to give instead.
+pub const KNOWN_ZONES: &str = "pg_timezone_names has those that it knows, as in Europe/Berlin";
 
 /// From a minute of the day to another, perhaps over midnight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,18 @@ impl Window {
                    (SELECT pg_catalog.clock_timestamp() AT TIME ZONE COALESCE($1, pg_catalog.current_setting('TimeZone')) AS at) t";
         let minute: f64 = session.one(sql, &[&self.zone]).await?.get(0);
         Ok(self.has(minute as u32))
+    }
+
+    /// Fails, by name, where the server does not know the zone: such a window would never open.
+    pub async fn check(&self, session: &Session) -> Result<()> {
+        match (self.is_open(session).await, &self.zone) {
+            (Err(e), Some(zone)) if e.sqlstate() == Some(UNKNOWN_ZONE) => Err(Error::usage(
+                format!("--cutover-window: the server knows no time zone {zone:?}"),
+            )
+            .state("Nothing was changed")
+            .next(KNOWN_ZONES)),
+            (open, _) => open.map(drop),
+        }
     }
 
     fn has(&self, minute: u32) -> bool {

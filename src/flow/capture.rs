@@ -18,10 +18,10 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::Flow;
 use super::dirty::DirtySet;
 use super::key::Key;
 use super::together::{Keeping, Together};
+use super::{Flow, Now};
 use crate::error::{Error, Kind, Result};
 use crate::pg::{Lsn, Session};
 use crate::wal::{Frame, Message, Relation, ReplicationStream, Tuple, Value, XidWidener, decode};
@@ -255,7 +255,7 @@ pub async fn capture(
     flow: Arc<Flow>,
     tracker: Arc<Tracker>,
     next_xid: u64,
-    most_in_memory: usize,
+    most_in_memory: Now<usize>,
     stop: CancellationToken,
 ) -> Result<()> {
     let mut reader = Reader {
@@ -271,7 +271,7 @@ pub async fn capture(
     let mut heard = Instant::now();
     let (mut rest, mut gulp, mut announced) = (None, 0, 0);
     loop {
-        let full = tracker.dirty().in_memory() >= tracker.keeping.most(most_in_memory);
+        let full = tracker.dirty().in_memory() >= tracker.keeping.most(most_in_memory());
         if full {
             // In the middle of a large transaction nothing else would wake the keeper.
             tracker.announce();

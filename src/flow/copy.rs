@@ -15,7 +15,7 @@ use super::cut::Prepared;
 use super::piece::{Pieces, unrested};
 use super::segment::Segment;
 use super::write::{Door, Isolation, Writer};
-use super::{Flow, sql::Bounds};
+use super::{Flow, Now, sql::Bounds};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
@@ -46,8 +46,8 @@ pub struct Copier {
     pub valve: Valve,
     /// Every range was handed out, or all that are wanted: nobody waits for another.
     pub covered: CancellationToken,
-    /// What a range should take from now on.
-    pub aim: Aim,
+    /// What a range should take.
+    pub aim: Now<Duration>,
     /// What was done is added up here.
     pub worked: Arc<Worked>,
     /// What the rows that do not fit are told to; without it the first of them ends the copy.
@@ -79,24 +79,6 @@ impl Worked {
         let seconds = self.micros.load(Ordering::Relaxed) as f64 / 1e6;
         let rate = (self.wal.load(Ordering::Relaxed) as f64 / seconds) as u64;
         (seconds > 0.0 && rate > 0).then_some(rate)
-    }
-}
-
-/// What a range should take, set from anywhere without waiting: whoever holds the planner may be waiting for
-/// whoever sets it.
-pub struct Aim(AtomicU64);
-
-impl Aim {
-    pub fn new(time: Duration) -> Self {
-        Aim(AtomicU64::new(micros(time)))
-    }
-
-    pub fn set(&self, time: Duration) {
-        self.0.store(micros(time), Ordering::Relaxed);
-    }
-
-    fn get(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -145,7 +127,7 @@ impl Copier {
 
     async fn next_range(&self) -> Result<Option<Range>> {
         let mut planner = self.planner.lock().await;
-        planner.pace.aim(self.aim.get());
+        planner.pace.aim((self.aim)());
         planner.pace.take_a_share(self.valve.share());
         planner.next(&self.valve).await
     }

@@ -15,11 +15,11 @@ use tokio::time::sleep;
 use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
-use super::Flow;
 use super::chunk::{self, Kind, Planner, Range};
 use super::copy::{Copied, Worked};
 use super::key::{Key, key_arrays};
 use super::write::{Isolation, Writer};
+use super::{Flow, Now};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
@@ -49,8 +49,8 @@ pub struct Filler {
     /// Every range was handed out.
     pub covered: CancellationToken,
     /// What a range should take, and the longest that one piece may: so long its rows are locked.
-    pub aim: Duration,
-    pub most: Duration,
+    pub aim: Now<Duration>,
+    pub most: Now<Duration>,
     pub worked: Arc<Worked>,
 }
 
@@ -81,7 +81,7 @@ impl Filler {
             };
             let range = {
                 let mut planner = self.planner.lock().await;
-                planner.pace.aim(self.aim);
+                planner.pace.aim((self.aim)());
                 planner.pace.take_a_share(self.valve.share());
                 planner.next(&self.valve).await?
             };
@@ -184,7 +184,7 @@ impl Filler {
     ) -> Result<u64> {
         let began = Instant::now();
         let limit = || {
-            let left = self.most.saturating_sub(began.elapsed()).as_millis().max(1);
+            let left = (self.most)().saturating_sub(began.elapsed()).as_millis().max(1);
             format!("SET LOCAL statement_timeout = {left}")
         };
         session.batch(&limit()).await?;
@@ -235,7 +235,7 @@ impl Filler {
         let what = format!(
             "column {:?}: one row takes longer to be filled than --max-lock-hold ({} ms)",
             self.column,
-            self.most.as_millis()
+            (self.most)().as_millis()
         );
         Error::failed(what).next(
             "Look at what the default calls, and what keeps the server busy; or allow more time",

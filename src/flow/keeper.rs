@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Flow;
 use super::capture::Tracker;
 use super::dirty::{Spill, StoredRow};
 use super::key::Key;
 use super::sync::PLANS;
 use super::write::{Isolation, Writer};
+use super::{Flow, Now};
 use crate::error::Result;
 use crate::failpoint::failpoint;
 use crate::pg::{Lsn, Session};
@@ -53,7 +53,7 @@ pub struct Keeper {
     pub flow: Arc<Flow>,
     pub writer: Writer,
     pub tracker: Arc<Tracker>,
-    pub limits: Limits,
+    pub limits: Now<Limits>,
 }
 
 impl Keeper {
@@ -88,13 +88,13 @@ impl Keeper {
     fn should_spill(&self) -> bool {
         let dirty = self.tracker.dirty();
         let retained = dirty.received().bytes_since(dirty.confirmable());
-        let holds_back = retained > self.tracker.keeping.log(self.limits.spill_wal);
+        let holds_back = retained > self.tracker.keeping.log((self.limits)().spill_wal);
         dirty.in_memory() > self.room() || holds_back && dirty.in_memory() > 0
     }
 
     /// So many keys stay in memory.
     fn room(&self) -> usize {
-        self.tracker.keeping.room(self.limits.spill_keys)
+        self.tracker.keeping.room((self.limits)().spill_keys)
     }
 
     /// Whether stored keys wait for room.

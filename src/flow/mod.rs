@@ -48,6 +48,9 @@ use crate::change::partition::Partitions;
 use crate::change::{Course, KeyColumn, Projected};
 use crate::pg::QualifiedName;
 
+/// A limit as it is by now: the operator may change it while the work goes on.
+pub type Now<T> = Box<dyn Fn() -> T + Send + Sync>;
+
 /// One captured relation feeding one target.
 #[derive(Debug, Clone)]
 pub struct Flow {

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 
-use super::Flow;
 use super::capture::{Fence, Tracker};
 use super::chunk::{Kind as ChunkKind, Planner, Range};
 use super::cut::Prepared;
@@ -26,6 +25,7 @@ use super::piece::{Pieces, unrested};
 use super::segment::Segment;
 use super::sync::FENCE_LIMIT;
 use super::write::{Isolation, Writer};
+use super::{Flow, Now};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::pg::sqlstate::{Class, classify};
@@ -53,6 +53,16 @@ pub enum Seen {
     Differ(u64),
 }
 
+/// How it goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub workers: usize,
+    /// No snapshot of ours lives longer.
+    pub max_snapshot_age: Duration,
+    /// What a range should take.
+    pub range_time: Duration,
+}
+
 /// Compares one flow's sides; its sessions share each round's snapshot.
 pub struct Verifier {
     pub flow: Arc<Flow>,
@@ -60,8 +70,7 @@ pub struct Verifier {
     pub tracker: Arc<Tracker>,
     pub planner: Mutex<Planner>,
     pub valve: Valve,
-    /// No snapshot of ours lives longer.
-    pub max_snapshot_age: Duration,
+    pub limits: Now<Limits>,
     /// So many differing rows are named.
     pub named: u64,
 }
@@ -92,29 +101,33 @@ struct Progress {
 }
 
 impl Verifier {
-    /// Compares every range, repairs what differs, and compares that again. Tells each to `report`. Returns the findings
-    /// and the keys that were too hot to compare, for the comparison under the cutover lock.
+    /// Compares every range, repairs what differs, and compares that again, in sessions that `open` opens. Tells each to
+    /// `report`. Returns the findings and the keys that were too hot to compare, for the comparison under the cutover
+    /// lock.
     ///
     /// `DataDiffers` where repair does not cure a difference.
     pub async fn verify(
         &self,
-        sessions: &[Session],
+        open: impl AsyncFn(usize) -> Result<Session>,
         fence: &Fence,
         report: impl Fn(Seen),
     ) -> Result<(Findings, HashSet<Key>)> {
-        for session in sessions {
-            // Each with its own keys to be left out: what suits few of them does not suit many.
-            let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0; \
-                       SET plan_cache_mode = force_custom_plan";
-            session.batch(sql).await?;
-        }
+        let mut sessions = Vec::new();
         self.planner.lock().await.session().batch(&format!("SET {GIVE_WAY}")).await?;
         let mut progress = Progress::default();
         let mut key_rounds = 0;
         loop {
+            while self.wants_more(&sessions) {
+                let session = open(sessions.len()).await?;
+                // Each with its own keys to be left out: what suits few of them does not suit many.
+                let sql = "SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0; \
+                           SET plan_cache_mode = force_custom_plan";
+                session.batch(sql).await?;
+                sessions.push(session);
+            }
             // Before there is a snapshot.
             let there = self.valve.pass(0, Duration::ZERO).await;
-            self.round(sessions, fence, there, &mut progress, &report).await?;
+            self.round(&sessions, fence, there, &mut progress, &report).await?;
             let ranges_done = self.planner.lock().await.is_complete() && progress.again.is_empty();
             if ranges_done {
                 key_rounds += 1;
@@ -126,6 +139,11 @@ impl Verifier {
                 }
             }
         }
+    }
+
+    /// Whether there are fewer sessions than workers: those that are not wanted any more wait at the valve.
+    fn wants_more(&self, sessions: &[Session]) -> bool {
+        sessions.len() < (self.limits)().workers.max(1)
     }
 
     async fn round(
@@ -144,12 +162,12 @@ impl Verifier {
                 break;
             }
         }
-        let deadline = Instant::now() + self.max_snapshot_age.mul_f64(0.7);
+        let began = Instant::now();
         let ready = self.take_snapshot(sessions, fence).await;
         let recorded = self.tracker.dirty().take_recorded();
         let compared = match ready {
             Ok(true) => {
-                self.compare_all(sessions, &recorded, (deadline, there), progress, report).await
+                self.compare_all(sessions, &recorded, (began, there), progress, report).await
             }
             Ok(false) => Ok((Vec::new(), Vec::new())),
             Err(e) => Err(e),
@@ -232,13 +250,13 @@ impl Verifier {
         Ok(true)
     }
 
-    /// All sessions take ranges until the snapshot is too old; returns what differs, by key and by
+    /// All sessions take ranges until the snapshot is too old, or more of them are wanted; returns what differs, by key and by
     /// range.
     async fn compare_all(
         &self,
         sessions: &[Session],
         recorded: &HashSet<Key>,
-        (deadline, there): (Instant, There),
+        (began, there): (Instant, There),
         progress: &mut Progress,
         report: &impl Fn(Seen),
     ) -> Result<(Vec<Difference>, Vec<Suspect>)> {
@@ -253,15 +271,17 @@ impl Verifier {
         let open_again = Mutex::new(std::mem::take(&mut progress.again));
         let all_found = Mutex::new((Vec::new(), Findings::default()));
         let (again, found) = (&open_again, &all_found);
+        let deadline = || began + (self.limits)().max_snapshot_age.mul_f64(0.7);
         let workers = sessions.iter().enumerate().map(|(number, session)| async move {
             let (mut comparing, mut worked) = (Comparing::default(), Duration::ZERO);
             // Who may not go on now leaves the round, whose snapshot must not grow old meanwhile.
             while self.valve.lets(number) {
                 let pass = self.valve.pass(number, worked);
-                let Ok(_there) = tokio::time::timeout_at(deadline.into(), pass).await else {
+                let Ok(_there) = tokio::time::timeout_at(deadline().into(), pass).await else {
                     break;
                 };
-                if Instant::now() >= deadline || self.in_the_way(sessions).await? {
+                let late = Instant::now() >= deadline() || self.wants_more(sessions);
+                if late || self.in_the_way(sessions).await? {
                     break;
                 }
                 let repeated = again.lock().await.pop();
@@ -304,6 +324,7 @@ impl Verifier {
     /// waits for the sessions of this round: they end with it.
     async fn next_range(&self) -> Result<Option<Range>> {
         let mut planner = self.planner.lock().await;
+        planner.pace.aim((self.limits)().range_time);
         match planner.next(&self.valve).await {
             Err(e) if classify(&e) == Class::Late => {
                 planner.session().rollback().await;

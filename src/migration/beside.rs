@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::begun::Known;
 use super::context::Context;
 use super::newcomers::Newcomers;
-use super::run::Settings;
 use super::stretch::Stretch;
 use super::supervisor::Background;
 use super::voice::Unthrottled;
@@ -47,14 +46,13 @@ impl Stretch<'_, '_> {
         work: impl AsyncFnOnce(&Context, &Baseline) -> Result<T>,
     ) -> Result<T> {
         let (guard, source) = (&self.supervisor, &known.source);
-        let live = Sender::new(self.run.settings.clone());
         // Until the governor has looked.
         let held = Sender::new(Some("for the operator's settings".to_owned()));
         let captures = stream.is_some();
         flow.target.room =
             room::of(self.run.connector, &self.writer(source), known, &self.run.meter);
         let flow = Arc::new(flow);
-        let context = self.context(source, flow, (live.subscribe(), held.subscribe())).await?;
+        let context = self.context(source, flow, held.subscribe()).await?;
         let mut background = match stream {
             Some(stream) => self.follow(control, &context, stream).await?,
             None => Vec::new(),
@@ -87,7 +85,7 @@ impl Stretch<'_, '_> {
             };
             background.push(guard.spawn(|end| newcomers.run(end)));
         }
-        let governor = governor::start(self.run, guard, &context, (live, held), (source, captures));
+        let governor = governor::start(self.run, guard, &context, held, (source, captures));
         background.extend(governor.await?);
         let done = guard.guard(work(&context, &baseline)).await;
         for task in background {
@@ -113,7 +111,7 @@ impl Stretch<'_, '_> {
         &self,
         source: &Table,
         flow: Arc<Flow>,
-        (settings, held): (Receiver<Settings>, Receiver<Option<String>>),
+        held: Receiver<Option<String>>,
     ) -> Result<Context> {
         let tracker = Arc::new(Tracker::default());
         let timed = self.run.meter.clone();
@@ -136,7 +134,7 @@ impl Stretch<'_, '_> {
             worked: Arc::default(),
             unthrottled: Unthrottled::default(),
             held,
-            settings,
+            settings: self.run.live.subscribe(),
         })
     }
 
@@ -158,7 +156,7 @@ impl Stretch<'_, '_> {
         let sql =
             "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text";
         let next_xid: u64 = control.one(sql, &[]).await?.get::<_, &str>(0).parse().unwrap_or(3);
-        let most = self.run.settings.keeper.most_keys;
+        let most = context.now(|settings| settings.keeper.most_keys);
         let captured = {
             let (flow, tracker) = (Arc::clone(flow), Arc::clone(tracker));
             self.supervisor.spawn(|end| capture(stream, flow, tracker, next_xid, most, end))
@@ -168,7 +166,7 @@ impl Stretch<'_, '_> {
             flow: Arc::clone(flow),
             writer: context.writer.clone(),
             tracker: Arc::clone(tracker),
-            limits: self.run.settings.keeper,
+            limits: context.now(|settings| settings.keeper),
         };
         let truncator = Truncator {
             session: self.session("truncate").await?,

@@ -5,13 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, Result};
+use crate::flow::Flow;
+use crate::flow::capture::Tracker;
 use crate::flow::sync::{FENCE_LIMIT, Syncer};
-use crate::telemetry::Timed;
+use crate::flow::write::{Door, Writer};
+use crate::pg::Connector;
+use crate::telemetry::{Meter, Timed};
+use crate::throttle::valve::Valve;
 
 use super::context::Context;
+use super::run::Settings;
 use super::supervisor::{Background, Supervisor};
+use super::workers::as_many;
 
 /// With so few keys left, one transaction takes care of the rest.
 const FEW: u64 = 5_000;
@@ -22,26 +31,55 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts the sync workers. More than one only where keys that differ in their bytes are different
 /// keys (**Invariant 4**).
-pub(super) async fn start(
-    context: &Context,
-    supervisor: &Supervisor,
-    workers: usize,
-) -> Result<Vec<Background>> {
-    let workers = if context.flow.is_canonical() { workers.max(1) } else { 1 };
+pub(super) fn start(context: &Context, supervisor: &Supervisor) -> Background {
     context.tracker.start_reloading();
-    let mut tasks = Vec::new();
-    for n in 0..workers {
-        let session = context.session(&format!("sync {}", n + 1)).await?;
-        let syncer =
-            Syncer::new(session, Arc::clone(&context.flow), context.writer.clone()).await?;
-        let (tracker, door) = (Arc::clone(&context.tracker), context.door.clone());
-        let (valve, meter) = (context.sync_valve.clone(), context.meter.clone());
-        tasks.push(supervisor.spawn(|end| async move {
-            let report = |took| meter.took(Timed::Sync, took);
-            syncer.work(&tracker, &door, (&valve, n), end, report).await
-        }));
+    let is_canonical = context.flow.is_canonical();
+    let most = move |settings: &Settings| if is_canonical { settings.copy.workers } else { 1 };
+    let (settings, syncs) = (context.settings.clone(), Arc::new(Syncs::of(context)));
+    supervisor.spawn(|end| async move {
+        // Each a task of its own, on whatever processor is free; they end with this one.
+        let worker = |number| {
+            let (syncs, end) = (Arc::clone(&syncs), end.clone());
+            let work =
+                AbortOnDropHandle::new(tokio::spawn(async move { syncs.work(number, end).await }));
+            async move { work.await.unwrap_or_else(|e| Err(Error::failed(e.to_string()))) }
+        };
+        as_many(settings, most, worker).await
+    })
+}
+
+/// What the sync workers share.
+struct Syncs {
+    connector: Connector,
+    flow: Arc<Flow>,
+    writer: Writer,
+    tracker: Arc<Tracker>,
+    door: Door,
+    valve: Valve,
+    meter: Meter,
+}
+
+impl Syncs {
+    fn of(context: &Context) -> Syncs {
+        Syncs {
+            connector: context.connector.clone(),
+            flow: Arc::clone(&context.flow),
+            writer: context.writer.clone(),
+            tracker: Arc::clone(&context.tracker),
+            door: context.door.clone(),
+            valve: context.sync_valve.clone(),
+            meter: context.meter.clone(),
+        }
     }
-    Ok(tasks)
+
+    /// The worker `number`, from 0.
+    async fn work(&self, number: usize, end: CancellationToken) -> Result<()> {
+        let role = format!("{}/sync {}", self.flow.migration, number + 1);
+        let session = self.connector.session(&role).await?;
+        let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
+        let report = |took| self.meter.took(Timed::Sync, took);
+        syncer.work(&self.tracker, &self.door, (&self.valve, number), end, report).await
+    }
 }
 
 /// Waits until what was committed up to now is in, and few keys are left to sync. Those that were tried in

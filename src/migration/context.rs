@@ -7,10 +7,10 @@ use tokio::sync::watch;
 use crate::catalog::Baseline;
 use crate::cutover::{self, Before, Cutover};
 use crate::error::Result;
-use crate::flow::Flow;
 use crate::flow::capture::{Fence, Tracker};
 use crate::flow::copy::Worked;
 use crate::flow::write::{Door, Writer};
+use crate::flow::{Flow, Now};
 use crate::pg::{Connector, Session};
 use crate::telemetry::Meter;
 use crate::throttle::account::Account;
@@ -51,12 +51,18 @@ impl Context {
         self.connector.session(&format!("{}/{role}", self.flow.migration)).await
     }
 
+    /// Something of the settings, as it is by now.
+    pub(super) fn now<T>(&self, of: impl Fn(&Settings) -> T + Send + Sync + 'static) -> Now<T> {
+        let settings = self.settings.clone();
+        Box::new(move || of(&settings.borrow()))
+    }
+
     /// The cutover; who has a word on when it begins are whoever holds it up and who is asked before.
     pub(super) fn cutover<'a>(
         &'a self,
         known: &'a Known,
         fingerprint: &'a Baseline,
-        limits: cutover::Limits,
+        limits: &'a (dyn Fn() -> cutover::Limits + Sync),
         (held, before): (&'a (dyn Fn() -> Option<String> + Sync), &'a dyn Before),
     ) -> Cutover<'a> {
         Cutover {

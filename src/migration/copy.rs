@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::flow::chunk::{Kind, Planner};
-use crate::flow::copy::{Aim, Copied, Copier, Misfits};
+use crate::flow::copy::{Copied, Copier, Misfits};
 use crate::flow::pace::Pace;
 use crate::telemetry::{Sample, Timed};
 
 use super::context::Context;
+use super::run::Settings;
+use super::workers::as_many;
 
 /// The first chunk's rows, before anything is known about their speed.
 const FIRST_CHUNK: i64 = 5_000;
@@ -84,43 +84,24 @@ pub(super) fn copier(
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
         covered,
-        aim: Aim::new(context.settings.borrow().copy.chunk_time),
+        aim: context.now(|settings| settings.copy.chunk_time),
         misfits,
     }
 }
 
-/// As many workers as the settings say, whatever they say meanwhile, until all is handed out. Tells each range
-/// to `report`.
+/// As many workers as the settings say, until all is handed out. Tells each range to `report`.
 pub(super) async fn work_off(
     context: &Context,
     copier: &Copier,
     report: impl Fn(Copied),
 ) -> Result<()> {
-    let mut settings = context.settings.clone();
-    let now = settings.borrow_and_update().copy;
-    let mut workers = FuturesUnordered::new();
     // Several would write their pages in between each other's.
-    let most = |workers: usize| match context.flow.order {
+    let most = |settings: &Settings| match context.flow.order {
         Some(_) => 1,
-        None => workers.max(1),
+        None => settings.copy.workers,
     };
-    for number in 0..most(now.workers) {
-        workers.push(worker(context, copier, number, &report));
-    }
-    while !workers.is_empty() {
-        tokio::select! {
-            Some(done) = workers.next() => done?,
-            Ok(()) = settings.changed() => {
-                let now = settings.borrow_and_update().copy;
-                copier.aim.set(now.chunk_time);
-                // One that is not wanted any more waits at the valve.
-                for number in workers.len()..most(now.workers) {
-                    workers.push(worker(context, copier, number, &report));
-                }
-            }
-        }
-    }
-    Ok(())
+    let worker = |number| worker(context, copier, number, &report);
+    as_many(context.settings.clone(), most, worker).await
 }
 
 async fn worker(

@@ -124,12 +124,18 @@ impl Run<'_> {
 
     fn keeps(&self, stored: &Stored, kind: Kind) -> bool {
         let may_go_on = match kind {
-            Kind::Stopped => !self.settings.drop_slot_on_stop,
+            Kind::Stopped => !self.drops_slot(stored),
             Kind::Failed | Kind::DataDiffers | Kind::Refused => true,
             // Where it is still there, the slot tells nothing that anybody could go on from.
             Kind::Unproven | Kind::Usage | Kind::NotResumable => false,
         };
         may_go_on && stored.phase().is_none_or(|phase| phase > Phase::Prepare)
+    }
+
+    /// By what is in the state now: it may have been set a moment ago, and nobody looks any more.
+    fn drops_slot(&self, stored: &Stored) -> bool {
+        let settings = self.live.read(&stored.options);
+        settings.unwrap_or_else(|_| self.live.now()).drop_slot_on_stop
     }
 
     async fn kept(

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::hooked::{Caller, Throttled};
+use super::live::Live;
 use super::replicas::Asking;
 use super::run::{Run, Settings};
 use super::slot_guard::SlotGuard;
@@ -40,9 +41,6 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// How often the state gets what the run sees of itself.
 const KEEP: Duration = Duration::from_secs(1);
 
-/// What it takes to read the settings anew.
-type Reread = fn(&Value) -> Result<Settings>;
-
 /// Decides how fast one stretch may go.
 struct Governor {
     /// Used by the governor alone.
@@ -60,11 +58,8 @@ struct Governor {
     worked: Arc<Worked>,
     unthrottled: Unthrottled,
     tracker: Arc<Tracker>,
-    settings: watch::Sender<Settings>,
+    live: Live,
     held: watch::Sender<Option<String>>,
-    /// The flags that the settings are from.
-    options: Value,
-    reread: Reread,
     meter: Meter,
     throttled: Throttled,
 }
@@ -74,7 +69,7 @@ pub(super) async fn start(
     run: &Run<'_>,
     supervisor: &Supervisor,
     context: &Context,
-    (settings, held): (watch::Sender<Settings>, watch::Sender<Option<String>>),
+    held: watch::Sender<Option<String>>,
     (source, has_slot): (&Table, bool),
 ) -> Result<Vec<Background>> {
     let (told, asked) = (Told::default(), Asked::default());
@@ -83,7 +78,7 @@ pub(super) async fn start(
         let guard = SlotGuard {
             session: context.session("slot").await?,
             slot: context.flow.slot.clone(),
-            asked: run.settings.index.max_slot_wal,
+            asked: context.now(|settings| settings.index.max_slot_wal),
             told: told.clone(),
             meter: context.meter.clone(),
         };
@@ -116,10 +111,8 @@ pub(super) async fn start(
         worked: Arc::clone(&context.worked),
         unthrottled: context.unthrottled.clone(),
         tracker: Arc::clone(&context.tracker),
-        settings,
+        live: run.live.clone(),
         held,
-        options: run.options.clone(),
-        reread: run.reread,
         meter: context.meter.clone(),
         throttled: Throttled::new(Caller::of(run), context.flow.migration),
     };
@@ -133,7 +126,7 @@ pub(super) async fn start(
 impl Governor {
     /// Works until `end`; fails where the server is lost.
     async fn govern(mut self, end: CancellationToken) -> Result<()> {
-        let workers = self.settings.borrow().copy.workers;
+        let workers = self.live.now().copy.workers;
         let (mut controller, mut syncing) = (Controller::new(workers), Controller::new(workers));
         let mut voice = Voice::default();
         let mut kept: Option<Instant> = None;
@@ -142,14 +135,15 @@ impl Governor {
         let mut hushes = Hushes::new(Instant::now());
         loop {
             let now = store::options(&self.control, self.migration).await?;
-            if let Some(now) = now.filter(|now| *now != self.options) {
+            if let Some(now) = now.filter(|now| self.live.are_news(now)) {
                 if now["abort"] == true {
                     return Err(Error::new(Kind::Stopped, "aborted over SQL: pgwraith.abort()"));
                 }
-                self.take_over(&now);
-                self.options = now;
+                self.take_over(now).await?;
+                // So that whoever asks sees at once that it was heard.
+                kept = None;
             }
-            let settings = self.settings.borrow().clone();
+            let settings = self.live.now();
             let held = self.holds_cutover(&settings).await;
             self.held.send_if_modified(|before| std::mem::replace(before, held.clone()) != held);
             controller.set_workers(settings.copy.workers);
@@ -263,15 +257,14 @@ impl Governor {
         }
     }
 
-    /// What cannot be understood changes nothing.
-    fn take_over(&self, options: &Value) {
-        match (self.reread)(options) {
-            Ok(settings) => {
-                self.meter.note(format!("set: {}", set(options)));
-                self.settings.send_replace(settings);
-            }
-            Err(e) => self.meter.note(format!("what was set is not understood: {e}")),
+    async fn take_over(&self, flags: Value) -> Result<()> {
+        if let Err(e) = self.live.take_over(flags) {
+            self.meter.note(format!("what was set is not understood: {e}"));
         }
+        for words in self.live.typed(&self.control, self.migration).await? {
+            self.meter.note(format!("set: {words}"));
+        }
+        Ok(())
     }
 
     /// The copy rests while the server does not answer.
@@ -349,16 +342,6 @@ impl Keys {
     }
 }
 
-/// The settings that are not the usual ones, as they are typed.
-fn set(options: &Value) -> String {
-    let all = options.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-    let typed = all.map(|(name, value)| {
-        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        format!("{}={value}", name.replace('_', "-"))
-    });
-    typed.collect::<Vec<_>>().join(" ")
-}
-
 /// Asks the operator's own question, whatever it is by now.
 async fn ask(
     session: Session,
@@ -401,11 +384,5 @@ mod tests {
         assert_eq!(at(5, 600, 100), (Some(100.0), Some(10.0)));
         assert_eq!(at(10, 600, 100), (Some(50.0), Some(5.0)));
         assert_eq!(at(15, 600, 300), (Some(0.0), Some(20.0)), "what was before is forgotten");
-    }
-
-    #[test]
-    fn what_was_set_is_shown_as_it_is_typed() {
-        let options = serde_json::json!({"max_lag": "500ms", "workers": 4, "chunk_rows": null});
-        assert_eq!(set(&options), "max-lag=500ms workers=4");
     }
 }

@@ -110,7 +110,7 @@ impl Run<'_> {
             table,
             work: &Change { table, request },
             meter: &self.meter,
-            limits: self.settings.cutover,
+            limits: &|| self.settings.cutover,
             window: self.settings.window.as_ref(),
             held: &|| None,
             before: &before,

@@ -9,25 +9,21 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// A stretch that lasted so long got somewhere: what comes next is another trouble.
 const GOT_SOMEWHERE: Duration = Duration::from_secs(60);
 
-/// What is left of the patience of one run.
+/// How much of its patience one run has used up.
+#[derive(Default)]
 pub(super) struct Patience {
-    limit: Duration,
     since: Option<Instant>,
     failures: u32,
 }
 
 impl Patience {
-    pub(super) fn new(limit: Duration) -> Patience {
-        Patience { limit, since: None, failures: 0 }
-    }
-
-    /// How long to wait after a stretch that lasted so long; None where it went on for too long now.
-    pub(super) fn pause(&mut self, lasted: Duration) -> Option<Duration> {
+    /// How long to wait after a stretch that lasted so long; None where it went on for longer than `limit` now.
+    pub(super) fn pause(&mut self, limit: Duration, lasted: Duration) -> Option<Duration> {
         if lasted > GOT_SOMEWHERE {
             (self.since, self.failures) = (None, 0);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.limit {
+        if since.elapsed() >= limit {
             return None;
         }
         let longest = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
@@ -43,13 +39,12 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_patience_ends() {
-        let mut patience = Patience::new(Duration::from_secs(60));
+        let (mut patience, minute) = (Patience::default(), Duration::from_secs(60));
         let short = Duration::from_secs(1);
-        let pauses: Vec<_> = (0..9).map(|_| patience.pause(short).unwrap()).collect();
+        let pauses: Vec<_> = (0..9).map(|_| patience.pause(minute, short).unwrap()).collect();
         assert!(pauses[0] >= FIRST / 2 && pauses[0] <= FIRST, "{pauses:?}");
         assert!(pauses[8] >= LONGEST / 2 && pauses[8] <= LONGEST, "{pauses:?}");
-        assert!(patience.pause(2 * GOT_SOMEWHERE).unwrap() <= FIRST, "another trouble");
-        let mut none = Patience::new(Duration::ZERO);
-        assert_eq!(none.pause(short), None);
+        assert!(patience.pause(minute, 2 * GOT_SOMEWHERE).unwrap() <= FIRST, "another trouble");
+        assert_eq!(patience.pause(Duration::ZERO, short), None);
     }
 }

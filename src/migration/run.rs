@@ -10,6 +10,7 @@ use super::hooked::Caller;
 use super::in_place::Changed;
 use super::index::IndexSettings;
 use super::left_behind::LeftBehind;
+use super::live::Live;
 use super::retry::Patience;
 use super::store::{self, DRY_RUN, Stored};
 use super::stretch::Stretch;
@@ -153,11 +154,12 @@ pub struct Run<'a> {
     pub connector: &'a Connector,
     /// As typed.
     pub table: &'a str,
+    /// As they are when it starts; what goes on for long asks for those of `live`.
     pub settings: &'a Settings,
     /// The flags behind the settings, for whoever resumes.
     pub options: &'a Value,
-    /// What flags mean, where they are set anew in mid-run.
-    pub reread: fn(&Value) -> Result<Settings>,
+    /// The settings as they are by now.
+    pub live: Live,
     pub meter: Meter,
     pub supervisor: Supervisor,
     pub hooks: Hooks,
@@ -287,7 +289,7 @@ impl Run<'_> {
 
     /// Goes on with the unfinished migration of the table, from wherever it stands.
     pub async fn resume(&self, how: How) -> Result<Outcome> {
-        let mut patience = Patience::new(self.settings.retry_for);
+        let mut patience = Patience::default();
         let (stored, epoch) = loop {
             let began = Instant::now();
             match self.supervisor.guard(self.take_up(how)).await {
@@ -313,6 +315,9 @@ impl Run<'_> {
         if stored.is_dry_run() {
             return Err(rehearsal::nobody_goes_on(&stored));
         }
+        if let Some(window) = &self.settings.window {
+            window.check(&control).await?;
+        }
         store::ensure(&control).await?;
         let epoch = takeover::claim(&control, &stored, how.take_over).await?;
         store::keep_options(&control, stored.id, self.options).await?;
@@ -326,7 +331,8 @@ impl Run<'_> {
     /// Waits until it is worth trying again; what does not pass by itself comes back at once.
     async fn rest(&self, error: Error, patience: &mut Patience, lasted: Duration) -> Result<()> {
         let passes = error.kind() == Kind::Failed && classify(&error).passes();
-        let pause = if passes { patience.pause(lasted) } else { None };
+        let limit = self.live.now().retry_for;
+        let pause = if passes { patience.pause(limit, lasted) } else { None };
         let Some(pause) = pause else { return Err(error) };
         self.meter.note(format!(
             "{}; going on from the state in {:.1} s",
@@ -359,6 +365,7 @@ impl Run<'_> {
             names,
             event_triggers: self.settings.consent.event_triggers,
             replicas: &self.settings.throttle.replicas,
+            window: self.settings.window.as_ref(),
         }
     }
 
@@ -379,7 +386,7 @@ impl Run<'_> {
         epoch: &mut i64,
         mut stretch: impl AsyncFnMut(i64, bool) -> Result<T>,
     ) -> Result<T> {
-        let mut patience = Patience::new(self.settings.retry_for);
+        let mut patience = Patience::default();
         let mut lost = false;
         loop {
             let began = Instant::now();

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{liveness, resume, store};
+use crate::cutover::Window;
 use crate::error::Result;
 use crate::pg::Connector;
 
@@ -17,6 +18,10 @@ pub async fn set(
 ) -> Result<bool> {
     let session = connector.session("set").await?;
     let found = resume::find(&session, table).await?;
+    let window = flags["cutover_window"].as_str().and_then(|hours| hours.parse::<Window>().ok());
+    if let Some(window) = window {
+        window.check(&session).await?;
+    }
     store::ensure(&session).await?;
     session.batch("BEGIN").await?;
     store::set_options(&session, found.id, flags).await?;

@@ -10,6 +10,7 @@ use super::slot_limits::SlotLimits;
 use super::supervisor::Supervisor;
 use super::teardown;
 use crate::error::{Error, Result};
+use crate::flow::Now;
 use crate::pg::{Lsn, Session, Who};
 use crate::telemetry::{Meter, Sample, Slot};
 use crate::throttle::controller::Reading;
@@ -40,7 +41,7 @@ pub(super) struct SlotGuard {
     pub(super) session: Session,
     pub(super) slot: String,
     /// `--max-slot-wal`.
-    pub(super) asked: Option<u64>,
+    pub(super) asked: Now<Option<u64>>,
     pub(super) told: Told,
     pub(super) meter: Meter,
 }
@@ -65,7 +66,7 @@ impl Seen {
 impl SlotGuard {
     /// Works until `end`. Where the slot holds back too much the run is stopped and the slot dropped.
     pub(super) async fn guard(self, supervisor: Supervisor, end: CancellationToken) -> Result<()> {
-        let limit = SlotLimits::read(&self.session, self.asked).await?.bytes().max(LEAST);
+        let limits = SlotLimits::read(&self.session, None).await?;
         let mut told: Option<Instant> = None;
         let mut over: Option<Instant> = None;
         loop {
@@ -73,6 +74,7 @@ impl SlotGuard {
                 return Ok(());
             }
             let Some(seen) = self.look().await? else { continue };
+            let limit = SlotLimits { asked: (self.asked)(), ..limits }.bytes().max(LEAST);
             self.meter.tell(Sample::Slot(Slot {
                 name: self.slot.clone(),
                 retained: seen.held,

@@ -161,7 +161,7 @@ impl Stretch<'_, '_> {
 
         self.enter(control, here, Phase::Index).await?;
         index::build_first(context, &settings().index, known, !here.unproven).await?;
-        let syncs = catch_up::start(context, &self.supervisor, settings().copy.workers).await?;
+        let syncs = catch_up::start(context, &self.supervisor);
         let recovered = match here.unproven {
             true => Some(self.compare_anew(control, context).await?),
             false => None,
@@ -184,11 +184,10 @@ impl Stretch<'_, '_> {
         let _ = caller.call(Hook::Ready, Some(self.migration), Value::Null).await;
         let held = || context.held.borrow().clone();
         let before = BeforeCutover { caller, migration: Some(self.migration) };
-        let cutover = context.cutover(known, fingerprint, settings().cutover, (&held, &before));
+        let limits = || context.settings.borrow().cutover;
+        let cutover = context.cutover(known, fingerprint, &limits, (&held, &before));
         let cutover::Done { swapped, shut } = cutover.run(open).await?;
-        for task in syncs {
-            task.finish().await;
-        }
+        syncs.finish().await;
         drop(shut);
         Ok(Report {
             cutover: Some(swapped),
@@ -255,7 +254,7 @@ impl Stretch<'_, '_> {
 
     /// What could not be done under the lock. Returns how many foreign keys that proved.
     async fn afterwards(&self, control: &Session) -> Result<usize> {
-        let patience = self.run.settings.cutover.patience;
+        let patience = self.run.live.now().cutover.patience;
         let (connector, meter) = (self.run.connector, &self.run.meter);
         let work = after::run(connector, control, self.migration, patience, meter);
         let proven = self.supervisor.guard(work).await?;

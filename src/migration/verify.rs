@@ -16,8 +16,7 @@ use crate::flow::key::Key;
 use crate::flow::pace::Pace;
 use crate::flow::segment::Segment;
 use crate::flow::sync::FENCE_LIMIT;
-use crate::flow::verify::{Seen, Verifier};
-use crate::pg::Session;
+use crate::flow::verify::{Limits, Seen, Verifier};
 use crate::telemetry::{Sample, Timed};
 
 /// Rows of the first verified range.
@@ -39,27 +38,24 @@ async fn compare(
     named: u64,
     only: Option<Vec<Segment>>,
 ) -> Result<(Findings, HashSet<Key>)> {
-    let settings = context.settings.borrow().clone();
-    let mut sessions = Vec::new();
-    for n in 1..=settings.copy.workers.max(1) {
-        sessions.push(context.session(&format!("verify {n}")).await?);
-    }
+    let now = context.settings.borrow().copy;
     let mut planner = Planner::new(
         context.session("verify plan").await?,
         Arc::clone(&context.flow),
         context.writer.clone(),
         Kind::Verify,
-        pace(context, settings.copy.first_chunk, settings.copy.chunk_time),
+        pace(context, now.first_chunk, now.chunk_time),
     )
     .await?;
     if only.is_none() {
-        store::keep_compared(&sessions[0], context.flow.migration).await?;
+        let session = context.session("verified before").await?;
+        store::keep_compared(&session, context.flow.migration).await?;
         context.meter.tell(Sample::ComparedAnew);
     }
     planner.start_over().await?;
     match only {
         Some(segments) => planner.only(segments),
-        None => forget_what_went(context, &sessions[0]).await?,
+        None => forget_what_went(context).await?,
     }
     let verifier = Verifier {
         flow: Arc::clone(&context.flow),
@@ -67,7 +63,11 @@ async fn compare(
         tracker: Arc::clone(&context.tracker),
         planner: Mutex::new(planner),
         valve: context.valve.clone(),
-        max_snapshot_age: settings.max_snapshot_age,
+        limits: context.now(|settings| Limits {
+            workers: settings.copy.workers,
+            max_snapshot_age: settings.max_snapshot_age,
+            range_time: settings.copy.chunk_time,
+        }),
         named,
     };
     let meter = &context.meter;
@@ -80,20 +80,22 @@ async fn compare(
         }
         Seen::Differ(rows) => meter.tell(Sample::Differ(rows)),
     };
-    verifier.verify(&sessions, &context.fence, report).await
+    let open = async |number: usize| context.session(&format!("verify {}", number + 1)).await;
+    verifier.verify(open, &context.fence, report).await
 }
 
 /// Rows of a partition that came and went may have been read, and then the target alone has them: the cutover refuses
 /// that. A comparison of all rows whose snapshots are younger finds them. So what the stream told until a fence of
 /// relations that are no partitions after it is settled; to a run that goes on a slot may tell it again.
-async fn forget_what_went(context: &Context, session: &Session) -> Result<()> {
+async fn forget_what_went(context: &Context) -> Result<()> {
     let flow = &context.flow;
     if !flow.captured.is_partitioned {
         return Ok(());
     }
     context.fence.pass(FENCE_LIMIT).await?;
     let told = context.tracker.told_of();
-    let now = catalog::fingerprint(session, flow.captured.oid, &flow.publication).await?;
+    let session = context.session("verify look").await?;
+    let now = catalog::fingerprint(&session, flow.captured.oid, &flow.publication).await?;
     let gone = told.into_iter().filter(|oid| *oid != flow.captured.oid && !now.has_partition(*oid));
     context.tracker.forget_told(&gone.collect());
     Ok(())

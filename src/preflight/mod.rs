@@ -9,6 +9,7 @@ mod another_migration;
 mod attachments;
 mod collation_versions;
 mod connections;
+mod cutover_window;
 mod direct_connection;
 mod disk;
 mod encoding;
@@ -40,6 +41,7 @@ mod usable_key;
 mod walsenders;
 
 use crate::catalog::Table;
+use crate::cutover::Window;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
 use crate::shadow::Names;
@@ -62,6 +64,8 @@ pub struct Subject<'a> {
     pub event_triggers: EventTriggers,
     /// The connection strings of standbys that are to be asked.
     pub replicas: &'a [String],
+    /// The hours in which the names may be swapped.
+    pub window: Option<&'a Window>,
 }
 
 /// The checks of what a trial on an empty clone, and a change in place, need: neither a slot nor a key. Fails only
@@ -77,6 +81,7 @@ pub async fn before_a_trial(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("another_migration", another_migration::check(s).await).await?;
     report.take("event_triggers", event_triggers::check(s).await).await?;
     report.take("encoding", encoding::check(s).await).await?;
+    report.take("cutover_window", cutover_window::check(s).await).await?;
     Ok(report.findings())
 }
 
@@ -132,6 +137,7 @@ pub async fn run(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("event_triggers", event_triggers::check(s).await).await?;
     report.take("collation_versions", collation_versions::check(s).await).await?;
     report.take("encoding", encoding::check(s).await).await?;
+    report.take("cutover_window", cutover_window::check(s).await).await?;
     report.take("disk", disk::check(s).await).await?;
     Ok(report.findings())
 }

@@ -1,9 +1,9 @@
 //! Gives the rows that were there a value in a new column, as fast as the throttle lets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,9 @@ use crate::flow::chunk::{Kind, Planner};
 use crate::flow::copy::Copied;
 use crate::flow::fill::Filler;
 use crate::flow::pace::Pace;
+use crate::migration::run::Settings;
 use crate::migration::store::{self, StoredStep};
+use crate::migration::workers::as_many;
 use crate::pg::sqlstate::{Class, classify};
 use crate::telemetry::{Sample, Timed};
 
@@ -35,11 +37,14 @@ impl Steps<'_, '_, '_> {
                 .next("Take that off the table, or have it disabled, until the column is filled"));
         }
         let flow = Arc::new(self.flow_of(stored).await?);
-        let settings = context.settings.borrow().clone();
         // Whoever wants a row that is locked by us waits for no longer than for the cutover's lock, by and large.
-        let aim = settings.copy.chunk_time.min(settings.cutover.lock_timeout / 2);
+        let aim =
+            context.now(|settings| settings.copy.chunk_time.min(settings.cutover.lock_timeout / 2));
+        let most =
+            context.now(|settings| settings.cutover.max_lock_hold.max(Duration::from_millis(10)));
         let session = context.session("plan").await?;
-        let pace = Pace::new(settings.copy.first_chunk, aim, RANGE_WAL);
+        let first = context.settings.borrow().copy.first_chunk;
+        let pace = Pace::new(first, aim(), RANGE_WAL);
         let writer = context.writer.clone();
         let mut planner =
             Planner::new(session, Arc::clone(&flow), writer.clone(), Kind::Fill, pace).await?;
@@ -54,11 +59,11 @@ impl Steps<'_, '_, '_> {
             valve: context.valve.clone(),
             covered: CancellationToken::new(),
             aim,
-            most: settings.cutover.max_lock_hold.max(Duration::from_millis(10)),
+            most,
             worked: Arc::clone(&context.worked),
         };
         let filled = async {
-            let rows = self.ranges(&filler, settings.copy.workers).await?;
+            let rows = self.ranges(&filler).await?;
             let looker = context.session("look").await?;
             let watcher = context.session("look watch").await?;
             let session = context.session("fill").await?;
@@ -77,25 +82,27 @@ impl Steps<'_, '_, '_> {
         Ok(Did { lock: None, rows: Some(rows + before.max(0) as u64) })
     }
 
-    async fn ranges(&self, filler: &Filler, workers: usize) -> Result<u64> {
+    async fn ranges(&self, filler: &Filler) -> Result<u64> {
         let context = self.context;
-        let rows = std::sync::atomic::AtomicU64::new(0);
-        let worker = async |number: usize| {
+        let rows = AtomicU64::new(0);
+        let rows = &rows;
+        let worker = |number: usize| async move {
             let session = context.session(&format!("fill {}", number + 1)).await?;
             let tell = |copied: Copied| {
-                rows.fetch_add(copied.rows, std::sync::atomic::Ordering::Relaxed);
+                rows.fetch_add(copied.rows, Ordering::Relaxed);
                 context.meter.tell(Sample::Copied(copied.rows, copied.number));
                 context.meter.took(Timed::Chunk, copied.took);
             };
             filler.work(&session, number, tell).await
         };
-        try_join_all((0..workers.max(1)).map(worker)).await?;
+        let most = |settings: &Settings| settings.copy.workers;
+        as_many(context.settings.clone(), most, worker).await?;
         let planner = filler.planner.lock().await;
         if !planner.is_complete() {
             return Err(Error::failed("filling ended before the last range"));
         }
         planner.check().await?;
-        Ok(rows.into_inner())
+        Ok(rows.load(Ordering::Relaxed))
     }
 
     /// The key as it was when the first range was handed out.

@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 impl Steps<'_, '_, '_> {
     pub(super) async fn long(&self, stored: &StoredStep) -> Result<Did> {
         let context = self.context;
-        let patience = context.settings.borrow().cutover.patience;
+        let patience = || context.settings.borrow().cutover.patience;
         let (mut started, mut pause, mut told) = (Instant::now(), PAUSE, false);
         let _unthrottled = context.unthrottled.begin();
         let watcher = context.session("step watch").await?;
@@ -43,7 +43,7 @@ impl Steps<'_, '_, '_> {
             };
             session.rollback().await;
             match classify(&error) {
-                Class::Late | Class::Transient if started.elapsed() < patience => {
+                Class::Late | Class::Transient if started.elapsed() < patience() => {
                     if !told {
                         let (sql, why) = (&stored.step.sql, error.what());
                         context.meter.note(format!("{sql} waits for its locks: {why}"));

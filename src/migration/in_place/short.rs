@@ -72,14 +72,14 @@ impl Steps<'_, '_, '_> {
         let (context, caller) = (self.context, Caller::of(self.stretch.run));
         let migration = context.flow.migration;
         let before = BeforeCutover { caller, migration: Some(migration) };
-        let limits = context.settings.borrow().cutover;
+        let limits = || context.settings.borrow().cutover;
         let in_place = InPlace {
             connector: &context.connector,
             role: &format!("{migration}/"),
             table,
             work,
             meter: &context.meter,
-            limits,
+            limits: &limits,
             window: None,
             held,
             before: &before,

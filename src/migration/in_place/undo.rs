@@ -52,7 +52,7 @@ pub(in crate::migration) async fn undo(
             table: &now,
             work: &work,
             meter,
-            limits: Limits::default(),
+            limits: &Limits::default,
             window: None,
             held: &|| None,
             before: &Nobody,

@@ -88,15 +88,12 @@ impl Stretch<'_, '_> {
         steps: &[StoredStep],
         made: &mut Vec<Made>,
     ) -> Result<()> {
-        let live = Sender::new(self.run.settings.clone());
         // Until the governor has looked.
         let held = Sender::new(Some("for the operator's settings".to_owned()));
         let flow = flow(control, self.migration, source, steps).await?;
-        let seen = (live.subscribe(), held.subscribe());
-        let context = self.context(source, Arc::new(flow), seen).await?;
+        let context = self.context(source, Arc::new(flow), held.subscribe()).await?;
         let guard = &self.supervisor;
-        let beside =
-            governor::start(self.run, guard, &context, (live, held), (source, false)).await?;
+        let beside = governor::start(self.run, guard, &context, held, (source, false)).await?;
         let work = Steps { stretch: self, context: &context, control, source };
         let done = guard.guard(work.in_order(steps, made)).await;
         for task in beside {

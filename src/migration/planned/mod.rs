@@ -89,6 +89,7 @@ impl Planned {
             names: &names,
             event_triggers,
             replicas: &[],
+            window: None,
         };
         Planning { session: &session, source: &source, names: &names, request, subject }.all().await
     }

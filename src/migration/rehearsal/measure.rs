@@ -181,8 +181,8 @@ impl Measuring<'_, '_, '_> {
             seen.cutover = Some(self.cutover(baseline).await?);
             seen.cutover_seconds = began.elapsed().as_secs_f64();
         }
-        for task in syncs {
-            task.finish().await;
+        if let Some(syncs) = syncs {
+            syncs.finish().await;
         }
         (seen.table_bytes, seen.indexes) = table::shadow(control, &context.flow).await?;
         Ok(seen)
@@ -253,7 +253,7 @@ impl Measuring<'_, '_, '_> {
     }
 
     /// Indexes, and the changes that came meanwhile. Returns who applies them, until the end.
-    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<(Vec<Background>, bool)> {
+    async fn build(&self, seen: &mut Seen, captures: bool) -> Result<(Option<Background>, bool)> {
         self.enter("index");
         let context = self.context;
         let settings = context.settings.borrow().index.clone();
@@ -262,7 +262,7 @@ impl Measuring<'_, '_, '_> {
         seen.index_seconds =
             index::build_first(context, &settings, self.known, captures).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
-        let (mut syncs, mut converges) = (Vec::new(), true);
+        let (mut syncs, mut converges) = (None, true);
         if captures {
             (syncs, converges) = self.catch_up(seen).await?;
         }
@@ -293,12 +293,12 @@ impl Measuring<'_, '_, '_> {
 
     /// How fast keys became dirty since the beginning, and how fast they are applied now.
     /// Also whether they are applied as fast as they come.
-    async fn catch_up(&self, seen: &mut Seen) -> Result<(Vec<Background>, bool)> {
-        let (context, workers) = (self.context, self.context.settings.borrow().copy.workers);
+    async fn catch_up(&self, seen: &mut Seen) -> Result<(Option<Background>, bool)> {
+        let context = self.context;
         let waited = seen.copied.seconds + seen.index_seconds;
         let (waiting, before) = context.tracker.counts();
         let began = Instant::now();
-        let syncs = catch_up::start(context, &self.stretch.supervisor, workers).await?;
+        let syncs = catch_up::start(context, &self.stretch.supervisor);
         // What does not catch up is what is to be found out, and no reason to wait for ever.
         let drained = timeout(ENDLESS, catch_up::drain(context)).await;
         let took = began.elapsed().as_secs_f64().max(0.001);
@@ -308,8 +308,8 @@ impl Measuring<'_, '_, '_> {
             out_per_second: (applied >= ENOUGH).then(|| applied as f64 / took),
         });
         match drained {
-            Ok(drained) => drained.map(|()| (syncs, true)),
-            Err(_) => Ok((syncs, false)),
+            Ok(drained) => drained.map(|()| (Some(syncs), true)),
+            Err(_) => Ok((Some(syncs), false)),
         }
     }
 
@@ -333,11 +333,13 @@ impl Measuring<'_, '_, '_> {
     async fn cutover(&self, baseline: &Baseline) -> Result<Rehearsal> {
         self.enter("cutover");
         let (context, known) = (self.context, self.known);
-        let limits = context.settings.borrow().cutover;
         let caller = Caller::of(self.stretch.run);
         let before = BeforeCutover { caller, migration: Some(self.stretch.migration) };
-        let limits = cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits };
-        context.cutover(known, baseline, limits, (&|| None, &before)).rehearse().await
+        let limits = || {
+            let limits = context.settings.borrow().cutover;
+            cutover::Limits { patience: PATIENCE.min(limits.patience), ..limits }
+        };
+        context.cutover(known, baseline, &limits, (&|| None, &before)).rehearse().await
     }
 }
 

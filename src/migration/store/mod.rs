@@ -38,6 +38,15 @@ pub(super) async fn was_called(session: &Session, id: i64, hook: &str) -> Result
     Ok(session.one(sql, &[&id, &format!("{hook}: ")]).await?.get(0))
 }
 
+/// What was typed by those who changed limits, behind the event `after` and since the last resume; each with its event.
+pub(super) async fn typed(session: &Session, id: i64, after: i64) -> Result<Vec<(i64, String)>> {
+    let sql = "SELECT e.id, e.detail FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what IN ('set', 'cutover') \
+               AND e.id > GREATEST($2, (SELECT pg_catalog.max(r.id) FROM pgwraith.event r \
+                 WHERE r.migration_id = $1 AND r.what = 'resumed')) ORDER BY e.id";
+    let rows = session.query(sql, &[&id, &after]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 /// Who asked for what, or what happened, when.
 pub(super) async fn event(session: &Session, id: i64, what: &str, detail: &str) -> Result<()> {
     let sql = "INSERT INTO pgwraith.event (migration_id, what, detail) VALUES ($1, $2, $3)";
