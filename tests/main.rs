@@ -38,6 +38,7 @@ mod sabotage;
 mod scene;
 mod settings;
 mod several_hosts;
+mod signals;
 mod since_18;
 mod small_disk;
 mod standby;

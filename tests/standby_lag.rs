@@ -200,10 +200,10 @@ const SLOW: [&str; 7] =
     ["--rebuild", "--chunk-rows", "300", "--chunk-time", "3ms", "--workers", "1"];
 
 /// Processes that are stopped, until this is dropped.
-struct Frozen(Vec<i32>);
+pub struct Frozen(Vec<i32>);
 
 impl Frozen {
-    async fn processes(of: &Cluster, which: &str) -> Frozen {
+    pub async fn processes(of: &Cluster, which: &str) -> Frozen {
         let there = harness::connect(&of.dsn("postgres")).await;
         let sql =
             format!("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND {which}");
