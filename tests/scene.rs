@@ -23,6 +23,12 @@ pub fn mix() -> Mix {
     Mix { sessions: 3, rate: Some(300.0), moves: 45, ..Mix::default() }
 }
 
+/// Rows of a table that changes under live traffic, where the suite would take too long with as many as
+/// `PGWRAITH_LARGE=1` makes.
+pub fn many_rows() -> u64 {
+    if std::env::var_os("PGWRAITH_LARGE").is_some() { 200_000 } else { 40_000 }
+}
+
 /// A cluster with one database and a session in it.
 pub struct Shop {
     pub cluster: Cluster,

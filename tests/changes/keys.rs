@@ -1,6 +1,7 @@
 //! Keys that become wider, longer, shorter, others.
 
 use super::{CASE, Case};
+use crate::scene::many_rows;
 
 const SERIAL: &str = "ALTER TABLE t ALTER id DROP IDENTITY; CREATE SEQUENCE orders_id_seq AS int OWNED BY t.id;
     SELECT setval('orders_id_seq', (SELECT max(id) FROM t)); ALTER TABLE t ALTER id SET DEFAULT nextval('orders_id_seq')";
@@ -20,13 +21,13 @@ async fn a_number_that_others_refer_to_becomes_wider() {
         others: &["lines", "refunds"],
         ..CASE
     };
-    case.holds(200_000).await;
+    case.holds(many_rows()).await;
     Case {
         before: &[SERIAL, REFERRING],
         twin: "ALTER SEQUENCE twin.orders_id_seq AS bigint",
         ..case
     }
-    .holds(200_000)
+    .holds(many_rows())
     .await;
 }
 
@@ -89,5 +90,5 @@ async fn a_natural_key_gives_way_to_a_number() {
         "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT by_code UNIQUE (code)",
         "ADD COLUMN number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     ];
-    Case { before, alters, given: &["number"], ..CASE }.holds(200_000).await;
+    Case { before, alters, given: &["number"], ..CASE }.holds(many_rows()).await;
 }

@@ -9,12 +9,11 @@ use crate::changes::make;
 use crate::harness::{self, ANY_WAY, Output};
 use crate::partitions::mover::Mover;
 use crate::partitions::{self, same};
-use crate::scene::{LARGER, SOON, Shop, dies_at, mix, shop};
+use crate::scene::{LARGER, SOON, Shop, dies_at, many_rows, mix, shop};
 use crate::twins;
 
 /// By lock_timeout and max_lock_hold nobody waits longer than 750 ms; other tests have the same two cores.
 const STALL: Duration = Duration::from_millis(1500);
-const ROWS: u64 = 200_000;
 const OLD: &str = "id, customer_id, status, amount, note, created_at";
 
 struct Case {
@@ -107,7 +106,7 @@ impl Case {
 
     async fn holds(&self) {
         let shop = shop().await;
-        make(&shop, "ours", ROWS, self.before).await;
+        make(&shop, "ours", many_rows(), self.before).await;
         make(&shop, "twin", 0, self.before).await;
         let (report, output) = self.goes_on(&shop).await;
         self.is_in_order(&shop, &report, &output).await;
@@ -179,7 +178,7 @@ async fn a_partitioned_table_is_altered_under_live_traffic() {
         phases: &["alter", "fill", "vacuum", "validate", "index"],
     };
     let shop = shop().await;
-    partitions::divided(&shop, "ours", ROWS, case.before).await;
+    partitions::divided(&shop, "ours", many_rows(), case.before).await;
     let mover = Mover::start(&shop).await;
     let (report, output) = case.goes_on(&shop).await;
     let moved = mover.stop().await;

@@ -10,7 +10,7 @@ use super::{TABLE, make};
 use crate::harness::{self, Background};
 #[cfg(feature = "failpoints")]
 use crate::scene::dies_at;
-use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, mix, shop};
+use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, many_rows, mix, shop};
 
 /// A file with this text.
 pub(super) fn file(text: &str) -> NamedTempFile {
@@ -183,7 +183,7 @@ CREATE INDEX of_new ON {shadow} (created_at) WHERE status = 'new'",
                SELECT created_at, id, customer_id, status, (amount * 100)::bigint, note FROM ours.orders",
         sequence: "ours.orders_id_seq",
     }
-    .holds(200_000)
+    .holds(many_rows())
     .await;
 }
 

@@ -7,9 +7,7 @@ use super::mover::Mover;
 use super::same::{same_partitions, same_rows};
 use super::{BY_QUARTER, TABLE, make, twin};
 use crate::harness::{self, Background};
-use crate::scene::{AT_ONCE, SOON, Shop, die_in_the_copy, mix, shop};
-
-const ROWS: u64 = 200_000;
+use crate::scene::{AT_ONCE, SOON, Shop, die_in_the_copy, many_rows, mix, shop};
 
 /// One change of a table that `made` makes of `orders`.
 struct Case {
@@ -45,7 +43,7 @@ impl Case {
     async fn holds(&self) -> Shop {
         let what = format!("{:?}", self.change);
         let shop = shop().await;
-        make(&shop, "ours", ROWS, &self.made.join("; ")).await;
+        make(&shop, "ours", many_rows(), &self.made.join("; ")).await;
         let mover = Mover::start(&shop).await;
         let traffic = Traffic::start(&shop.dsn, TABLE, mix()).await.unwrap();
 

@@ -7,7 +7,7 @@ use super::mover::Mover;
 use super::same::{same_partitions, same_rows};
 use super::{TABLE, make, twin};
 use crate::harness::{self, Background};
-use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, mix, shop};
+use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, many_rows, mix, shop};
 
 const KEY_WITH_TIME: &str =
     "DROP CONSTRAINT orders_pkey, ADD CONSTRAINT orders_pkey PRIMARY KEY (id, created_at)";
@@ -137,7 +137,7 @@ async fn months_that_are_missing_are_made() {
         alter: KEY_WITH_TIME,
         by: "RANGE (created_at)",
     }
-    .holds(200_000)
+    .holds(many_rows())
     .await;
     // The mover takes rows to before the first month that there was at first.
     is_made_in_place_of_a_default(&shop, "orders_p20231201").await;
@@ -159,7 +159,7 @@ async fn values_that_are_missing_get_a_partition() {
         alter: KEY_WITH_STATUS,
         by: "LIST (status)",
     }
-    .holds(200_000)
+    .holds(many_rows())
     .await;
     is_made_in_place_of_a_default(&shop, "orders_moved").await;
 }

@@ -34,8 +34,8 @@ pub(super) async fn check(session: &Session, how: Use) -> Result<()> {
     .state("Nothing was changed")
     .next(match how {
         Use::Read => format!(
-            "Who only looks has view pgwraith.status, as a member of pg_monitor; `pgwraith status` reads the tables: \
-             GRANT SELECT ON ALL TABLES IN SCHEMA pgwraith TO {role}. Or connect as {owner}"
+            "GRANT {owner} TO {role}, or connect as {owner}. Who only looks needs less: view pgwraith.status shows it to \
+             members of pg_monitor, and `pgwraith status` to whoever may SELECT from all tables of schema pgwraith"
         ),
         Use::Write => format!("GRANT {owner} TO {role}, or connect as {owner}"),
     }))
