@@ -18,7 +18,7 @@ use super::locker::{deadlock_timeout, late, lock_out_ddl, watch};
 use super::look::{self, Obstacle};
 use super::met::Met;
 use super::patience::Patience;
-use super::{Before, HELD_POLL, Limits, Window, ask, back_off, out_of_patience, outcome};
+use super::{Before, Limits, Window, ask, back_off, is_held, out_of_patience, outcome};
 use crate::catalog::{self, Table};
 use crate::change::Request;
 use crate::change::trial::{self, Lock, Trial, Way};
@@ -113,7 +113,9 @@ impl InPlace<'_> {
         let (mut patience, mut asked) = (Patience::new(&limit, None), false);
         let (mut attempts, mut met) = (0, Met::default());
         loop {
-            if self.waits_for_its_hours(&observer).await? | self.is_held().await {
+            if self.waits_for_its_hours(&observer).await?
+                | is_held(self.held, self.meter, "the change").await
+            {
                 patience.begin_anew();
                 asked = false;
             }
@@ -147,24 +149,7 @@ impl InPlace<'_> {
         self.connector.session(&format!("{}{name}", self.role)).await
     }
 
-    /// Waits for the operator. Returns whether it did.
-    async fn is_held(&self) -> bool {
-        let mut told = String::new();
-        while let Some(why) = (self.held)() {
-            if told != why {
-                self.meter.note(format!("the change waits: {why}"));
-                self.meter.lock_waits(Some(&why));
-                told = why;
-            }
-            sleep(HELD_POLL).await;
-        }
-        if !told.is_empty() {
-            self.meter.lock_waits(None);
-        }
-        !told.is_empty()
-    }
-
-    /// Returns whether it did.
+    /// Waits for the hours in which it may be. Returns whether it did.
     async fn waits_for_its_hours(&self, observer: &Session) -> Result<bool> {
         let Some(window) = self.window else { return Ok(false) };
         let mut waited = false;

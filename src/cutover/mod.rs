@@ -161,7 +161,7 @@ impl Cutover<'_> {
         let mut refused: Option<String> = None;
         let mut asked = false;
         loop {
-            if self.is_held().await {
+            if is_held(self.held, self.meter, "the cutover").await {
                 patience.begin_anew();
                 asked = false;
             }
@@ -226,23 +226,6 @@ impl Cutover<'_> {
         Ok((observer, syncer))
     }
 
-    /// Waits for the operator. Returns whether it did.
-    async fn is_held(&self) -> bool {
-        let mut told = String::new();
-        while let Some(why) = (self.held)() {
-            if told != why {
-                self.meter.note(format!("the cutover waits: {why}"));
-                self.meter.lock_waits(Some(&why));
-                told = why;
-            }
-            sleep(HELD_POLL).await;
-        }
-        if !told.is_empty() {
-            self.meter.lock_waits(None);
-        }
-        !told.is_empty()
-    }
-
     /// Everything that can be done without blocking anybody. On success the shadow has equalled the
     /// source at a snapshot, nobody uses an older one, and DDL on the source is locked out.
     async fn prepare(
@@ -281,6 +264,23 @@ impl Cutover<'_> {
         }
         Ok(Ok(ready))
     }
+}
+
+/// Waits for the operator, who holds `what` up. Returns whether it did.
+async fn is_held(held: &(dyn Fn() -> Option<String> + Sync), meter: &Meter, what: &str) -> bool {
+    let mut told = String::new();
+    while let Some(why) = held() {
+        if told != why {
+            meter.note(format!("{what} waits: {why}"));
+            meter.lock_waits(Some(&why));
+            told = why;
+        }
+        sleep(HELD_POLL).await;
+    }
+    if !told.is_empty() {
+        meter.lock_waits(None);
+    }
+    !told.is_empty()
 }
 
 /// Asks until nobody minds, or patience is over.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::chunk::{self, Kind, Planner, Range};
 use super::copy::{Copied, Worked};
-use super::key::{Key, key_arrays};
+use super::key::{Key, array_parameters, key_arrays};
 use super::write::{Isolation, Writer};
 use super::{Flow, Now};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -340,8 +340,7 @@ impl Filler {
     /// None where that was too much at once.
     async fn fill_keys(&self, session: &Session, keys: &[Key]) -> Result<Option<u64>> {
         let arrays = key_arrays(self.flow.key_type_oids(), keys);
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+        let parameters = array_parameters(&arrays);
         self.writer.begin(session, Isolation::ReadCommitted).await?;
         let lock = self.flow.lock_unfilled_keys(&self.column);
         let filled = self.locked_and_filled(session, &lock, &parameters).await;

@@ -72,7 +72,7 @@ pub fn key_arrays<'a>(
 }
 
 /// They, as the first parameters of a statement.
-pub(super) fn array_parameters(arrays: &[RawArray]) -> Vec<&(dyn ToSql + Sync)> {
+pub fn array_parameters(arrays: &[RawArray]) -> Vec<&(dyn ToSql + Sync)> {
     arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect()
 }
 

@@ -1,11 +1,9 @@
 //! Rows from all over the table, tried on the new one before anybody relies on the plan.
 
-use tokio_postgres::types::ToSql;
-
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::flow::chunk::Kind;
-use crate::flow::key::{Key, key_arrays};
+use crate::flow::key::{Key, array_parameters, key_arrays};
 use crate::flow::sync::describe_key;
 use crate::flow::{Flow, sample};
 use crate::pg::Session;
@@ -99,10 +97,8 @@ impl Sample<'_> {
 
     async fn insert(&self, keys: &[Key]) -> Result<()> {
         let arrays = key_arrays(self.flow.key_type_oids(), keys);
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
         self.session.batch("SAVEPOINT part").await?;
-        let done = self.session.execute(&self.flow.insert_keys(), &parameters).await;
+        let done = self.session.execute(&self.flow.insert_keys(), &array_parameters(&arrays)).await;
         self.session.batch("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
         done.map(drop)
     }
