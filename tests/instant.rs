@@ -182,7 +182,7 @@ async fn whenever_it_is_killed_there_is_nothing_to_undo() {
 #[tokio::test]
 async fn a_large_table_is_in_use_meanwhile() {
     let shop = shop().await;
-    crate::changes::make(&shop, "ours", 200_000, "").await;
+    crate::changes::make(&shop, "ours", crate::scene::many_rows(), "").await;
     crate::changes::make(&shop, "twin", 0, "").await;
     let traffic = Traffic::start(&shop.dsn, "ours.t", crate::scene::mix()).await.unwrap();
     let clauses = [

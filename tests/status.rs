@@ -34,7 +34,7 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
     let told =
         until_it_says(&shop, "in the last minute; paused by the operator; ETA unknown").await;
     for text in [
-        "public.orders → public.orders_v2   COPY 0 %   application OK   old table in use: safe to stop",
+        "public.orders → public.orders_v2   COPY 0 %   application OK (not probed)   old table in use: safe to stop",
         "run by process ",
         "needs you: it is paused",
         "we hold: slot pgwraith_",
@@ -197,6 +197,21 @@ async fn what_still_holds_a_swap_is_said() {
     run.finish(SOON).await.expect_code(0);
     let watched = watch.finish(SOON).await.expect_code(0);
     assert!(watched.stdout.contains("not under way any more"), "{watched}");
+}
+
+#[tokio::test]
+async fn one_that_cannot_go_on_is_not_said_to_be_resumable() {
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    let held = shop.held("copy", "orders", &["--rebuild"]).await;
+    shop.exec("ALTER TABLE orders ADD COLUMN more int").await;
+    held.finish().await.expect_code(6);
+    let told = until_it_says(&shop, "needs you: nobody runs it, and it cannot go on").await;
+    assert!(told.contains("`pgwraith abort public.orders` removes what is left"), "{told}");
+    harness::run(["resume", "orders", "-d", &shop.dsn]).await.expect_code(6);
+    until_it_says(&shop, "it cannot go on").await;
+    harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    assert_eq!(harness::leftovers(&shop.client).await, [""; 0]);
 }
 
 #[tokio::test]

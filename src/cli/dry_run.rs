@@ -107,7 +107,7 @@ fn copied(seen: &Seen) -> Vec<String> {
         format!(
             "            {} rows/s, {}/s; chunks p50 {:.0}, p90 {:.0}, p99 {:.0}, longest {:.0} ms",
             thousands(copied.rows_per_second as u64),
-            size(seen.table_bytes as f64 / copied.rows.max(1) as f64 * copied.rows_per_second),
+            size(copied.bytes_per_second),
             copied.p50_ms,
             copied.p90_ms,
             copied.p99_ms,
@@ -167,6 +167,9 @@ fn protection(seen: &Seen) -> Vec<String> {
             )
         })
         .collect();
+    if !seen.signals.iter().any(|s| s.name == "probe") {
+        lines.push("  probe     none: a table of less than 64 MB is copied in seconds".to_owned());
+    }
     lines.extend(seen.throttled.iter().map(|(by, share)| {
         format!("  throttle  {:.0} % of the time was given to {by}", share * 100.0)
     }));

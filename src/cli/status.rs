@@ -119,15 +119,21 @@ fn application(s: &Status) -> String {
     if s.blocks {
         return "APPLICATION WAITS FOR US".to_owned();
     }
-    let felt = s.signals.iter().filter(|_| s.signals_are_fresh && s.run_by.is_some());
-    let over = felt
+    let fresh = s.signals_are_fresh && s.run_by.is_some();
+    let over = s
+        .signals
+        .iter()
         .filter(|x| {
             OF_APPLICATION.contains(&x.signal.as_str()) && x.share.is_some_and(|n| n >= 1.0)
         })
         .max_by(|a, b| a.share.unwrap_or(0.0).total_cmp(&b.share.unwrap_or(0.0)));
+    let probed = s.signals.iter().any(|x| x.signal == "probe");
     match over {
-        Some(signal) => format!("application SLOWED ({}: {})", signal.signal, signal.text),
-        None => "application OK".to_owned(),
+        Some(signal) if fresh => {
+            format!("application SLOWED ({}: {})", signal.signal, signal.text)
+        }
+        _ if fresh && !probed => "application OK (not probed)".to_owned(),
+        _ => "application OK".to_owned(),
     }
 }
 
@@ -232,6 +238,11 @@ fn unattended(s: &Status, table: &str) -> String {
         () if s.dry_run => {
             format!(
                 "nobody runs it: a dry run that was cut off; `pgwraith abort {table}` removes it"
+            )
+        }
+        () if s.given_up => {
+            format!(
+                "nobody runs it, and it cannot go on: `pgwraith abort {table}` removes what is left"
             )
         }
         () if lost => format!(

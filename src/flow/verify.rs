@@ -274,14 +274,16 @@ impl Verifier {
         let deadline = || began + (self.limits)().max_snapshot_age.mul_f64(0.7);
         let workers = sessions.iter().enumerate().map(|(number, session)| async move {
             let (mut comparing, mut worked) = (Comparing::default(), Duration::ZERO);
+            let mut compared = 0;
             // Who may not go on now leaves the round, whose snapshot must not grow old meanwhile.
             while self.valve.lets(number) {
                 let pass = self.valve.pass(number, worked);
                 let Ok(_there) = tokio::time::timeout_at(deadline().into(), pass).await else {
                     break;
                 };
-                let late = Instant::now() >= deadline() || self.wants_more(sessions);
-                if late || self.in_the_way(sessions).await? {
+                // One at least in each round: where fences take longer than a snapshot may live, there would be none ever.
+                let late = Instant::now() >= deadline() && compared > 0;
+                if late || self.wants_more(sessions) || self.in_the_way(sessions).await? {
                     break;
                 }
                 let repeated = again.lock().await.pop();
@@ -293,6 +295,7 @@ impl Verifier {
                     },
                 };
                 let seen = self.compare(session, &mut comparing, &range, recorded).await?;
+                compared += 1;
                 let Sums { rows, equal, parts, took, .. } = seen;
                 worked = unrested(took, seen.rested);
                 self.planner.lock().await.pace.learn(range.size(rows), took, 0);

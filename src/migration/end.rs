@@ -97,7 +97,13 @@ impl Run<'_> {
         teardown::end_sessions(&session, migration).await?;
         // Only now: a COMMIT may have been under way.
         let stored = store::load(&session, migration).await?.ok_or_else(superseded)?;
-        let what = if error.kind() == Kind::Stopped { "stopped" } else { "failed" };
+        let what = match error.kind() {
+            Kind::Stopped => "stopped",
+            Kind::NotResumable => store::GIVEN_UP,
+            // Steps that are left can be gone on with.
+            Kind::Usage if stored.phase() != Some(Phase::InPlace) => store::GIVEN_UP,
+            _ => "failed",
+        };
         store::event(&session, migration, what, &error.to_string()).await?;
         Ok((holder, session, stored))
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::slot_limits::SlotLimits;
+use super::slot_limits::{LEAST, SlotLimits};
 use super::supervisor::Supervisor;
 use super::teardown;
 use crate::error::{Error, Result};
@@ -24,8 +24,6 @@ const TELL_FROM: f64 = 0.5;
 /// The copy is to be slowed down early, and to have stopped long before the slot is given up.
 const AT_THE_LIMIT: f64 = 1.7;
 
-/// Less than this is no sign of anything.
-const LEAST: u64 = 32 << 20;
 /// Over its limit the slot is given up after so long, in which it may yet move on; or at once where it is over
 /// by far.
 const GRACE: Duration = Duration::from_secs(10);
@@ -74,7 +72,7 @@ impl SlotGuard {
                 return Ok(());
             }
             let Some(seen) = self.look().await? else { continue };
-            let limit = SlotLimits { asked: (self.asked)(), ..limits }.bytes().max(LEAST);
+            let limit = SlotLimits { asked: (self.asked)(), ..limits }.bytes();
             self.meter.tell(Sample::Slot(Slot {
                 name: self.slot.clone(),
                 retained: seen.held,

@@ -5,6 +5,8 @@ use crate::pg::Session;
 
 /// The slot may hold back so much where nothing else is said.
 const MAX_SLOT_WAL: u64 = 10 << 30;
+/// Less than this is no sign of anything.
+pub(super) const LEAST: u64 = 32 << 20;
 
 /// What limits the WAL that the slot holds back, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +31,7 @@ impl SlotLimits {
     /// So much the slot may hold back.
     pub(super) fn bytes(self) -> u64 {
         let server = self.server.unwrap_or(u64::MAX);
-        self.asked.unwrap_or(MAX_SLOT_WAL.min(server / 2)).min(server)
+        self.asked.unwrap_or(MAX_SLOT_WAL.min(server / 2)).min(server).max(LEAST)
     }
 }
 
@@ -48,7 +50,8 @@ mod tests {
             (Some(3 * GB), Some(4 * GB), 3 * GB),
             (Some(6 * GB), Some(4 * GB), 4 * GB),
             (Some(60 * GB), None, 60 * GB),
-            (None, Some(0), 0),
+            (None, Some(0), LEAST),
+            (Some(1), None, LEAST),
         ] {
             assert_eq!(SlotLimits { asked, server }.bytes(), bytes, "{asked:?} {server:?}");
         }

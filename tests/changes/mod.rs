@@ -10,7 +10,7 @@ use pgwraith::demo::traffic::Traffic;
 
 use crate::cases::tablespaces;
 use crate::harness::{self, Background};
-use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, mix, shop, value};
+use crate::scene::{AT_ONCE, LARGER, SOON, Shop, die_in_the_copy, many_rows, mix, shop, value};
 use crate::twins;
 
 /// The traffic writes here too.
@@ -78,12 +78,12 @@ impl Case {
         all.into_iter().map(str::to_owned).collect()
     }
 
-    async fn holds(&self, rows: u64) {
+    async fn holds(&self) {
         let what = format!("{:?} {:?}", self.alters, self.keep);
         let shop = shop().await;
         tablespaces(&shop.client).await;
         let before = self.before.join("; ");
-        make(&shop, "ours", rows, &before).await;
+        make(&shop, "ours", many_rows(), &before).await;
         make(&shop, "twin", 0, &before).await;
         let traffic = Traffic::start(&shop.dsn, TABLE, mix()).await.unwrap();
 

@@ -20,7 +20,7 @@ async fn an_amount_becomes_minor_units_beside_a_column_that_goes() {
         twin: "UPDATE twin.t SET minor = (amount * 100)::bigint + id",
         ..CASE
     };
-    case.holds(200_000).await;
+    case.holds().await;
 }
 
 /// A foreign key that is not NOT VALID is for `--in-place`.
@@ -43,12 +43,12 @@ async fn constraints_come_and_go_and_columns_are_computed() {
         moment: &["seen"],
         ..CASE
     };
-    case.holds(200_000).await;
+    case.holds().await;
 }
 
 #[tokio::test]
 async fn nothing_changes_but_bloat() {
-    Case { more: &["--rebuild"], ..CASE }.holds(200_000).await;
+    Case { more: &["--rebuild"], ..CASE }.holds().await;
 }
 
 #[tokio::test]
@@ -67,11 +67,11 @@ async fn columns_take_another_order_under_live_traffic() {
         CREATE INDEX orders_status_created_at_idx ON twin.t (status, created_at);
         CREATE INDEX orders_created_at_idx ON twin.t (created_at)";
     let more = &["--column-order", "status, created_at"];
-    Case { more, twin, ..CASE }.holds(200_000).await;
+    Case { more, twin, ..CASE }.holds().await;
 }
 
 /// The traffic changes what the condition is about: rows move into it and out of it.
 #[tokio::test]
 async fn only_rows_that_are_to_be_kept_are_there() {
-    Case { keep: Some("status <> 'paid' AND id > 1000"), ..CASE }.holds(200_000).await;
+    Case { keep: Some("status <> 'paid' AND id > 1000"), ..CASE }.holds().await;
 }

@@ -47,9 +47,9 @@ struct Case {
 }
 
 impl Case {
-    async fn holds(&self, rows: u64) -> Shop {
+    async fn holds(&self) -> Shop {
         let shop = shop().await;
-        make(&shop, "ours", rows, self.before).await;
+        make(&shop, "ours", many_rows(), self.before).await;
         let mover = Mover::start(&shop).await;
         let traffic = Traffic::start(&shop.dsn, TABLE, mix()).await.unwrap();
 
@@ -129,7 +129,7 @@ COMMENT ON COLUMN {shadow}.status IS 'how it stands'",
                SELECT created_at, id, customer_id, status, (amount * 100)::bigint, note FROM ours.orders",
         sequence: "ours.orders_id_seq",
     }
-    .holds(200_000)
+    .holds()
     .await;
     let parts = "SELECT count(*) FROM pg_partition_tree('ours.orders') WHERE isleaf";
     assert_eq!(shop.value::<i64>(parts).await, 4);
@@ -155,7 +155,7 @@ create table {shadow_rest_1} partition of {shadow_rest} default",
                SELECT status, id, amount, note, customer_id, created_at FROM ours.orders",
         sequence: "ours.orders_number",
     }
-    .holds(200_000)
+    .holds()
     .await;
     // It stays with the old table.
     let old = "SELECT pg_get_serial_sequence('ours.orders_old', 'id')";
@@ -183,7 +183,7 @@ CREATE INDEX of_new ON {shadow} (created_at) WHERE status = 'new'",
                SELECT created_at, id, customer_id, status, (amount * 100)::bigint, note FROM ours.orders",
         sequence: "ours.orders_id_seq",
     }
-    .holds(many_rows())
+    .holds()
     .await;
 }
 

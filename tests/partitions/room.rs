@@ -92,33 +92,31 @@ async fn rows_without_a_partition_may_come_at_any_time() {
 async fn a_row_that_comes_under_the_lock_puts_it_off() {
     let shop = shop().await;
     make(&shop, "ours", 1_000, "").await;
-    let patient = ["--postpone-cutover", "--max-lock-hold", "5s", "--lock-timeout", "450ms"];
+    let patient = ["--postpone-cutover", "--max-lock-hold", "20s", "--lock-timeout", "10s"];
     let mut run = Background::start(shop.arguments(TABLE, &[&BY_STATUS[..], &patient].concat()));
     run.wait_for_saying("postponed until `pgwraith cutover`").await;
     let (mut writer, mut next) = (shop.session().await, shop.session().await);
-    let insert = |n: usize| {
-        format!(
-            "BEGIN; INSERT INTO ours.orders (customer_id, status, amount) VALUES (1, 'late {n}', 1)"
-        )
+    let insert = |status: &str| {
+        format!("INSERT INTO ours.orders (customer_id, status, amount) VALUES (1, '{status}', 1)")
     };
-    writer.batch_execute(&insert(0)).await.unwrap();
+    let begin = format!("BEGIN; {}", insert("new"));
+    writer.batch_execute(&begin).await.unwrap();
     harness::run(["cutover", TABLE, "-d", &shop.dsn]).await.expect_code(0);
     let asked = "SELECT EXISTS (SELECT 1 FROM pg_locks l WHERE NOT l.granted AND l.mode = 'AccessExclusiveLock'
                  AND l.relation = 'ours.orders'::regclass)";
     let mut young = Instant::now() + YOUNG;
-    for n in 1.. {
-        while !shop.value::<bool>(asked).await && Instant::now() < young {
-            run.expect_running();
-        }
-        if shop.value::<bool>(asked).await {
-            break;
-        }
+    while !shop.value::<bool>(asked).await {
+        run.expect_running();
         // Nobody queues behind a transaction that is older than a second. There is always one in the way.
-        next.batch_execute(&insert(n)).await.unwrap();
-        young = Instant::now() + YOUNG;
-        writer.batch_execute("COMMIT").await.unwrap();
-        std::mem::swap(&mut writer, &mut next);
+        if Instant::now() >= young {
+            next.batch_execute(&begin).await.unwrap();
+            young = Instant::now() + YOUNG;
+            writer.batch_execute("COMMIT").await.unwrap();
+            std::mem::swap(&mut writer, &mut next);
+        }
     }
+    // It has the table already: only others wait behind who asks for all of it.
+    writer.batch_execute(&insert("late")).await.unwrap();
     writer.batch_execute("COMMIT").await.unwrap();
     let rows = shop.rows(TABLE).await.len();
     let output = run.finish(SOON).await.expect_code(0);

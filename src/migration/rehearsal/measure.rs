@@ -87,6 +87,8 @@ pub struct Copied {
     pub seconds: f64,
     /// At full speed, once it was reached; and those of the two halves of that time.
     pub rows_per_second: f64,
+    /// The same in bytes of the new table.
+    pub bytes_per_second: f64,
     pub slowest: f64,
     pub fastest: f64,
     pub p50_ms: f64,
@@ -185,6 +187,8 @@ impl Measuring<'_, '_, '_> {
             syncs.finish().await;
         }
         (seen.table_bytes, seen.indexes) = table::shadow(control, &context.flow).await?;
+        let row = seen.table_bytes as f64 / seen.copied.rows.max(1) as f64;
+        seen.copied.bytes_per_second = row * seen.copied.rows_per_second;
         Ok(seen)
     }
 

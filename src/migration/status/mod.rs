@@ -60,6 +60,8 @@ pub struct Status {
     pub signals_are_fresh: bool,
     pub dry_run: bool,
     pub last_event: Option<String>,
+    /// Whether its last run ended for good.
+    pub given_up: bool,
 }
 
 /// What may hold the copy back.
@@ -196,6 +198,7 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         xmin_age: row.get("slot_xmin_age"),
         lost: row.get("lost"),
     });
+    let last_event: Option<String> = row.get("last_event");
     let step: Option<i32> = row.get("step");
     let step = step.zip(row.get("step_sql"));
     let step = step.map(|(number, sql)| AtStep { number, of: row.get("steps"), sql });
@@ -228,7 +231,8 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         index_seconds: None,
         verify_seconds: done.verification(&phase, pace),
         blocked_by: Vec::new(),
-        last_event: row.get("last_event"),
+        given_up: last_event.as_deref().is_some_and(|event| event.starts_with(store::GIVEN_UP)),
+        last_event,
         lock_waits: row.get("lock_waits"),
         blocks: watchdog::waiting_for_ours(session, migration).await? > 0,
         signals: signals.and_then(|all| serde_json::from_value(all).ok()).unwrap_or_default(),

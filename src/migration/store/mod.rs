@@ -31,6 +31,9 @@ pub(super) use step::{
 use crate::error::Result;
 use crate::pg::Session;
 
+/// The event of a run that ended for good: nobody can go on with the migration.
+pub(super) const GIVEN_UP: &str = "given up";
+
 /// Whether a call of this hook is among the migration's events.
 pub(super) async fn was_called(session: &Session, id: i64, hook: &str) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'hook' \
