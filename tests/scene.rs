@@ -20,7 +20,7 @@ pub const LARGER: [&str; 2] = ["--chunk-time", "200ms"];
 
 /// The traffic beside large tables: keys change as often as rows are updated.
 pub fn mix() -> Mix {
-    Mix { sessions: 3, rate: Some(300.0), moves: 45, ..Mix::default() }
+    Mix { sessions: 3, rate: Some(200.0), moves: 45, ..Mix::default() }
 }
 
 /// Rows of a table that changes under live traffic, where the suite would take too long with as many as

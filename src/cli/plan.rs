@@ -123,9 +123,7 @@ pub(super) fn step_lock(planned: &Planned, step: &Step) -> String {
         takes => {
             let seconds = match step.how() {
                 How::Fill => planned.size.rewrite_seconds(),
-                _ if matches!(step.does, Does::BuildPart { .. }) => {
-                    planned.size.read_seconds() / parts(planned) as f64
-                }
+                _ if part_of(step).is_some() => planned.size.read_seconds() / parts(planned) as f64,
                 _ => planned.size.read_seconds(),
             };
             format!("for {} ({takes})", about(seconds))
@@ -136,14 +134,18 @@ pub(super) fn step_lock(planned: &Planned, step: &Step) -> String {
     format!("{}{others} {time}; {}", step.lock.sql(), step.lock.effect())
 }
 
-/// In how many partitions indexes are built.
+/// In how many partitions steps are made.
 fn parts(planned: &Planned) -> usize {
     let steps = planned.in_place.iter().flat_map(|trial| &trial.steps);
-    let parts = steps.filter_map(|step| match step.does {
-        Does::BuildPart { part, .. } => Some(part),
+    steps.filter_map(part_of).collect::<HashSet<u32>>().len().max(1)
+}
+
+/// The partition that alone is read.
+fn part_of(step: &Step) -> Option<u32> {
+    match step.does {
+        Does::BuildPart { part, .. } | Does::ReferPart { part, .. } => Some(part),
         _ => None,
-    });
-    parts.collect::<HashSet<u32>>().len().max(1)
+    }
 }
 
 fn copy_lines(copy: &CopyWay) -> Vec<String> {

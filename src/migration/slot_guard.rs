@@ -72,7 +72,7 @@ impl SlotGuard {
                 return Ok(());
             }
             let Some(seen) = self.look().await? else { continue };
-            let limit = SlotLimits { asked: (self.asked)(), ..limits }.bytes();
+            let limit = SlotLimits { asked: (self.asked)(), ..limits }.of_guard();
             self.meter.tell(Sample::Slot(Slot {
                 name: self.slot.clone(),
                 retained: seen.held,

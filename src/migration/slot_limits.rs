@@ -31,7 +31,12 @@ impl SlotLimits {
     /// So much the slot may hold back.
     pub(super) fn bytes(self) -> u64 {
         let server = self.server.unwrap_or(u64::MAX);
-        self.asked.unwrap_or(MAX_SLOT_WAL.min(server / 2)).min(server).max(LEAST)
+        self.asked.unwrap_or(MAX_SLOT_WAL.min(server / 2)).min(server)
+    }
+
+    /// So much until the run gives it up.
+    pub(super) fn of_guard(self) -> u64 {
+        self.bytes().max(LEAST)
     }
 }
 
@@ -50,8 +55,7 @@ mod tests {
             (Some(3 * GB), Some(4 * GB), 3 * GB),
             (Some(6 * GB), Some(4 * GB), 4 * GB),
             (Some(60 * GB), None, 60 * GB),
-            (None, Some(0), LEAST),
-            (Some(1), None, LEAST),
+            (None, Some(0), 0),
         ] {
             assert_eq!(SlotLimits { asked, server }.bytes(), bytes, "{asked:?} {server:?}");
         }

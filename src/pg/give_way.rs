@@ -70,6 +70,11 @@ impl GivesWay {
         )))
     }
 
+    /// Whether it may not be begun anew any more.
+    pub fn is_over(&self) -> bool {
+        self.times > MOST
+    }
+
     fn too_often(&self, who: &Who) -> Error {
         Error::failed(format!(
             "{} gave way {MOST} times to somebody who wanted a stronger lock on the table, and would have to again: {who}",

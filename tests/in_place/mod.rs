@@ -6,6 +6,7 @@ mod killed;
 mod live;
 mod meanwhile;
 mod partitioned;
+mod references;
 mod refused;
 mod undone;
 mod violated;

@@ -1,10 +1,14 @@
 //! What moves rows between partitions while a run lasts.
 
+use std::time::Duration;
+
 use super::TABLE;
 use crate::scene::Shop;
 
 /// Rows of the mover's own.
 const MOVED: i64 = 5_000;
+/// Leaves processors to the server.
+const EVERY: Duration = Duration::from_millis(4);
 
 /// A session that moves rows of its own to other times, states and keys.
 pub struct Mover {
@@ -23,8 +27,9 @@ impl Mover {
         let client = shop.session().await;
         let (stop, mut stopped) = tokio::sync::oneshot::channel();
         let moved = tokio::spawn(async move {
-            let mut moved = 0;
+            let (mut moved, mut tick) = (0, tokio::time::interval(EVERY));
             for n in 0i64.. {
+                tick.tick().await;
                 if stopped.try_recv().is_ok() {
                     break;
                 }

@@ -3,8 +3,9 @@
 use super::lock::Lock;
 use super::observed::{Gain, Observed};
 use super::part_key::PartKey;
+use super::part_reference::PartReference;
 use super::step::{Does, Step};
-use crate::catalog::{Column, Constraint, Part, Table};
+use crate::catalog::{Column, Constraint, ForeignKey, Part, Table};
 use crate::change::own_key;
 use crate::pg::name::free_name;
 use crate::pg::{QualifiedName, quote_ident};
@@ -159,7 +160,11 @@ impl Careful<'_> {
     fn gain(&self, gain: &Gain) -> Option<Vec<Step>> {
         match gain {
             // Before 18 no partitioned table has one that is NOT VALID.
-            Gain::ForeignKey { .. } if self.source.is_partitioned() => None,
+            Gain::ForeignKey { name, definition }
+                if self.source.is_partitioned() && self.version < 180_000 =>
+            {
+                self.reference_of_parts(name, definition)
+            }
             Gain::Key { name, nullable, index, .. } if self.source.is_partitioned() => {
                 match index {
                     Some(_) => None,
@@ -292,6 +297,30 @@ impl Careful<'_> {
             "takes over the constraints of the partitions: no row is read; a partition that came meanwhile is built before",
         ));
         out.extend(last);
+        Some(out)
+    }
+
+    /// A foreign key of the table takes over the like ones that it finds in its partitions. One that refers to the table
+    /// itself would be each partition's to all the others.
+    fn reference_of_parts(&self, name: &str, definition: &str) -> Option<Vec<Step>> {
+        let to_itself = |key: &&ForeignKey| key.name == name && key.to.qualified() == *self.table;
+        let usual = |part: &Part| part.kind == 'r' && part.owner == self.source.owner;
+        if self.after.foreign_keys.iter().any(|key| to_itself(&key))
+            || !self.source.leaves().all(usual)
+        {
+            return None;
+        }
+        let key = PartReference { name: name.to_owned(), definition: definition.to_owned() };
+        let others = &self.observed.others;
+        let refer = |part| Step::refer_part(part, &key, others);
+        let mut out: Vec<Step> = self.source.leaves().map(refer).collect();
+        let add = format!("ADD CONSTRAINT {} {definition}", quote_ident(name));
+        let does = Does::AttachReference { key: key.clone() };
+        let mut attach = self.alter(add, Lock::ShareRowExclusive, does).note(
+            "takes over the foreign keys of the partitions: no row is read; a partition that came meanwhile has its own before",
+        );
+        attach.others = others.clone();
+        out.push(attach);
         Some(out)
     }
 

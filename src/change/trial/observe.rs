@@ -26,7 +26,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 /// What takes longer on no rows does not do what it looks like.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-const OF_PARTITIONED: &str = "of a partitioned table only columns, checks, and keys over all columns that it is divided by have steps";
+const OF_PARTITIONED: &str = "of a partitioned table only columns, checks, foreign keys to other tables, and keys over all columns that it is divided by have steps";
 
 /// What a plain ALTER TABLE with the clauses of `request` would do to the table. Leaves nothing behind. Errors
 /// of kind `Usage` are what PostgreSQL says of the clauses.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::lock::Lock;
 use super::observed::{Observed, Other};
 use super::part_key::PartKey;
+use super::part_reference::PartReference;
 use crate::catalog::Part;
 use crate::pg::{QualifiedName, quote_ident};
 
@@ -74,6 +75,15 @@ pub enum Does {
         name: String,
         key: PartKey,
     },
+    /// A foreign key of a partition, made NOT VALID and then proven.
+    ReferPart {
+        part: u32,
+        key: PartReference,
+    },
+    /// The table's foreign key, which takes over those of its partitions.
+    AttachReference {
+        key: PartReference,
+    },
     /// Makes an index a constraint.
     UseIndex {
         name: String,
@@ -89,6 +99,19 @@ impl Does {
             Does::BuildPart { key, .. } => Some(key),
             _ => None,
         }
+    }
+
+    /// The foreign key that it makes in a partition.
+    pub fn referring(&self) -> Option<&PartReference> {
+        match self {
+            Does::ReferPart { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Whether it takes over what partitions have.
+    pub(super) fn attaches(&self) -> bool {
+        matches!(self, Does::AttachKey { .. } | Does::AttachReference { .. })
     }
 
     /// The key that the table takes over from its partitions.
@@ -221,6 +244,18 @@ impl Step {
         Step { takes: BUILDS.to_owned(), ..step }
     }
 
+    /// A foreign key of a partition, which the table's takes over.
+    pub(super) fn refer_part(part: &Part, key: &PartReference, others: &[Other]) -> Step {
+        let name = part.qualified();
+        let sql = format!("{}; {}", key.add(&name), PartReference::validate(&name, key.name()));
+        let does = Does::ReferPart { part: part.oid, key: key.clone() };
+        let step = Step::plain(sql, Lock::ShareUpdateExclusive, does).note(format!(
+            "each in a transaction of its own; the first takes SHARE ROW EXCLUSIVE on the partition for a moment, with a short \
+             lock_timeout, and from there on it holds for what is written to it; the second fails where a row does not fulfil it ({name})"
+        ));
+        Step { takes: READS.to_owned(), others: others.to_vec(), ..step }
+    }
+
     /// How it is executed.
     pub fn how(&self) -> How {
         match (&self.does, self.takes.is_empty()) {
@@ -235,7 +270,9 @@ impl Step {
     /// The same on an empty table, in a transaction; None where it changes no catalog.
     pub(super) fn rehearsed(&self, table: &QualifiedName) -> Option<String> {
         match &self.does {
-            Does::Fill { .. } | Does::Vacuum | Does::BuildPart { .. } => None,
+            Does::Fill { .. } | Does::Vacuum | Does::BuildPart { .. } | Does::ReferPart { .. } => {
+                None
+            }
             Does::BuildIndex { name, definition, unique } => {
                 let unique = if *unique { "UNIQUE " } else { "" };
                 Some(format!("CREATE {unique}INDEX {} ON {table} {definition}", quote_ident(name)))

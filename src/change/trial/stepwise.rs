@@ -4,7 +4,7 @@ use super::careful::Careful;
 use super::likeness::likeness;
 use super::lock::Lock;
 use super::observe::{Ground, Observer};
-use super::step::{Does, How, Step};
+use super::step::{How, Step};
 use super::verdict::{Verdict, Way};
 use crate::catalog::{Column, Constraint, ForeignKey, Part, Table};
 use crate::change::alter::alter;
@@ -136,8 +136,7 @@ impl Observer<'_> {
                 || before.scans_until(&after) > 0
                 || !before.built_until(&after, on.made.oid).is_empty();
             // By itself, where no partition has built it already.
-            let attaches = matches!(step.does, Does::AttachKey { .. });
-            if works && step.how() == How::Short && !attaches {
+            if works && step.how() == How::Short && !step.does.attaches() {
                 tracing::debug!("no careful way: {} is not done in a moment", step.sql);
                 return Ok(false);
             }

@@ -22,17 +22,30 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl Steps<'_, '_, '_> {
     pub(super) async fn long(&self, stored: &StoredStep) -> Result<Did> {
+        if let Does::ReferPart { part, key } = &stored.step.does {
+            return self.refer_part(stored, *part, key).await;
+        }
+        match self.read_all(&stored.step.sql, Some(stored.number)).await {
+            Ok(()) => Ok(Did::default()),
+            Err(e) if classify(&e) == Class::RowsDoNotFit => Err(self.violated(stored, e).await),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Executes `sql`, and where it is a whole step notes in its transaction that it is done. `Class::RowsDoNotFit` is
+    /// PostgreSQL's own word.
+    pub(super) async fn read_all(&self, sql: &str, step: Option<i32>) -> Result<()> {
         let context = self.context;
         let patience = || context.settings.borrow().cutover.patience;
         let (mut started, mut pause, mut told) = (Instant::now(), PAUSE, false);
         let _unthrottled = context.unthrottled.begin();
         let watcher = context.session("step watch").await?;
-        let mut ways = GivesWay::new(&stored.step.sql);
+        let mut ways = GivesWay::new(sql);
         loop {
             let session = context.session("step").await?;
-            let ran = ways.run(&watcher, session.pid(), self.once(&session, stored)).await;
+            let ran = ways.run(&watcher, session.pid(), self.once(&session, sql, step)).await;
             let error = match ran {
-                Ok(Ran::Done(())) => return Ok(Did::default()),
+                Ok(Ran::Done(())) => return Ok(()),
                 Ok(Ran::GaveWay(why)) => {
                     context.meter.note(why);
                     // It had its locks.
@@ -45,12 +58,11 @@ impl Steps<'_, '_, '_> {
             match classify(&error) {
                 Class::Late | Class::Transient if started.elapsed() < patience() => {
                     if !told {
-                        let (sql, why) = (&stored.step.sql, error.what());
+                        let why = error.what();
                         context.meter.note(format!("{sql} waits for its locks: {why}"));
                     }
                     told = true;
                 }
-                Class::RowsDoNotFit => return Err(self.violated(stored, error).await),
                 _ => return Err(error),
             }
             sleep(pause).await;
@@ -60,7 +72,7 @@ impl Steps<'_, '_, '_> {
 
     /// The state is locked only once all rows are read: the transaction has no number until then, and keeps back
     /// nobody's slot.
-    async fn once(&self, session: &Session, stored: &StoredStep) -> Result<()> {
+    async fn once(&self, session: &Session, sql: &str, step: Option<i32>) -> Result<()> {
         let writer = &self.context.writer;
         session.batch("BEGIN").await?;
         writer.as_owner(session).await?;
@@ -70,12 +82,17 @@ impl Steps<'_, '_, '_> {
                 "SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; RESET search_path; SET LOCAL row_security = on"
             ))
             .await?;
-        session.execute(&format!("{}\n", stored.step.sql), &[]).await?;
+        session.execute(&format!("{sql}\n"), &[]).await?;
         session
             .batch("SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off")
             .await?;
         writer.as_tool(session).await?;
-        store::claim_step(session, writer.migration, writer.epoch, stored.number).await?;
+        match step {
+            Some(number) => {
+                store::claim_step(session, writer.migration, writer.epoch, number).await?;
+            }
+            None => store::still_mine(session, writer.migration, writer.epoch).await?,
+        }
         failpoint!("step read");
         session.batch("COMMIT").await
     }
@@ -91,7 +108,7 @@ impl Steps<'_, '_, '_> {
             _ => violating::constraint_of(self, &error).await,
         };
         match name {
-            Some(name) => violating::told(self, &name, error).await,
+            Some(name) => violating::told(self, self.source.oid, &name, error).await,
             None => error,
         }
     }

@@ -10,6 +10,7 @@ mod end;
 mod fill;
 mod long;
 mod parts;
+mod references;
 mod short;
 mod undo;
 mod vacuum;
@@ -105,6 +106,7 @@ impl Run<'_> {
         let trial = trial::observe(&control, &table, request).await?;
         refuse_without_a_way(&table, &trial, self.table)?;
         refuse_taken_names(&control, &table, &trial.steps).await?;
+        refuse_taken_keys(&control, &table, &trial.steps).await?;
         Ok((table, trial))
     }
 
@@ -216,6 +218,24 @@ fn refuse_without_a_way(found: &Table, trial: &Trial, table: &str) -> Result<()>
             e.next("Give it a DEFAULT, which may be another value for each row; or have a copy fill it, with --map instead of --in-place")
         }),
     }
+}
+
+/// Whatever foreign key of a partition has the name later on is ours to take back.
+async fn refuse_taken_keys(session: &Session, table: &Table, steps: &[Step]) -> Result<()> {
+    let made = steps.iter().filter_map(|step| match &step.does {
+        Does::ReferPart { part, key } => Some((*part, key.name())),
+        _ => None,
+    });
+    let (parts, names): (Vec<u32>, Vec<&str>) = made.unzip();
+    let sql = "SELECT k.conrelid, k.conname::pg_catalog.text FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::pg_catalog.text[])) AS w (part, name) \
+               JOIN pg_catalog.pg_constraint k ON k.conrelid = w.part AND k.conname = w.name LIMIT 1";
+    let Some(row) = session.maybe(sql, &[&parts, &names]).await? else { return Ok(()) };
+    let part = table.parts.iter().find(|part| part.oid == row.get::<_, u32>(0));
+    let part = part.map(|part| part.qualified().to_string()).unwrap_or_default();
+    let what = format!("partition {part} has a constraint {:?}", row.get::<_, &str>(1));
+    Err(Error::new(Kind::Refused, what)
+        .state("Nothing was touched")
+        .next("Name the foreign key otherwise: ADD CONSTRAINT name …; one that is like it is taken over, whatever it is called"))
 }
 
 /// An index keeps the name that PostgreSQL gave it beside those of the table: nobody else may have it. So whatever

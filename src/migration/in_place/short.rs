@@ -35,8 +35,10 @@ impl Work for Short<'_> {
 
 impl Steps<'_, '_, '_> {
     pub(super) async fn short(&self, stored: &StoredStep) -> Result<Did> {
-        if let Does::AttachKey { key, .. } = &stored.step.does {
-            return self.attach_key(stored, key).await;
+        match &stored.step.does {
+            Does::AttachKey { key, .. } => return self.attach_key(stored, key).await,
+            Does::AttachReference { key } => return self.attach_reference(stored, key).await,
+            _ => {}
         }
         let clauses = stored.step.clauses.clone();
         let clauses = clauses.ok_or_else(|| Error::failed("a stored step is not complete"))?;

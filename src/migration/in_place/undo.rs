@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 
 use crate::catalog::{self, Constraint, Index, Table};
 use crate::change::Request;
-use crate::change::trial::{Does, Lock, PartKey};
+use crate::change::trial::{Does, Lock, PartKey, PartReference};
 use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
 use crate::error::{Error, Result};
 use crate::migration::store::{self, Stored, StoredStep};
@@ -80,7 +80,8 @@ fn cannot(e: Error, table: &QualifiedName) -> Error {
 /// The partitions, where something is built in each.
 async fn parts_of(session: &Session, steps: &[StoredStep], now: &Table) -> Result<Vec<Table>> {
     let mut out = Vec::new();
-    if steps.iter().any(|stored| stored.step.does.built().is_some()) {
+    let of_parts = |does: &Does| does.built().is_some() || does.referring().is_some();
+    if steps.iter().any(|stored| of_parts(&stored.step.does)) {
         for part in now.leaves() {
             out.extend(catalog::read(session, part.oid).await?);
         }
@@ -96,6 +97,8 @@ struct Back {
     indexes: Vec<String>,
     /// What is of partitions alone, as statements.
     of_parts: Vec<String>,
+    /// Tables that foreign keys among that refer to.
+    referred: Vec<u32>,
     /// Constraints of the table that are a NOT NULL, since 18, and go.
     not_null: Vec<String>,
     /// And what of them stays in partitions, as statements.
@@ -121,12 +124,34 @@ impl Back {
         for key in built.into_iter().filter(|key| !attached.contains(key)) {
             back.of_parts.extend(parts.iter().filter_map(|part| of_part(part, key)));
         }
+        back.refer(steps, parts);
         let stays = |part: &Table| -> Vec<String> {
             let ours = back.not_null.iter().filter(|name| not_null_of(part, name).is_some());
             ours.map(|name| stays_not_null(&part.qualified(), name)).collect()
         };
         back.stays = parts.iter().flat_map(stays).collect();
         back
+    }
+
+    /// Takes back the foreign keys of partitions, where the table's own, with which they go, has not taken them over.
+    fn refer(&mut self, steps: &[StoredStep], parts: &[Table]) {
+        let began = steps.iter().filter(|stored| stored.began);
+        let mut made: Vec<&PartReference> = began.filter_map(|s| s.step.does.referring()).collect();
+        made.dedup();
+        let taken_over = |key: &PartReference| {
+            let of = |does: &Does| matches!(does, Does::AttachReference { key: its } if its == key);
+            steps.iter().any(|stored| stored.done && of(&stored.step.does))
+        };
+        for key in made.into_iter().filter(|key| !taken_over(key)) {
+            for part in parts {
+                if let Some(to) = key.made_in(part) {
+                    self.of_parts.push(key.drop(&part.qualified()));
+                    self.referred.push(to);
+                }
+            }
+        }
+        self.referred.sort_unstable();
+        self.referred.dedup();
     }
 
     fn step(&mut self, stored: &StoredStep, now: &Table) {
@@ -167,6 +192,9 @@ impl Back {
                 self.not_null.extend(not_null_of(now, name).map(|c| c.name.clone()));
                 self.clauses.push(drop_constraint(name));
             }
+            Does::AttachReference { key } if constraint(key.name()) => {
+                self.clauses.push(drop_constraint(key.name()));
+            }
             Does::SetNotNull { column } => match now.column_named(column) {
                 Some(c) if c.not_null && self.is_needed(c.attnum, now) => {
                     self.left.push(stored.step.sql.clone());
@@ -188,6 +216,8 @@ impl Back {
             | Does::Validate { .. }
             | Does::BuildPart { .. }
             | Does::AttachKey { .. }
+            | Does::ReferPart { .. }
+            | Does::AttachReference { .. }
             | Does::DropHelper { .. }
             | Does::UseIndex { .. } => {}
         }
@@ -259,13 +289,14 @@ impl Work for Undo<'_> {
             let parts = parts_of(session, self.steps, &now).await?;
             let back = Back::of(self.steps, &now, &parts);
             let request = Request { alters: back.clauses.clone(), ..Request::default() };
-            let others = match request.alters.is_empty() {
+            let mut others = match request.alters.is_empty() {
                 true => {
                     session.batch(&set_role(Some(&now.owner))).await?;
                     Vec::new()
                 }
                 false => cutover::still_instant(session, self.table, &request).await?.others,
             };
+            others.extend(&back.referred);
             let statements = back.statements(&now.qualified());
             Ok(Ready { lock: Lock::AccessExclusive, others, statements })
         };

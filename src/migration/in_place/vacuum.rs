@@ -17,8 +17,17 @@ impl Steps<'_, '_, '_> {
         let watcher = context.session("vacuum watch").await?;
         let _unthrottled = context.unthrottled.begin();
         let (sql, mut ways) = (&stored.step.sql, GivesWay::new(&stored.step.sql));
-        while let Ran::GaveWay(why) = ways.run(&watcher, session.pid(), session.batch(sql)).await? {
-            context.meter.note(why);
+        loop {
+            match ways.run(&watcher, session.pid(), session.batch(sql)).await {
+                Ok(Ran::Done(())) => break,
+                Ok(Ran::GaveWay(why)) => context.meter.note(why),
+                // The change does not need it.
+                Err(e) if ways.is_over() => {
+                    context.meter.note(format!("{}; it is left to autovacuum", e.what()));
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
         }
         self.settle(stored).await?;
         Ok(Did::default())

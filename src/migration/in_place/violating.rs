@@ -11,9 +11,9 @@ use crate::pg::{Lossy, QualifiedName, Session, quote_ident};
 const FOR_SOME: &str = "60s";
 const FOR_ONE: &str = "10min";
 
-/// A constraint is violated by some rows.
-pub(super) async fn told(steps: &Steps<'_, '_, '_>, name: &str, error: Error) -> Error {
-    let sample = sample(steps, name).await;
+/// A constraint of the table is violated by some rows.
+pub(super) async fn told(steps: &Steps<'_, '_, '_>, table: u32, name: &str, error: Error) -> Error {
+    let sample = sample(steps, table, name).await;
     Error::new(
         Kind::DataDiffers,
         format!("rows violate constraint {name:?}{sample}. {}", error.what()),
@@ -25,7 +25,7 @@ pub(super) async fn told(steps: &Steps<'_, '_, '_>, name: &str, error: Error) ->
 /// A row cannot be filled, since it violates a constraint that is older than the column's values, or younger than the row.
 pub(super) async fn refused(steps: &Steps<'_, '_, '_>, error: Error) -> Error {
     let Some(name) = constraint_of(steps, &error).await else { return error };
-    let sample = sample(steps, &name).await;
+    let sample = sample(steps, steps.source.oid, &name).await;
     Error::new(
         Kind::DataDiffers,
         format!(
@@ -52,7 +52,7 @@ async fn look_for_constraint(steps: &Steps<'_, '_, '_>, error: &Error) -> Result
         return Ok(Some(name.to_owned()));
     }
     let Some(column) = db.column() else { return Ok(None) };
-    let table = now(steps.control, steps).await?;
+    let table = now(steps.control, steps.source.oid).await?;
     let Some(column) = table.column_named(column) else { return Ok(None) };
     let is_it = |c: &&Constraint| c.kind == 'n' && c.attnums == [column.attnum];
     Ok(table.constraints.iter().find(is_it).map(|c| c.name.clone()))
@@ -85,17 +85,17 @@ fn named(rows: &[String]) -> String {
     }
 }
 
-async fn sample(steps: &Steps<'_, '_, '_>, name: &str) -> String {
-    let rows = rows(steps, name).await.unwrap_or_else(|e| {
+async fn sample(steps: &Steps<'_, '_, '_>, table: u32, name: &str) -> String {
+    let rows = rows(steps, table, name).await.unwrap_or_else(|e| {
         tracing::debug!("looking for rows that violate {name}: {e}");
         Vec::new()
     });
     named(&rows)
 }
 
-async fn rows(steps: &Steps<'_, '_, '_>, name: &str) -> Result<Vec<String>> {
+async fn rows(steps: &Steps<'_, '_, '_>, table: u32, name: &str) -> Result<Vec<String>> {
     let session = steps.context.session("violating").await?;
-    let table = now(&session, steps).await?;
+    let table = now(&session, table).await?;
     let Some(condition) = condition(&session, table.oid, name).await? else { return Ok(vec![]) };
     let from = format!("{} AS s WHERE {condition}", table.scanned());
     look(&session, steps, &key(&table), &from).await
@@ -123,8 +123,8 @@ async fn alike(steps: &Steps<'_, '_, '_>, table: u32, name: &str) -> Result<Vec<
     look(&session, steps, &key(&table), &from).await
 }
 
-async fn now(session: &Session, steps: &Steps<'_, '_, '_>) -> Result<Table> {
-    let now = catalog::read(session, steps.source.oid).await?;
+async fn now(session: &Session, table: u32) -> Result<Table> {
+    let now = catalog::read(session, table).await?;
     now.ok_or_else(|| Error::failed("the table is gone"))
 }
 

@@ -164,7 +164,7 @@ impl Measuring<'_, '_, '_> {
             ..Seen::default()
         };
         let asked = context.settings.borrow().index.max_slot_wal;
-        seen.slot_limit = SlotLimits::read(control, asked).await?.bytes();
+        seen.slot_limit = SlotLimits::read(control, asked).await?.of_guard();
         seen.rows = table::rows(control, source).await?;
         seen.warnings.extend(table::out_of_order(control, source, &context.flow).await?);
 

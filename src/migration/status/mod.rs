@@ -149,7 +149,7 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
             status.disk = disk(&session, stored).await;
             if let Some(slot) = &mut status.slot {
                 let asked = stored.options.get("max_slot_wal").and_then(Value::as_u64);
-                slot.limit_bytes = SlotLimits::read(&session, asked).await?.bytes();
+                slot.limit_bytes = SlotLimits::read(&session, asked).await?.of_guard();
             }
             status.dry_run = stored.is_dry_run();
             status.indexes_before = stored.request.indexes_before;
