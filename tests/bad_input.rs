@@ -71,6 +71,15 @@ async fn a_change_that_makes_no_sense_is_refused_before_anything_is_made() {
         (&["--map", "n = 1) FROM t; DROP TABLE t; --"], &["--map", "n"]),
         (&["--map", "n"], &["column = expression"]),
         (&["--map", "id = n"], &["depends on columns outside the key"]),
+        (&["--map", "id = id / 2"], &["may be the same for two keys", "keep the column as it is"]),
+        (
+            &["--alter", "ALTER COLUMN id TYPE bigint USING abs(id)"],
+            &["may be the same for two keys"],
+        ),
+        (&["--map", "n = row_number() OVER ()"], &["window function"]),
+        (&["--map", "n = max(n)"], &["aggregate"]),
+        (&["--map", "n = generate_series(1, 2)"], &["several values"]),
+        (&["--map", "name = s.ctid::text"], &["system column"]),
         (&[], &["no change was asked for"]),
         (&["--no-such-flag"], &["--no-such-flag"]),
     ] {

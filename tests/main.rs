@@ -22,6 +22,7 @@ mod instant;
 mod keys;
 mod large_values;
 mod limits;
+mod maps;
 mod meaning;
 mod model;
 mod objects;

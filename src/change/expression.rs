@@ -1,6 +1,7 @@
 //! Expressions as the server understands them: fully qualified text, and how far it can be trusted
 //! to give the same value twice.
 
+use super::clauses::tokens;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
 
@@ -70,6 +71,7 @@ pub(super) async fn understand(
         Error::usage(format!("the expression {typed:?} is more than one value of one row"))
     })?;
     let tree: String = row.get(1);
+    refuse_other_shapes(typed, &tree)?;
     let stability = stability(session, &tree).await?;
     refuse_unstable(typed, stability)?;
     Ok(Expression {
@@ -77,6 +79,16 @@ pub(super) async fn understand(
         columns: row.get(2),
         by_settings: stability == Stability::Stable,
     })
+}
+
+/// Whether it is NULL or one string, whose type follows from where it goes.
+pub(super) fn has_no_type(typed: &str) -> bool {
+    match tokens(typed).as_slice() {
+        [only] => only.is("null") || only.text.starts_with(['\'', '$']),
+        // With escapes.
+        [e, string] => e.is("e") && string.text.starts_with('\'') && string.start == e.end(),
+        _ => false,
+    }
 }
 
 fn refuse_unstable(typed: &str, stability: Stability) -> Result<()> {
@@ -92,9 +104,28 @@ fn refuse_unstable(typed: &str, stability: Stability) -> Result<()> {
     ))
 }
 
-/// Cuts `expr` out of ` SELECT expr AS pgwraith_value\n   FROM …`.
+/// What is no value of one row of the source, whatever PostgreSQL takes in a SELECT.
+fn refuse_other_shapes(typed: &str, tree: &str) -> Result<()> {
+    const SHAPES: [(&str, &str); 5] = [
+        ("{AGGREF ", "is an aggregate: it is one value of many rows"),
+        ("{WINDOWFUNC ", "is a window function: it depends on other rows"),
+        (":funcretset true", "may be several values of one row"),
+        (":opretset true", "may be several values of one row"),
+        (
+            ":varattno -",
+            "reads a system column (ctid, xmin, tableoid …), of which the new row has its own",
+        ),
+    ];
+    match SHAPES.iter().find(|(node, _)| tree.contains(node)) {
+        None => Ok(()),
+        Some((_, why)) => Err(Error::usage(format!("the expression {typed:?} {why}"))
+            .next("Use an expression that has one value, of the row's own columns")),
+    }
+}
+
+/// Cuts `expr` out of ` SELECT expr AS pgwraith_value\n   FROM …`; a CASE begins on a line of its own.
 fn value_of_view(definition: &str) -> Option<String> {
-    let body = definition.trim_start().strip_prefix("SELECT ")?;
+    let body = definition.trim_start().strip_prefix("SELECT")?.trim_start();
     let (value, rest) = body.rsplit_once(" AS pgwraith_value\n")?;
     rest.trim_start().starts_with("FROM ONLY ").then(|| value.to_owned())
 }
@@ -156,9 +187,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_bare_value_has_no_type() {
+        for bare in ["NULL", " null ", "'5'", "E'a\\nb'", "'it''s'", "$$x$$"] {
+            assert!(has_no_type(bare), "{bare}");
+        }
+        for typed in ["5", "e", "s.e", "'5'::int", "'a' || 'b'", "", "nullif(a, b)"] {
+            assert!(!has_no_type(typed), "{typed}");
+        }
+    }
+
+    #[test]
     fn the_value_is_cut_out_of_the_view() {
         let view = " SELECT (s.a || ' AS pgwraith_value'::text) AS pgwraith_value\n   FROM ONLY public.t s;";
         assert_eq!(value_of_view(view).as_deref(), Some("(s.a || ' AS pgwraith_value'::text)"));
+        let case = " SELECT\n        CASE\n            WHEN (s.a > 5) THEN 1\n            ELSE 2\n        END AS pgwraith_value\n   FROM ONLY public.t s;";
+        assert!(value_of_view(case).is_some_and(|v| v.starts_with("CASE") && v.ends_with("END")));
         assert_eq!(value_of_view(" SELECT 1 AS x\n   FROM ONLY t s;"), None);
     }
 }

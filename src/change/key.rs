@@ -1,7 +1,7 @@
 //! The key's columns: where each goes, and whether rows can be followed by it.
 
 use super::clone::Clone;
-use super::{KeyColumn, Projected, expression};
+use super::{KeyColumn, Projected, distinct, expression};
 use crate::catalog::{self, Column, Index, Table};
 use crate::error::{Error, Kind, Result};
 use crate::pg::name::free_name;
@@ -75,6 +75,17 @@ pub(super) fn mapping(
         let (to, fill) = (&target.columns[at], &projection[at]);
         let expression =
             fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
+        if !distinct::tells_apart(column, to, &expression) {
+            return Err(Error::usage(format!(
+                "the new value of key column {:?} may be the same for two keys: {} becomes {} by {expression}",
+                column.name, column.type_sql, to.type_sql
+            ))
+            .next(
+                "Rows are followed by their key, and a row that is gone is known by that alone: keep the column as it is, put the new \
+                 value into another one (ADD COLUMN, --map) that becomes the key (DROP CONSTRAINT, ADD PRIMARY KEY), and drop the old \
+                 column after the swap",
+            ));
+        }
         let plain = expression == expression::column(&column.name);
         mapped.push(KeyColumn {
             source: column.name.clone(),

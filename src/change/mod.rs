@@ -8,6 +8,7 @@ mod alter;
 mod clauses;
 mod clone;
 pub mod ddl;
+mod distinct;
 mod expression;
 mod follow;
 mod foreign_keys;

@@ -366,8 +366,10 @@ impl Verifier {
             let row = rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no sums"))?;
             sums.add(row, flow.target.is_partitioned())
         };
-        // To begin a statement over many keys or partitions takes longer than a piece.
-        let rested = match except.len() > MANY_KEYS || flow.target.is_partitioned() {
+        // To begin a statement over many keys or partitions takes longer than a piece. And where the new key has another
+        // order, the bounds of a piece are none of the target.
+        let whole = except.len() > MANY_KEYS || flow.target.is_partitioned() || !flow.keeps_order();
+        let rested = match whole {
             true => compare(&range.keys).await.map(|()| Duration::ZERO)?,
             false => {
                 let along = (flow, &flow.course(ChunkKind::Verify));

@@ -154,3 +154,40 @@ async fn what_a_typed_key_needs_stays_with_it() {
     abort(&shop).await.expect_code(0);
     crate::twins::same(&shop, "built").await;
 }
+
+/// A column is known by its number: its name may be another's by now.
+#[tokio::test]
+async fn what_was_renamed_meanwhile_is_not_taken_for_ours() {
+    let shop = table().await;
+    let alters = [
+        "ADD COLUMN s int DEFAULT (random() * 5)::int",
+        "RENAME COLUMN s TO ss",
+        "RENAME COLUMN b TO s",
+        "ADD CHECK (a > 1)",
+    ];
+    let mut given = arguments(&shop, alters[0], &[]);
+    given.extend(alters[1..].iter().flat_map(|alter| ["--alter".to_owned(), (*alter).to_owned()]));
+    harness::run(given).await.expect_code(4);
+    // By hand as well.
+    shop.exec(
+        "ALTER TABLE ours.t RENAME COLUMN k TO sss; ALTER TABLE ours.t RENAME COLUMN ss TO k",
+    )
+    .await;
+    abort(&shop).await.expect_code(0);
+    shop.exec("ALTER TABLE ours.t RENAME COLUMN s TO b; ALTER TABLE ours.t RENAME COLUMN sss TO k")
+        .await;
+    crate::twins::same(&shop, "aborted").await;
+    let differ = "SELECT count(*) FROM (TABLE ours.t EXCEPT TABLE twin.t) d";
+    assert_eq!(shop.value::<i64>(differ).await, 0);
+}
+
+/// With a column its index goes.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn an_index_of_a_column_that_goes_is_no_obstacle() {
+    let shop = table().await;
+    let alter = "ADD COLUMN u uuid DEFAULT gen_random_uuid() UNIQUE";
+    crate::scene::dies_at("index made", 1, arguments(&shop, alter, &[])).await;
+    abort(&shop).await.expect_code(0);
+    crate::twins::same(&shop, "aborted").await;
+}

@@ -190,7 +190,7 @@ async fn dying_in_an_abort_and_aborting_again() {
 }
 
 /// So many times, or as often as `PGWRAITH_ROUNDS` says.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 2;
 
 #[tokio::test]
 async fn dying_at_any_time() {
@@ -205,7 +205,7 @@ async fn dying_at_any_time() {
         loop {
             let program = Background::start(arguments);
             // Each may live longer than the one before, so that some day one lives long enough.
-            let longest = 1_500 + 300 * deaths.len() as u64;
+            let longest = 2_000 + 600 * deaths.len() as u64;
             let after = std::time::Duration::from_millis(rand::rng().random_range(20..longest));
             tokio::time::sleep(after).await;
             program.signal_if_running(libc::SIGKILL);

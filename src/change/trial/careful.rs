@@ -129,7 +129,7 @@ impl Careful<'_> {
             let named = named.map(|name| format!(" CONSTRAINT {}", quote_ident(name)));
             what.push_str(&format!("{} NOT NULL", named.unwrap_or_default()));
         }
-        let does = Does::AddColumn { column: column.name.clone() };
+        let does = Does::AddColumn { column: column.name.clone(), attnum: None };
         self.alter(what, Lock::AccessExclusive, does)
     }
 
@@ -138,7 +138,7 @@ impl Careful<'_> {
         let name = quote_ident(&column.name);
         let default = column.default.as_deref().unwrap_or("NULL");
         let add = format!("{}, ALTER COLUMN {name} SET DEFAULT {default}", defined(column));
-        let does = Does::AddColumn { column: column.name.clone() };
+        let does = Does::AddColumn { column: column.name.clone(), attnum: None };
         let mut out = vec![
             self.alter(add, Lock::AccessExclusive, does)
                 .note("new rows have their value from here on"),
@@ -234,7 +234,7 @@ impl Careful<'_> {
             return vec![self.alter(add, exclusive, does), self.validate(&name)];
         }
         let check = format!("ADD CONSTRAINT {constraint} CHECK ({quoted} IS NOT NULL) NOT VALID");
-        let set = Does::SetNotNull { column: column.to_owned() };
+        let set = Does::SetNotNull { column: column.to_owned(), attnum: None };
         let set = self.alter(format!("ALTER COLUMN {quoted} SET NOT NULL"), exclusive, set);
         let drop = Does::DropHelper { name: name.clone() };
         vec![

@@ -33,6 +33,9 @@ pub enum Does {
     Typed,
     AddColumn {
         column: String,
+        /// Its number, once it is there: later on it may be called otherwise, and another one so.
+        #[serde(default)]
+        attnum: Option<i16>,
     },
     /// Gives the rows that were there a value in a new column.
     Fill {
@@ -53,6 +56,8 @@ pub enum Does {
     },
     SetNotNull {
         column: String,
+        #[serde(default)]
+        attnum: Option<i16>,
     },
     /// Of a check that has proven what it was made for.
     DropHelper {

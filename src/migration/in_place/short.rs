@@ -20,6 +20,7 @@ struct Short<'a> {
     migration: i64,
     epoch: i64,
     number: i32,
+    does: &'a Does,
 }
 
 impl Work for Short<'_> {
@@ -27,9 +28,27 @@ impl Work for Short<'_> {
         let ready = async {
             // Before the lock: whoever writes to the state does not keep the application waiting.
             store::claim_step(session, self.migration, self.epoch, self.number).await?;
+            if let Some(attnum) = self.column(session).await? {
+                store::keep_column(session, self.migration, self.number, attnum).await?;
+            }
             cutover::still_instant(session, self.table, &self.request).await
         };
         ready.boxed()
+    }
+}
+
+impl Short<'_> {
+    /// The number that the step's column has, or will have: the first lock keeps others from adding one.
+    async fn column(&self, session: &Session) -> Result<Option<i16>> {
+        let sql = "SELECT COALESCE(a.attnum, c.relnatts + 1)::pg_catalog.int2 FROM pg_catalog.pg_class c \
+                   LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attname = $2 WHERE c.oid = $1";
+        let name = match self.does {
+            Does::AddColumn { .. } => None,
+            Does::SetNotNull { column, .. } => Some(column),
+            _ => return Ok(None),
+        };
+        let row = session.maybe(sql, &[&self.table.oid, &name]).await?;
+        Ok(row.map(|row| row.get(0)))
     }
 }
 
@@ -49,6 +68,7 @@ impl Steps<'_, '_, '_> {
             migration: context.flow.migration,
             epoch: context.writer.epoch,
             number: stored.number,
+            does: &stored.step.does,
         };
         // The governor looks whether the hours of the window have come.
         let lock = self.under_lock(&work, &|| context.held.borrow().clone()).await?;

@@ -3,7 +3,7 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::catalog::{self, Constraint, Index, Table};
+use crate::catalog::{self, Column, Constraint, Index, Table};
 use crate::change::Request;
 use crate::change::trial::{Does, Lock, PartKey, PartReference};
 use crate::cutover::{self, Before, InPlace, Limits, Ready, Sent, Work};
@@ -175,8 +175,10 @@ impl Back {
             }
             // Each of the others is a transaction, and knows whether it is done.
             _ if !stored.done => {}
-            Does::AddColumn { column } if now.column_named(column).is_some() => {
-                self.clauses.push(format!("DROP COLUMN {}", quote_ident(column)));
+            Does::AddColumn { column, attnum } => {
+                let there = column_of(now, column, *attnum);
+                let drop = |c: &Column| format!("DROP COLUMN {}", quote_ident(&c.name));
+                self.clauses.extend(there.map(drop));
             }
             // Since 18 the NOT NULL of a column is a constraint.
             Does::AddConstraint { name }
@@ -195,12 +197,12 @@ impl Back {
             Does::AttachReference { key } if constraint(key.name()) => {
                 self.clauses.push(drop_constraint(key.name()));
             }
-            Does::SetNotNull { column } => match now.column_named(column) {
+            Does::SetNotNull { column, attnum } => match column_of(now, column, *attnum) {
                 Some(c) if c.not_null && self.is_needed(c.attnum, now) => {
                     self.left.push(stored.step.sql.clone());
                 }
                 Some(c) if c.not_null => {
-                    let column = quote_ident(column);
+                    let column = quote_ident(&c.name);
                     self.clauses.push(format!("ALTER COLUMN {column} DROP NOT NULL"));
                 }
                 _ => {}
@@ -209,8 +211,7 @@ impl Back {
             Does::Typed | Does::UseIndex { own_index: true, .. } => {
                 self.left.push(stored.step.sql.clone());
             }
-            Does::AddColumn { .. }
-            | Does::Fill { .. }
+            Does::Fill { .. }
             | Does::Vacuum
             | Does::AddConstraint { .. }
             | Does::Validate { .. }
@@ -241,8 +242,8 @@ impl Back {
     fn statements(&self, table: &QualifiedName) -> Vec<String> {
         let alter = self.clauses.iter().map(|clause| format!("ALTER TABLE {table} {clause}"));
         let drop = self.indexes.iter().map(|name| format!("DROP INDEX {}", table.sibling(name)));
-        // First: NOT NULL of the table is not taken from below a key of a partition.
-        let all = self.of_parts.iter().cloned().chain(alter).chain(drop);
+        // First: NOT NULL of the table is not taken from below a key of a partition. And with a column its indexes go.
+        let all = self.of_parts.iter().cloned().chain(drop).chain(alter);
         all.chain(self.stays.iter().cloned()).collect()
     }
 }
@@ -261,6 +262,14 @@ fn of_part(part: &Table, key: &PartKey) -> Option<String> {
 /// table's name for it: then it stays when that goes. One that was its own before has a name of its own.
 fn stays_not_null(part: &QualifiedName, name: &str) -> String {
     format!("ALTER TABLE {part} DROP CONSTRAINT IF EXISTS {}", quote_ident(name))
+}
+
+/// By its number: since it was made it may have another name, and its name another column.
+fn column_of<'a>(now: &'a Table, name: &str, attnum: Option<i16>) -> Option<&'a Column> {
+    match attnum {
+        Some(attnum) => now.column(attnum),
+        None => now.column_named(name),
+    }
 }
 
 fn not_null_of<'a>(table: &'a Table, name: &str) -> Option<&'a Constraint> {

@@ -24,8 +24,8 @@ pub(super) use record::{
 };
 pub(super) use schema::{ensure, to_read};
 pub(super) use step::{
-    StoredStep, begin_step, claim_step, finish_in_place, record_steps, steps, still_mine,
-    unmake_steps,
+    StoredStep, begin_step, claim_step, finish_in_place, keep_column, record_steps, steps,
+    still_mine, unmake_steps,
 };
 
 use crate::error::Result;

@@ -86,6 +86,18 @@ pub(in crate::migration) async fn claim_step(
     }
 }
 
+/// In the same transaction: which column the step is about.
+pub(in crate::migration) async fn keep_column(
+    session: &Session,
+    migration: i64,
+    number: i32,
+    attnum: i16,
+) -> Result<()> {
+    let sql = "UPDATE pgwraith.step s SET step = pg_catalog.jsonb_set(s.step, '{does,attnum}', pg_catalog.to_jsonb($3::pg_catalog.int2)) \
+               WHERE s.migration_id = $1 AND s.number = $2";
+    session.execute(sql, &[&migration, &number, &attnum]).await.map(drop)
+}
+
 /// The run of this epoch is the one that may write, from here to the end of the open transaction; or this fails.
 pub(in crate::migration) async fn still_mine(
     session: &Session,
