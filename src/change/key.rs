@@ -73,6 +73,12 @@ pub(super) fn mapping(
             .next("A deleted row is known only by its key, so its new key must follow from that"));
         }
         let (to, fill) = (&target.columns[at], &projection[at]);
+        if fill.expression.is_none() && column.generated.is_empty() {
+            let what = format!("key column {:?} would be computed in the new table", column.name);
+            return Err(Error::usage(what).next(
+                "A deleted row is known only by its key: keep the column, and compute another",
+            ));
+        }
         let expression =
             fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
         if !distinct::tells_apart(column, to, &expression) {

@@ -14,6 +14,11 @@ use crate::throttle::limits::Limits;
 const NOTHING: u64 = 64 << 10;
 /// One that vanishes may come back, and be further behind: for so long it counts as over.
 const VANISHED: Duration = Duration::from_secs(30);
+/// One that is so far behind replays as fast as it can; and how fast that is, is seen over so long.
+const BUSY: Duration = Duration::from_millis(300);
+const SPAN: Duration = Duration::from_secs(1);
+/// What it has to replay is not believed to take longer than so many times its lag.
+const BELIEVED: u32 = 3;
 /// What one that stands still presses: the copy stops, until it moves.
 const STANDS: f64 = 2.0;
 
@@ -34,6 +39,8 @@ pub(super) struct Standbys {
     seen: BTreeMap<String, Instant>,
     /// Up to where each had replayed, and since when that was so.
     moved: BTreeMap<String, (Lsn, Instant)>,
+    /// When each had replayed up to where.
+    replayed: BTreeMap<String, Positions>,
     /// How far each was behind at the last reading.
     pub(super) behind: Vec<Behind>,
 }
@@ -99,13 +106,19 @@ impl Standbys {
         let mut readings = Vec::new();
         self.behind.clear();
         let before = std::mem::take(&mut self.moved);
+        let mut replayed_before = std::mem::take(&mut self.replayed);
         for standby in now_there {
             let signal = standby.signal();
             let behind = standby.position.as_ref().map(|replayed| {
                 let moved = before.get(&signal).filter(|(was, _)| was == replayed);
                 let moved = moved.map_or(now, |(_, at)| *at);
                 self.moved.insert(signal.clone(), (*replayed, moved));
-                (behind(standby, *replayed, (written, positions), now), now.duration_since(moved))
+                let mut course = replayed_before.remove(&signal).unwrap_or_default();
+                course.note(now, *replayed);
+                let behind = behind(standby, *replayed, (written, positions), now);
+                let to_come = to_come(&behind, course.rate(SPAN));
+                self.replayed.insert(signal.clone(), course);
+                (behind, to_come, now.duration_since(moved))
             });
             if standby.asked || !ignored(&standby.name) {
                 if !standby.asked {
@@ -113,7 +126,7 @@ impl Standbys {
                 }
                 readings.push(reading(signal, &behind, limits));
             }
-            self.behind.extend(behind.map(|(behind, _)| behind));
+            self.behind.extend(behind.map(|(behind, ..)| behind));
         }
         let ignored = |signal: &str| signal.strip_prefix("standby ").is_some_and(ignored);
         self.seen.retain(|signal, at| !ignored(signal) && now.duration_since(*at) < VANISHED);
@@ -137,14 +150,23 @@ fn behind(
     Behind { name: standby.name.clone(), lag, bytes }
 }
 
-/// Of how far it is behind, and for how long it has not moved.
+/// How far it will be behind, should nothing be written from here on: its lag tells how old is what it replays, and grows
+/// for as long as what was written in that time takes it. One that gets twice what it can take is at its limit with a lag of
+/// half of that.
+fn to_come(Behind { lag, bytes, .. }: &Behind, rate: Option<f64>) -> Duration {
+    let Some(rate) = rate.filter(|rate| *lag >= BUSY && *rate > 0.0) else { return *lag };
+    let most = lag.saturating_mul(BELIEVED);
+    Duration::try_from_secs_f64(*bytes as f64 / rate).unwrap_or(most).clamp(*lag, most)
+}
+
+/// Of how far it is behind and will be, and for how long it has not moved.
 fn reading(
     signal: String,
-    behind: &Result<(Behind, Duration), &String>,
+    behind: &Result<(Behind, Duration, Duration), &String>,
     limits: &Limits,
 ) -> Reading {
-    let (lag, bytes, still) = match behind {
-        Ok((Behind { lag, bytes, .. }, still)) => (*lag, *bytes, *still),
+    let (lag, to_come, bytes, still) = match behind {
+        Ok((Behind { lag, bytes, .. }, to_come, still)) => (*lag, *to_come, *bytes, *still),
         Err(why) => return Reading::of_standby(signal, None, (*why).clone()),
     };
     // It had something to replay all that time, and did not: it is not slow, it stands. Its lag would only
@@ -154,9 +176,12 @@ fn reading(
         let text = format!("it has replayed nothing for {:.1} s", stands.as_secs_f64());
         return Reading::of_standby(signal, Some(STANDS), text);
     }
-    let by_time = lag.as_secs_f64() / limits.lag.as_secs_f64();
+    let by_time = to_come.as_secs_f64() / limits.lag.as_secs_f64();
     let by_size = bytes as f64 / limits.lag_bytes.max(1) as f64;
     let text = match by_time >= by_size {
+        true if to_come > lag => {
+            format!("{}, by what it has to replay", times(to_come, limits.lag))
+        }
         true => times(lag, limits.lag),
         false => sizes(bytes, limits.lag_bytes),
     };
@@ -226,9 +251,30 @@ mod tests {
             (stands.pressure, stands.text.as_str()),
             (Some(2.0), "it has replayed nothing for 1.0 s")
         );
-        assert_eq!(at(61_700, 3, 2).text, "0.3 of 2 s", "it moves");
+        let moves = at(61_700, 3, 2);
+        assert_eq!(moves.text, "0.9 of 2 s, by what it has to replay", "it moves");
         assert_eq!(at(62_600, 5, 3).text, "2 of 256 MB");
-        assert_eq!(at(64_600, 6, 4).text, "2.0 of 2 s", "it is slow, and moves");
+        let slow = at(64_600, 6, 4);
+        assert_eq!(slow.text, "4.0 of 2 s, by what it has to replay", "it is slow, and moves");
+    }
+
+    #[test]
+    fn one_that_gets_more_than_it_can_take_is_held_before_it_is_late() {
+        let (mut standbys, mut positions, start) =
+            (Standbys::default(), Positions::default(), Instant::now());
+        let limits = Limits::default();
+        // It is written twice as fast as it replays, which is 4 MB a second.
+        let mut at = |quarters: u64| {
+            let now = start + Duration::from_millis(quarters * 250);
+            positions.note(now, Lsn(quarters << 21));
+            let there = [standby("eu", Some(quarters << 20))];
+            standbys.read(&there, (Lsn(quarters << 21), &positions), &limits, now).remove(0)
+        };
+        let readings: Vec<Reading> = (0..=8).map(&mut at).collect();
+        // Half of what was written is what it has replayed: that old is what comes next, and as much is to come.
+        assert_eq!(readings[8].text, "2.0 of 2 s, by what it has to replay");
+        assert!(readings.iter().all(|r| r.pressure.is_some_and(|p| p <= 1.0)), "{readings:?}");
+        assert!(readings[5].pressure >= Some(0.6), "{readings:?}");
     }
 
     #[test]
