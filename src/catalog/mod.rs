@@ -10,6 +10,7 @@ mod fingerprint;
 pub mod meaning;
 mod model;
 mod naming;
+mod own;
 mod parts;
 mod passing;
 mod read;
@@ -25,6 +26,7 @@ pub use model::{
     Table,
 };
 pub use naming::naming;
+pub use own::{OwnKind, OwnOfPart, own_of_parts};
 pub use parts::{Part, new_leaf, relations as tree, scanned};
 pub use passing::passing;
 pub use read::{find, name_of, read, read_named};

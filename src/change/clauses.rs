@@ -56,6 +56,16 @@ pub(super) fn fires(clauses: &str) -> Option<&'static str> {
     split_clauses(&tokens(clauses)).into_iter().find_map(fires)
 }
 
+/// Whether the clauses say what the table inherits from. A check's NO INHERIT is another thing.
+pub(super) fn inherits(clauses: &str) -> bool {
+    let inherits = |clause: &[Token<'_>]| match clause {
+        [no, inherit, ..] if no.is("no") => inherit.is("inherit"),
+        [first, ..] => first.is("inherit"),
+        [] => false,
+    };
+    split_clauses(&tokens(clauses)).into_iter().any(inherits)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Word,
@@ -305,6 +315,18 @@ mod tests {
             ["ENABLE ROW LEVEL SECURITY", "ADD disable int, ADD trigger int", "", "DISABLE"]
         {
             assert_eq!(fires(clauses), None, "{clauses}");
+        }
+    }
+
+    #[test]
+    fn inheritance_is_found() {
+        for clauses in ["INHERIT p", "add c int, no Inherit s.p"] {
+            assert!(inherits(clauses), "{clauses}");
+        }
+        for clauses in
+            ["ADD CHECK (a > 0) NO INHERIT", "ADD inherit int", "NO FORCE ROW LEVEL SECURITY", ""]
+        {
+            assert!(!inherits(clauses), "{clauses}");
         }
     }
 

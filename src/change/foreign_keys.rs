@@ -66,6 +66,21 @@ pub(super) async fn put_again(
     set_role(session, Some(&target.owner)).await
 }
 
+/// Puts every foreign key of the source on its clone, which was made anew and lost them; what they refer to is there.
+pub(super) async fn put_back(
+    session: &Session,
+    source: &Table,
+    stand_ins: &StandIns<'_>,
+) -> Result<()> {
+    set_role(session, None).await?;
+    for key in &source.foreign_keys {
+        let from = stand_ins.stand_in(key.from.oid);
+        let from = from.ok_or_else(|| Error::failed("a table of the trial vanished"))?;
+        session.batch(&add(key, from, stand_ins)).await?;
+    }
+    set_role(session, Some(&source.owner)).await
+}
+
 /// The foreign keys that the altered clone has, about the tables that the stand-ins stand for.
 pub(super) fn unstaged(
     keys: Vec<ForeignKey>,

@@ -28,7 +28,7 @@ pub use order_by::refuse_crowds;
 pub use rehearse::{rehearse, rehearse_within};
 
 use crate::catalog::{Carried, Table};
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// The change as the operator typed it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -62,6 +62,11 @@ impl Request {
     /// Whether it asks that what hangs on something that goes be dropped too.
     pub(crate) fn cascades(&self) -> bool {
         self.alters.iter().any(|clauses| clauses::cascade(clauses))
+    }
+
+    /// What no way makes, said before one is looked for.
+    pub(crate) fn refuse_by_name(&self) -> Result<()> {
+        self.alters.iter().try_for_each(|clauses| alter::refuse_by_name(clauses))
     }
 
     /// A partitioned table stays divided as it is.

@@ -132,13 +132,16 @@ impl Run<'_> {
     /// What PostgreSQL would do in place. Where that cannot be found out, the reason is the copy's to tell:
     /// its own preflight and rehearsal meet it too.
     pub(super) async fn looked_at(&self, request: &Request) -> Result<Option<(Table, Trial)>> {
+        request.refuse_by_name()?;
         if request.needs_copy().is_some() {
             return Ok(None);
         }
+        let mut is_partitioned = false;
         let looked = async {
             let control = self.connector.session("control").await?;
             let oid = catalog::find(&control, self.table).await?;
             let Some(table) = catalog::read(&control, oid).await? else { return Ok(None) };
+            is_partitioned = table.is_partitioned();
             let trial = self.tried(&control, &table, request).await?;
             Ok::<_, Error>(trial.map(|trial| (table, trial)))
         };
@@ -149,6 +152,8 @@ impl Run<'_> {
                 .context("finding out whether PostgreSQL changes its catalogs alone")
                 .state("Nothing was touched")
                 .next("Start again; --force-copy copies the table whatever the change is")),
+            // A copy is rehearsed on an ordinary clone: it would not meet what PostgreSQL refuses of a partitioned table.
+            Err(e) if e.kind() == Kind::Usage && is_partitioned => Err(e),
             Err(e) => {
                 self.meter.note(format!(
                     "whether PostgreSQL would change its catalogs alone is not known ({}): the table is copied",

@@ -95,7 +95,12 @@ async fn a_row_that_moved_is_found_by_the_last_look() {
 async fn what_is_not_for_steps_is_told_and_what_is_made_taken_back() {
     let shop = table().await;
     let output = run(&shop, "ADD EXCLUDE (id WITH =, k WITH =)", &[]).await.expect_code(3);
-    for told in ["of a partitioned table only", "without --in-place"] {
+    // Before 17 PostgreSQL has none for such a table.
+    let why = match shop.cluster.major() {
+        15 | 16 => "not supported on partitioned tables",
+        _ => "of a partitioned table only",
+    };
+    for told in [why, "without --in-place"] {
         assert!(output.stderr.contains(told), "{told}: {output}");
     }
     // What fires for one partition alone.

@@ -2,6 +2,7 @@
 
 mod cases;
 mod copies;
+mod divided;
 mod notes;
 mod references;
 

@@ -4,9 +4,11 @@
 //! Whether the table gets a new file, which indexes are built, whether rows are read, and which locks are
 //! taken, is decided by the catalogs and not by the rows: an empty clone that has the table's columns,
 //! constraints, indexes and foreign keys is treated as the table would be. So the answer is that of the
-//! server's own version ([`observe`]); what follows from it is a pure function ([`verdict`]).
+//! server's own version ([`observe`]); what follows from it is a pure function ([`verdict`]). A partitioned table is
+//! altered otherwise than an ordinary one: its changes are tried on a clone that is divided, too ([`divided`]).
 
 mod careful;
+mod divided;
 mod likeness;
 mod lock;
 mod observe;

@@ -70,6 +70,7 @@ pub(super) struct Observer<'a> {
 }
 
 /// How things stood.
+#[derive(Default)]
 pub(super) struct Moment {
     pub(super) table: Option<Table>,
     /// Table and indexes: name, file, and how often they were scanned.
@@ -117,16 +118,22 @@ impl Observer<'_> {
         };
         foreign_keys::put_on(session, source, &mut stand_ins).await?;
         let on = Ground { made: &made, stand_ins: &stand_ins };
-        let (observed, wanted) = self.tried(&on, &whole, lock).await?;
+        let (mut observed, tables) = self.tried(&on, &whole, lock).await?;
+        if source.is_partitioned() {
+            self.divided(&on, &whole, &each, &mut observed).await?;
+        }
         let verdict = Verdict::of(&observed, false);
         if verdict.way != Way::ShadowCopy {
             let name = source.qualified();
             let steps = alters.iter().map(|text| Step::typed(&name, text, &observed)).collect();
             return Ok(Trial { observed, verdict, steps });
         }
+        if observed.no_way.is_some() {
+            return Ok(Trial { observed, verdict, steps: Vec::new() });
+        }
         let clauses: Vec<Clause<'_>> = each.iter().copied().zip(locks).collect();
-        let careful = match &wanted {
-            Some(wanted) => self.careful(&on, &clauses, wanted).await?,
+        let careful = match &tables {
+            Some((_, wanted)) => self.careful(&on, &clauses, wanted).await?,
             None => Err(None),
         };
         let mut verdict = Verdict::of(&observed, careful.is_ok());
@@ -217,17 +224,18 @@ impl Observer<'_> {
         Ok(())
     }
 
-    /// What the statements do, and what table they make, undone again.
-    async fn tried(
+    /// What the statements do, and the table before and after, undone again.
+    pub(super) async fn tried(
         &self,
         on: &Ground<'_>,
         statements: &[&str],
         lock: Option<Lock>,
-    ) -> Result<(Observed, Option<Table>)> {
+    ) -> Result<(Observed, Option<(Table, Table)>)> {
         self.session.batch("SAVEPOINT trial").await?;
-        let (observed, tables) = self.looked(on, statements, lock).await?;
-        self.session.batch("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial").await?;
-        Ok((observed, tables.map(|(_, after)| after)))
+        let looked = self.looked(on, statements, lock).await;
+        let back = "ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial";
+        let undone = self.session.batch(back).await;
+        looked.and_then(|looked| undone.map(|()| looked))
     }
 
     /// What the statements do, and the table before and after.
@@ -267,6 +275,7 @@ impl Observer<'_> {
             others: self.others(on, &before, &after).await?,
             gains: gains.into_iter().map(|gain| on.told(gain)).collect(),
             moved: after.table.as_ref().is_none_or(moved),
+            no_way: None,
             retyped: self.source.columns.iter().filter(|c| retyped(c)).map(|c| c.attnum).collect(),
             dropped: self.source.columns.iter().map(|c| c.attnum).filter(|n| gone(*n)).collect(),
             becomes: after.table.clone(),

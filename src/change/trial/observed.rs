@@ -24,6 +24,9 @@ pub struct Observed {
     pub dropped: Vec<i16>,
     /// Those that have another type or collation.
     pub retyped: Vec<i16>,
+    /// Why it cannot be in place at all: of a partitioned table PostgreSQL refuses more, and not everything can be tried.
+    #[serde(skip)]
+    pub no_way: Option<String>,
     /// What it was then; None where it was gone.
     #[serde(skip)]
     pub becomes: Option<Table>,

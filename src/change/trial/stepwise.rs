@@ -47,10 +47,13 @@ impl Observer<'_> {
             Err(e) => return Err(e),
         };
         let made = self.moment(on).await?.table;
-        if made.is_some_and(|made| likeness(&made) == likeness(wanted)) {
-            return Ok(Ok(steps));
+        if !made.is_some_and(|made| likeness(&made) == likeness(wanted)) {
+            return Ok(Err(Some(if moved { DROPS_FIRST } else { OTHER_TABLE })));
         }
-        Ok(Err(Some(if moved { DROPS_FIRST } else { OTHER_TABLE })))
+        match !self.source.is_partitioned() || self.are_short_in_parts(on, &steps).await? {
+            true => Ok(Ok(steps)),
+            false => Ok(Err(None)),
+        }
     }
 
     /// Which clauses drop something; None where one of them cannot stand alone.

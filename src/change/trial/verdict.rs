@@ -39,6 +39,9 @@ pub struct Verdict {
 impl Verdict {
     /// `careful` says whether there are steps for all of it.
     pub(super) fn of(observed: &Observed, careful: bool) -> Verdict {
+        if let Some(why) = &observed.no_way {
+            return Verdict { way: Way::ShadowCopy, why: why.clone() };
+        }
         let (work, lock) = (work(observed), observed.lock);
         let under = format!("under {} ({})", lock.sql(), lock.effect());
         let (way, why) = match work {
@@ -98,6 +101,7 @@ mod tests {
             moved: false,
             dropped: vec![],
             retyped: vec![],
+            no_way: None,
             becomes: None,
         }
     }
@@ -119,6 +123,12 @@ mod tests {
         let writes = Observed { rewritten: true, scans: 1, ..catalogs };
         assert_eq!(way(&writes, false), Way::ShadowCopy);
         assert!(Verdict::of(&writes, false).why.contains("ACCESS EXCLUSIVE"));
+    }
+
+    #[test]
+    fn what_is_refused_is_for_no_way_in_place() {
+        let refused = Observed { no_way: Some("no".into()), ..nothing(Lock::AccessExclusive) };
+        assert_eq!((way(&refused, false), way(&refused, true)), (Way::ShadowCopy, Way::ShadowCopy));
     }
 
     #[test]

@@ -87,6 +87,7 @@ impl Run<'_> {
 
     /// What is in the way is told; nobody copies instead.
     async fn look(&self, request: &Request) -> Result<(Table, Trial)> {
+        request.refuse_by_name()?;
         let control = self.connector.session("control").await?;
         let oid = catalog::find(&control, self.table).await?;
         let gone = || Error::usage(format!("{} is not there any more", self.table));

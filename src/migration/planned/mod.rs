@@ -111,6 +111,7 @@ struct Planning<'a> {
 impl Planning<'_> {
     async fn all(&self) -> Result<Planned> {
         let source = self.source;
+        self.request.refuse_by_name()?;
         let in_place = self.in_place().await?;
         let findings = preflight::run(&self.subject).await?;
         let refuses = |f: &&Finding| f.severity == Severity::Refuse;
@@ -166,7 +167,12 @@ impl Planning<'_> {
             )));
         }
         match trial::observe(self.session, self.source, self.request).await {
-            // What was seen is of an ordinary table.
+            Ok(Trial { verdict, observed, .. })
+                if verdict.way == Way::ShadowCopy && observed.no_way.is_some() =>
+            {
+                Ok(Err(verdict.why))
+            }
+            // It is told in a word: the statement as typed is nobody's to run.
             Ok(trial) if self.source.is_partitioned() && trial.verdict.way == Way::ShadowCopy => {
                 Ok(Err(format!(
                     "PostgreSQL would do more than change its catalogs: {}",
