@@ -47,7 +47,7 @@ impl Observer<'_> {
             Err(e) => return Err(e),
         };
         let made = self.moment(on).await?.table;
-        if !made.is_some_and(|made| likeness(&made) == likeness(wanted)) {
+        if made.is_none_or(|made| likeness(&made) != likeness(wanted)) {
             return Ok(Err(Some(if moved { DROPS_FIRST } else { OTHER_TABLE })));
         }
         match !self.source.is_partitioned() || self.are_short_in_parts(on, &steps).await? {
