@@ -77,12 +77,23 @@ fn work(observed: &Observed) -> Option<String> {
         return Some("writes the whole table and its indexes anew".to_owned());
     }
     if !observed.built.is_empty() {
-        return Some(format!("builds {} from all rows", observed.built.join(", ")));
+        return Some(format!("builds {} from all rows", some_of(&observed.built)));
     }
     if !scanned.is_empty() {
         return Some(format!("reads all rows of {}", scanned.join(", ")));
     }
     (observed.scans > 0).then(|| "reads all rows, to see that they fulfil it,".to_owned())
+}
+
+/// Partitions may have hundreds of their own.
+fn some_of(names: &[String]) -> String {
+    const TOLD: usize = 5;
+    match names.split_at_checked(TOLD) {
+        Some((told, rest)) if !rest.is_empty() => {
+            format!("{} and {} others", told.join(", "), rest.len())
+        }
+        _ => names.join(", "),
+    }
 }
 
 #[cfg(test)]
@@ -123,6 +134,14 @@ mod tests {
         let writes = Observed { rewritten: true, scans: 1, ..catalogs };
         assert_eq!(way(&writes, false), Way::ShadowCopy);
         assert!(Verdict::of(&writes, false).why.contains("ACCESS EXCLUSIVE"));
+    }
+
+    #[test]
+    fn of_many_indexes_some_are_named() {
+        let names = |n: usize| (0..n).map(|n| format!("i{n}")).collect::<Vec<_>>();
+        assert_eq!(some_of(&names(2)), "i0, i1");
+        assert_eq!(some_of(&names(5)), "i0, i1, i2, i3, i4");
+        assert_eq!(some_of(&names(7)), "i0, i1, i2, i3, i4 and 2 others");
     }
 
     #[test]
