@@ -186,17 +186,6 @@ async fn a_row_that_does_not_fit_is_named_though_others_clash() {
     }
 }
 
-/// Left out by `ON CONFLICT`, it would be taken for copied, since its key is there.
-#[tokio::test]
-async fn rows_that_get_one_key_are_not_lost_silently() {
-    let shop = shop().await;
-    table(&shop, KINDS[0].0).await;
-    let change = ["--alter", "ALTER COLUMN id TYPE bigint USING (id + 1) / 2"];
-    let output = harness::run(arguments(&shop, &change)).await.expect_code(4);
-    assert!(output.stderr.contains("several rows one key"), "{output}");
-    assert!(output.stderr.contains("t_pkey_v2"), "{output}");
-}
-
 #[tokio::test]
 async fn it_is_kept_by_whoever_goes_on_and_set_by_nobody() {
     let shop = shop().await;

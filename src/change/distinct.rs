@@ -13,7 +13,9 @@ const TEXTS: [&str; 2] = ["text", "varchar"];
 /// Whether the column `to`, filled by `fill` (over `from` as `s`), has another value for each value of `from`.
 pub(super) fn tells_apart(from: &Column, to: &Column, fill: &str) -> bool {
     if !is_plain(&from.name, &to.type_sql, fill) {
-        return false;
+        let of_integers =
+            |column: &Column| is_of_server(column) && INTEGERS.contains(&column.type_name.as_str());
+        return of_integers(from) && of_integers(to) && is_shifted(&from.name, fill);
     }
     // By another collation two texts may be the same.
     if !to.collation_deterministic && from.collation != to.collation {
@@ -56,6 +58,17 @@ fn is_plain(name: &str, type_sql: &str, fill: &str) -> bool {
         let cast = format!("({column})::{type_sql}");
         fill == own || fill == format!("({column})") || fill == format!("({cast})")
     })
+}
+
+/// Whether it is the column and a number added, in whatever integers: what does not fit them is refused.
+fn is_shifted(name: &str, fill: &str) -> bool {
+    let casts = ["(", ")", "::smallint", "::integer", "::bigint"];
+    let bare = casts.iter().fold(fill.to_owned(), |text, cast| text.replace(cast, ""));
+    let columns = [expression::column(name), format!("s.{name}")];
+    let rest = columns.iter().find_map(|column| bare.strip_prefix(column.as_str()));
+    let by = rest.and_then(|rest| rest.strip_prefix(" + ").or(rest.strip_prefix(" - ")));
+    by.map(|by| by.trim_matches('\''))
+        .is_some_and(|by| !by.is_empty() && by.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn is_of_server(column: &Column) -> bool {
@@ -159,12 +172,25 @@ mod tests {
     #[test]
     fn what_is_computed_may_be_the_same_for_two() {
         let (from, to) = (column("int4", "integer"), column("int8", "bigint"));
-        for fill in ["s.\"Id\"", "(s.\"Id\")", "((s.\"Id\")::bigint)"] {
+        for fill in [
+            "s.\"Id\"",
+            "(s.\"Id\")",
+            "((s.\"Id\")::bigint)",
+            "(s.\"Id\" + 5)",
+            "(((s.\"Id\" - 32000))::smallint)",
+            "((s.\"Id\")::bigint + '3000000000'::bigint)",
+        ] {
             assert!(tells_apart(&from, &to, fill), "{fill}");
         }
-        for fill in
-            ["(s.\"Id\" / 2)", "(abs(s.\"Id\"))", "(((s.\"Id\")::smallint)::bigint)", "(s.other)"]
-        {
+        for fill in [
+            "(s.\"Id\" / 2)",
+            "(s.\"Id\" + s.other)",
+            "(s.\"Id\" + 5 / 2)",
+            "(5 - s.\"Id\" + )",
+            "(abs(s.\"Id\"))",
+            "(((s.\"Id\")::smallint)::bigint)",
+            "(s.other)",
+        ] {
             assert!(!tells_apart(&from, &to, fill), "{fill}");
         }
         let nocase = Column {
