@@ -159,9 +159,7 @@ impl Observer<'_> {
                     Err(e) => return Err(e),
                 }
                 let after = self.files_of(divided.leaf).await?;
-                let works = before.file(divided.leaf) != after.file(divided.leaf)
-                    || before.scans_until(&after) > 0
-                    || !before.built_until(&after, divided.leaf).is_empty();
+                let works = before.works_until(&after, divided.leaf);
                 if works && step.how() == How::Short && !step.does.attaches() {
                     tracing::debug!("no careful way for partitions: {} takes long", step.sql);
                     return Ok(false);

@@ -358,6 +358,13 @@ impl Moment {
         after.files.iter().map(|(oid, (.., scans))| (scans - was(oid)).max(0)).sum()
     }
 
+    /// Whether the table got a new file, was read, or had an index built: what takes longer, the more rows it has.
+    pub(super) fn works_until(&self, after: &Moment, table: u32) -> bool {
+        self.file(table) != after.file(table)
+            || self.scans_until(after) > 0
+            || !self.built_until(after, table).is_empty()
+    }
+
     /// Indexes with files that were not there: one that is made anew may take over the file of the old one.
     pub(super) fn built_until(&self, after: &Moment, table: u32) -> Vec<String> {
         let files: Vec<u32> = self.files.values().map(|(_, file, _)| *file).collect();

@@ -135,9 +135,7 @@ impl Observer<'_> {
                 }
             }
             let after = self.moment(on).await?;
-            let works = before.file(on.made.oid) != after.file(on.made.oid)
-                || before.scans_until(&after) > 0
-                || !before.built_until(&after, on.made.oid).is_empty();
+            let works = before.works_until(&after, on.made.oid);
             // By itself, where no partition has built it already.
             if works && step.how() == How::Short && !step.does.attaches() {
                 tracing::debug!("no careful way: {} is not done in a moment", step.sql);

@@ -27,6 +27,13 @@ impl Positions {
         beyond.map_or(Duration::ZERO, |(at, _)| now.duration_since(*at))
     }
 
+    /// Since when the last position is what it is.
+    pub(super) fn since(&self) -> Option<Instant> {
+        let (_, last) = self.0.back()?;
+        let same = self.0.iter().rev().take_while(|(_, position)| position == last);
+        same.last().map(|(at, _)| *at)
+    }
+
     /// Bytes written a second, over the last `span` or as long as is known; None where that is nothing yet.
     pub(super) fn rate(&self, span: Duration) -> Option<f64> {
         let (last, end) = self.0.back()?;
@@ -52,6 +59,10 @@ mod tests {
         assert_eq!(positions.age(Lsn(300), at(9)).as_secs(), 6);
         assert_eq!(positions.age(Lsn(150), at(9)).as_secs(), 7);
         assert_eq!(positions.age(Lsn(1), at(9)).as_secs(), 9, "older than all that is known");
+        assert_eq!(positions.since(), Some(at(3)));
+        positions.note(at(4), Lsn(700));
+        assert_eq!(positions.since(), Some(at(3)), "it did not move");
+        positions.0.pop_back();
         assert_eq!(positions.rate(Duration::from_secs(2)), Some(300.0));
         assert_eq!(positions.rate(Duration::from_secs(9)), None);
     }

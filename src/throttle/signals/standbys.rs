@@ -37,8 +37,6 @@ pub(super) const SQL: &str = "
 pub(super) struct Standbys {
     /// By signal, the last of those with one name, of those that the server knows of.
     seen: BTreeMap<String, Instant>,
-    /// Up to where each had replayed, and since when that was so.
-    moved: BTreeMap<String, (Lsn, Instant)>,
     /// When each had replayed up to where.
     replayed: BTreeMap<String, Positions>,
     /// How far each was behind at the last reading.
@@ -105,16 +103,13 @@ impl Standbys {
         let ignored = |name: &str| limits.ignored.iter().any(|ignored| ignored == name);
         let mut readings = Vec::new();
         self.behind.clear();
-        let before = std::mem::take(&mut self.moved);
-        let mut replayed_before = std::mem::take(&mut self.replayed);
+        let mut before = std::mem::take(&mut self.replayed);
         for standby in now_there {
             let signal = standby.signal();
             let behind = standby.position.as_ref().map(|replayed| {
-                let moved = before.get(&signal).filter(|(was, _)| was == replayed);
-                let moved = moved.map_or(now, |(_, at)| *at);
-                self.moved.insert(signal.clone(), (*replayed, moved));
-                let mut course = replayed_before.remove(&signal).unwrap_or_default();
+                let mut course = before.remove(&signal).unwrap_or_default();
                 course.note(now, *replayed);
+                let moved = course.since().unwrap_or(now);
                 let behind = behind(standby, *replayed, (written, positions), now);
                 let to_come = to_come(&behind, course.rate(SPAN));
                 self.replayed.insert(signal.clone(), course);
