@@ -4,7 +4,7 @@ use pgwraith::demo::orders::create_orders;
 use tokio_postgres::Client;
 
 use crate::harness::{self, Background, Output};
-use crate::scene::{SOON, Shop, exec, shop, wait_for};
+use crate::scene::{SOON, Shop, exec, shop, shop_with, wait_for};
 
 /// Many small ranges.
 const SLOW: [&str; 7] =
@@ -47,6 +47,24 @@ fn is_there(role: &str) -> String {
     format!(
         "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'pgwraith/%/{role}')"
     )
+}
+
+/// What one worker more opens is known before: the run would fall over what it cannot open.
+#[tokio::test]
+async fn no_more_workers_are_set_than_there_is_room_for() {
+    let shop = shop_with(&[("max_connections", "60")]).await;
+    create_orders(&shop.client, 1_000).await.unwrap();
+    let change_of = ["--rebuild", "--workers", "1", "--postpone-cutover"];
+    let mut run = Background::start(shop.arguments("orders", &change_of));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    let refused = set(&shop, &["workers=64"]).await.expect_code(2);
+    let told =
+        "63 workers more open up to 126 sessions more, and max_connections less what is reserved (";
+    assert!(refused.stderr.contains(told), "{refused}");
+    set(&shop, &["workers=2"]).await.expect_code(0);
+    wait_for(&shop.client, &mut run, "a second sync worker", &is_there("sync 2")).await;
+    harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    run.finish(SOON).await.expect_code(0);
 }
 
 /// Who is held shows it by a lock of this class.

@@ -105,6 +105,10 @@ async fn clauses_that_a_clone_does_not_show_are_refused() {
         ("ALTER id SET MAXVALUE 8", "stands at 10"),
         ("ALTER COLUMN id RESTART", "where a sequence stands"),
         ("ALTER COLUMN id RESTART WITH 1", "where a sequence stands"),
+        (
+            "ALTER id DROP IDENTITY, ALTER id ADD GENERATED ALWAYS AS IDENTITY (START 5000)",
+            "DROP IDENTITY with ADD GENERATED",
+        ),
         ("ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES parent", "foreign key \"fk\""),
     ] {
         refused(&shop, &["--alter", clause], 2, told).await;

@@ -31,9 +31,9 @@ async fn rows_stand_in_the_order_of_the_index() {
     .await;
     // PostgreSQL puts a small row into what a page before has left, if that is wide enough: of these, into few.
     for (table, index, order, down, gaps) in [
-        ("orders", "orders_created_at_idx", "created_at, id", false, 20),
+        ("orders", "public.orders_created_at_idx", "created_at, id", false, 20),
         ("orders", "orders_status_id", "status, id", false, 20),
-        ("\"S 1\".\"T\"", "\"By At\"", "\"At\", b, \"Id\"", true, 0),
+        ("\"S 1\".\"T\"", "\"S 1\".\"By At\"", "\"At\", b, \"Id\"", true, 0),
     ] {
         assert!(out_of_order(&shop, table, order, down).await > 0, "{index}");
         let before = shop.rows(table).await;
@@ -61,6 +61,7 @@ async fn an_order_that_cannot_be_copied_in_is_refused_by_name() {
     )
     .await;
     for (index, why) in [
+        ("another.few", "no index of \"public\".\"orders\""),
         ("nothing", "no index of \"public\".\"orders\""),
         ("a_hash", "no btree"),
         ("a_part", "partial"),

@@ -54,6 +54,7 @@ async fn findings_with(
         names: &names,
         event_triggers,
         replicas,
+        workers: 2,
         window: None,
     };
     preflight::run(&subject).await.unwrap()

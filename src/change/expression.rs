@@ -27,15 +27,23 @@ pub(super) enum Stability {
     Subquery,
 }
 
-/// Lets the server parse `typed` as an expression over `source` and gives back what it understood.
+/// What the operator typed, and what is made of it; messages quote the first.
+#[derive(Clone, Copy)]
+pub(super) struct Typed<'a> {
+    pub typed: &'a str,
+    pub sql: &'a str,
+}
+
+/// Lets the server parse an expression over `source` and gives back what it understood.
 /// The view that does it lives in `scratch` and ends with the caller's transaction.
 pub(super) async fn understand(
     session: &Session,
     source: (u32, &QualifiedName),
     scratch: &str,
-    typed: &str,
+    Typed { typed, sql: expression }: Typed<'_>,
 ) -> Result<Expression> {
     let (source_oid, source) = source;
+    refuse_open_ends(typed)?;
     let view = QualifiedName::new(scratch, "expression");
     let refuse = |e: Error| match e.db() {
         Some(db) => {
@@ -48,7 +56,7 @@ pub(super) async fn understand(
     // its columns are printed without the alias from 16 on; in statements that read the keys too, those would be
     // ambiguous.
     let sql = format!(
-        "CREATE VIEW {view} AS SELECT ({typed}\n) AS pgwraith_value FROM ONLY {source} AS s, \
+        "CREATE VIEW {view} AS SELECT ({expression}\n) AS pgwraith_value FROM ONLY {source} AS s, \
          (VALUES (1)) AS pgwraith_another (pgwraith_nothing)"
     );
     // Parsed under the operator's own search path, printed under the pinned one, so qualified.
@@ -102,6 +110,31 @@ fn refuse_unstable(typed: &str, stability: Stability) -> Result<()> {
         "A row may be copied more than once, and verification computes it again: use an expression \
          over the row's own columns that always gives the same value",
     ))
+}
+
+/// What closes a parenthesis that it has not opened would mean another thing where it is put between some, as
+/// `a) OR (b` would.
+fn refuse_open_ends(typed: &str) -> Result<()> {
+    let mut open = Vec::new();
+    let ends = |sign: &str| if sign == "(" { ")" } else { "]" };
+    for token in tokens(typed) {
+        match token {
+            t if t.is_sign("(") || t.is_sign("[") => open.push(ends(t.text)),
+            t if (t.is_sign(")") || t.is_sign("]")) && open.pop() != Some(t.text) => {
+                return Err(Error::usage(format!(
+                    "the expression {typed:?} closes a {:?} that it has not opened",
+                    t.text
+                )));
+            }
+            _ => {}
+        }
+    }
+    match open.pop() {
+        Some(sign) => {
+            Err(Error::usage(format!("the expression {typed:?} has no {sign:?} at its end")))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What is no value of one row of the source, whatever PostgreSQL takes in a SELECT.
@@ -193,6 +226,18 @@ mod tests {
         }
         for typed in ["5", "e", "s.e", "'5'::int", "'a' || 'b'", "", "nullif(a, b)"] {
             assert!(!has_no_type(typed), "{typed}");
+        }
+    }
+
+    #[test]
+    fn parentheses_are_closed_where_they_were_opened() {
+        for whole in
+            ["a", "(a) + (b[1])", "')' || a", "\")\" + 1", "a /* ) */", "$$)$$", "f(a, (b))"]
+        {
+            assert!(refuse_open_ends(whole).is_ok(), "{whole}");
+        }
+        for open in ["a) OR (b", "(a", "a]", "(a]", "f(a))", "b[1"] {
+            assert!(refuse_open_ends(open).is_err(), "{open}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Foreign keys in a rehearsal: with stand-ins for the tables at their other ends they are on the clone
 //! while the change is tried, so that PostgreSQL itself says what becomes of them.
 
+use super::Request;
 use super::clone::set_role;
 use super::stand_in::StandIns;
 use crate::catalog::{ForeignKey, Partner, Table};
@@ -119,6 +120,17 @@ pub(super) fn refuse_new(source: &Table, target: &Table) -> Result<()> {
         ))
         .next("Add it NOT VALID, and VALIDATE CONSTRAINT after the swap; or leave it out, and add it then")),
     }
+}
+
+/// What CASCADE takes along, for the operator: PostgreSQL would only tell him of it.
+pub fn lost_by_cascade(source: &Table, target: &Table, request: &Request) -> Vec<String> {
+    let stays = |key: &&ForeignKey| target.foreign_keys.iter().any(|new| is_like(source, key, new));
+    let lost = source.foreign_keys.iter().filter(|key| request.cascades() && !stays(key));
+    lost.map(|key| {
+        let (from, to) = (key.from.qualified(), key.to.qualified());
+        format!("the foreign key {:?} from {from} to {to} goes with the change: CASCADE takes it along, or it is dropped by name", key.name)
+    })
+    .collect()
 }
 
 /// Whether `new`, which the altered clone has, says of rows what `old` says of them: whatever it is called

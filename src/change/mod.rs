@@ -23,6 +23,7 @@ mod retarget;
 mod stand_in;
 pub mod trial;
 
+pub use foreign_keys::lost_by_cascade;
 pub use key::own as own_key;
 pub use order_by::refuse_crowds;
 pub use rehearse::{rehearse, rehearse_within};

@@ -11,7 +11,7 @@ const MOST_ALIKE: f64 = 50_000.0;
 /// What ranges go along, by an index of the source: its columns, and behind them those of the key that are not
 /// among them, so that no two rows are alike.
 pub(super) async fn course(session: &Session, source: &Table, named: &str) -> Result<Course> {
-    let Some(index) = source.indexes.iter().find(|index| index.name == named) else {
+    let Some(index) = find(source, named) else {
         let all: Vec<&str> = source.indexes.iter().map(|i| i.name.as_str()).collect();
         return Err(refused(named, &format!("is no index of {}", source.qualified())).next(
             format!("It has {}", if all.is_empty() { "none".to_owned() } else { all.join(", ") }),
@@ -37,6 +37,13 @@ pub(super) async fn course(session: &Session, source: &Table, named: &str) -> Re
     let more = key.columns.iter().filter(|column| !index.attnums.contains(&column.attnum));
     columns.extend(more.map(|column| along(column)));
     Ok(Course { columns, descending })
+}
+
+/// By its name, or that with the schema before it, which is the table's.
+fn find<'a>(source: &'a Table, named: &str) -> Option<&'a Index> {
+    let by_name = |index: &&Index| index.name == named;
+    let with_schema = |index: &&Index| format!("{}.{}", source.schema, index.name) == named;
+    source.indexes.iter().find(by_name).or_else(|| source.indexes.iter().find(with_schema))
 }
 
 fn refused(index: &str, what: &str) -> Error {
@@ -104,8 +111,9 @@ pub async fn refuse_crowds(
     named: &str,
     course: &Course,
 ) -> Result<()> {
-    let index = source.indexes.iter().find(|index| index.name == named);
-    let Some(index) = index.filter(|index| index.attnums.len() < course.columns.len()) else {
+    let Some(index) =
+        find(source, named).filter(|index| index.attnums.len() < course.columns.len())
+    else {
         return Ok(());
     };
     if source.estimated_rows <= 0.0 {

@@ -6,7 +6,16 @@ use crate::catalog::Table;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, Session};
 
-type Position = (u32, i64, bool);
+/// An identity column's sequence.
+#[derive(PartialEq)]
+struct Position {
+    oid: u32,
+    attnum: i32,
+    /// Whether START says another number than it would begin with anyhow.
+    says_start: bool,
+    last_value: i64,
+    is_called: bool,
+}
 
 const TRIGGER: &str = "pgwraith_probe";
 
@@ -57,9 +66,19 @@ pub(super) async fn check(
         return refuse("whether triggers fire");
     }
     let now = positions(session, clone).await?;
-    let moved = |was: &Position| now.iter().any(|is| is.0 == was.0 && is != was);
+    let moved = |was: &Position| now.iter().any(|is| is.oid == was.oid && is != was);
+    // It goes on from where the old one stands, so that no number comes twice.
+    let anew = |was: &Position| {
+        let mut of_column = now.iter().filter(|is| is.attnum == was.attnum);
+        of_column.any(|is| is.oid != was.oid && is.says_start)
+    };
     if before.positions.iter().any(moved) {
         return refuse("where a sequence stands (RESTART)");
+    }
+    if before.positions.iter().any(anew) {
+        return refuse(
+            "where the sequence of an identity column that there is stands (DROP IDENTITY with ADD GENERATED … START)",
+        );
     }
     let name = &clone.name;
     session
@@ -97,14 +116,21 @@ const IDENTITIES: &str = "FROM pg_catalog.pg_depend d \
 
 async fn positions(session: &Session, clone: &Clone) -> Result<Vec<Position>> {
     let sql = format!(
-        "SELECT s.seqrelid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text {IDENTITIES}"
+        "SELECT s.seqrelid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text, d.refobjsubid, \
+           s.seqstart <> CASE WHEN s.seqincrement > 0 THEN s.seqmin ELSE s.seqmax END {IDENTITIES}"
     );
     let mut out = Vec::new();
     for row in session.query(&sql, &[&clone.oid]).await? {
         let name = QualifiedName::new(row.get::<_, &str>(1), row.get::<_, &str>(2));
         let sql = format!("SELECT last_value, is_called FROM {name}");
         let position = session.one(&sql, &[]).await?;
-        out.push((row.get(0), position.get(0), position.get(1)));
+        out.push(Position {
+            oid: row.get(0),
+            attnum: row.get(3),
+            says_start: row.get(4),
+            last_value: position.get(0),
+            is_called: position.get(1),
+        });
     }
     Ok(out)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::alter::alter;
 use super::clauses::{new_names, using_expressions, words};
 use super::clone::{self, Clone, set_role};
-use super::expression::{self, Expression, Stability};
+use super::expression::{self, Expression, Stability, Typed};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request, no_such_column};
 use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe, references};
@@ -160,9 +160,9 @@ async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> 
             "Drop it before, remove what refers to those rows, and add it again after the swap",
         ));
     }
-    let condition = format!("({typed}\n) IS TRUE");
+    let typed = Typed { typed, sql: &format!("({typed}\n) IS TRUE") };
     let qualified = source.qualified();
-    expression::understand(session, (source.oid, &qualified), scratch, &condition)
+    expression::understand(session, (source.oid, &qualified), scratch, typed)
         .await
         .map(|understood| understood.sql)
 }
@@ -344,13 +344,18 @@ impl Fill<'_> {
             let source = self.source.qualified();
             let source = (self.source.oid, &source);
             // As in an UPDATE it has the column's type; in a view it would be a text.
-            let typed = match expression::has_no_type(typed) {
-                true => format!("CAST({typed} AS {})", column.base_type_sql),
-                false => typed.clone(),
+            let sql = match expression::has_no_type(typed) {
+                true => &format!("CAST({typed} AS {})", column.base_type_sql),
+                false => typed,
             };
-            return expression::understand(self.session, source, self.scratch, &typed)
-                .await
-                .map(Some);
+            return expression::understand(
+                self.session,
+                source,
+                self.scratch,
+                Typed { typed, sql },
+            )
+            .await
+            .map(Some);
         }
         match self.source.columns.get(column.attnum as usize - 1) {
             Some(old) => Ok(Some(Expression {

@@ -43,7 +43,7 @@ async fn look(args: &PlanArgs) -> Result<Planned> {
     let event_triggers = resolve::consent(&args.change).event_triggers;
     let planned = Planned::of(&connector, &args.table, &request, event_triggers).await?;
     if let Some(file) = &args.runbook {
-        let text = runbook::markdown(&planned, &args.change);
+        let text = runbook::markdown(&planned, args);
         std::fs::write(file, text).map_err(|e| {
             Error::usage(format!("the runbook cannot be written to {}: {e}", file.display()))
         })?;
@@ -209,6 +209,7 @@ pub(super) fn next(planned: &Planned) -> &'static str {
             "`pgwraith dry-run` rehearses the copy, `pgwraith run` makes it"
         }
         Way::ShadowCopy => "mend what refuses the copy",
+        Way::Unknown => "mend what is in the way, and ask again",
     }
 }
 

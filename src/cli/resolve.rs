@@ -140,11 +140,18 @@ fn map(text: &str) -> Result<(String, String)> {
     Ok((column, expression.to_owned()))
 }
 
-/// `"B"`: one name.
+/// `"B"` or `s."B"`: one name, perhaps with the schema before it.
 fn one_name(text: &str) -> Result<String> {
-    match names(text).as_deref() {
-        Ok([one]) => Ok(one.clone()),
-        _ => Err(Error::usage(format!("--order-by {text:?} is no index's name"))),
+    let bad = || Error::usage(format!("--order-by {text:?} is no index's name"));
+    let (first, behind) = name(text, '.').ok_or_else(bad)?;
+    let name = match behind.strip_prefix('.') {
+        Some(index) => names(index)
+            .map(|all| all.into_iter().map(|index| format!("{first}.{index}")).collect()),
+        None => names(text),
+    };
+    match name.as_deref() {
+        Ok([one]) if !first.is_empty() => Ok(one.clone()),
+        _ => Err(bad()),
     }
 }
 
@@ -426,6 +433,13 @@ mod tests {
         assert_eq!(ok("\"A=\"\"b\" = 1"), Ok(("A=\"b".into(), "1".into())));
         for bad in ["", "a", "= 1", "a =", "\"a = 1", "\"a\" 1"] {
             assert!(map(bad).is_err(), "{bad}");
+        }
+        let index = |typed: &str| one_name(typed).map_err(|e| e.to_string());
+        assert_eq!(index("By_At"), Ok("by_at".into()));
+        assert_eq!(index("\"S 1\".\"By.At\""), Ok("S 1.By.At".into()));
+        assert_eq!(index("Public.i"), Ok("public.i".into()));
+        for bad in ["", "a, b", "a.", ".a", "a.b, c", "\"a", "\"a\"b"] {
+            assert!(index(bad).is_err(), "{bad}");
         }
         let list = names("Id , \"A,b\"\"\" ,c").unwrap();
         assert_eq!(list, ["id", "A,b\"", "c"]);

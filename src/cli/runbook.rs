@@ -1,29 +1,36 @@
 //! The plan as Markdown, to hang on a ticket: what to do in which order, how to go back, what to look at.
 
-use super::args::{ChangeArgs, IndexBuild};
+use super::args::{ChangeArgs, IndexBuild, PlanArgs};
 use super::plan::{about, next, plain, step_lock};
 use crate::change::trial::Way;
-use crate::migration::{CopyWay, Planned};
+use crate::conninfo;
+use crate::migration::{CopyWay, PhaseSql, Planned};
 use crate::pg::shell_word;
 use crate::say::bytes;
 
-pub(super) fn markdown(planned: &Planned, change: &ChangeArgs) -> String {
+pub(super) fn markdown(planned: &Planned, args: &PlanArgs) -> String {
     let mut out = format!("# {}: {}\n\n", planned.table, planned.way.as_str());
-    let flags = flags(change);
-    let word = shell_word(&planned.table);
-    line(&mut out, &format!("Change: `{flags}`"));
+    let commands = Commands::of(planned, args);
+    line(&mut out, &format!("Change: `{}`", commands.change));
     line(&mut out, &format!("Why this way: {}.", planned.why));
     line(&mut out, &format!("As a plain ALTER TABLE: {}.", plain(planned)));
     line(&mut out, &format!("Next: {}.", next(planned)));
+    if commands.database == SECRET {
+        line(
+            &mut out,
+            "`$DSN` is the connection string: it has a password, and is not put down here.",
+        );
+    }
     section(&mut out, "Before", &before(planned));
     match planned.way {
-        Way::Instant => instant(&mut out, &word, &flags),
-        Way::Online | Way::Careful => in_place(&mut out, planned, &word, &flags),
+        Way::Instant => instant(&mut out, &commands),
+        Way::Online | Way::Careful => in_place(&mut out, planned, &commands),
         Way::ShadowCopy => {
             if let Some(copy) = &planned.copy {
-                by_copy(&mut out, copy, &word, &flags);
+                by_copy(&mut out, copy, &commands);
             }
         }
+        Way::Unknown => {}
     }
     section(&mut out, "What clients should know", &planned.clients);
     if !planned.refused.is_empty() {
@@ -32,9 +39,43 @@ pub(super) fn markdown(planned: &Planned, change: &ChangeArgs) -> String {
     out
 }
 
+/// In place of a connection string that nobody may read.
+const SECRET: &str = " -d \"$DSN\"";
+
+/// Commands about the table, as they can be pasted into a shell.
+struct Commands {
+    table: String,
+    /// With its flag and a blank before it; nothing where the environment says it.
+    database: String,
+    /// The change as it was typed.
+    change: String,
+}
+
+impl Commands {
+    fn of(planned: &Planned, args: &PlanArgs) -> Commands {
+        let database = match &args.connection.dsn {
+            None => String::new(),
+            Some(dsn) if conninfo::refuse_secrets(dsn).is_ok() => format!(" -d {}", quoted(dsn)),
+            Some(_) => SECRET.to_owned(),
+        };
+        let change = flags(&args.change);
+        Commands { table: shell_word(&planned.table), database, change }
+    }
+
+    /// One that only names the table.
+    fn of_table(&self, command: &str) -> String {
+        format!("pgwraith {command} {}{}", self.table, self.database)
+    }
+
+    /// One that says the change, and `more` behind it.
+    fn of_change(&self, command: &str, more: &str) -> String {
+        format!("{} {}{more}", self.of_table(command), self.change)
+    }
+}
+
 fn before(planned: &Planned) -> Vec<String> {
     let mut out = Vec::new();
-    if planned.way == Way::ShadowCopy {
+    if matches!(planned.way, Way::ShadowCopy | Way::Unknown) {
         out.extend(planned.refused.iter().map(|why| format!("**mend first:** {why}")));
         if let Some(copy) = &planned.copy {
             let e = &copy.estimate;
@@ -56,8 +97,8 @@ fn before(planned: &Planned) -> Vec<String> {
     out
 }
 
-fn instant(out: &mut String, word: &str, flags: &str) {
-    phase(out, "1. The change", &[&format!("pgwraith run {word} {flags}")], "sh");
+fn instant(out: &mut String, commands: &Commands) {
+    phase(out, "1. The change", &[&commands.of_change("run", "")], "sh");
     let checks = [
         "it says who is in the way, and waits for nobody with the application behind it",
         "exit code 0: done; anything else: nothing was changed",
@@ -70,14 +111,17 @@ fn instant(out: &mut String, word: &str, flags: &str) {
     );
 }
 
-fn in_place(out: &mut String, planned: &Planned, word: &str, flags: &str) {
+fn in_place(out: &mut String, planned: &Planned, commands: &Commands) {
     let steps = planned.in_place.iter().flat_map(|trial| &trial.steps);
-    let run = format!("pgwraith run {word} {flags} --in-place");
-    phase(out, "All of it", &[&run, &format!("pgwraith status {word} --watch")], "sh");
+    let run = commands.of_change("run", " --in-place");
+    phase(out, "All of it", &[&run, &(commands.of_table("status") + " --watch")], "sh");
     line(
         out,
         &format!(
-            "Check: exit code 0; `pgwraith resume {word}` goes on with what is left. Rollback lever: `pgwraith set {word} pause=on` rests, `pgwraith abort {word}` takes back the steps that are made."
+            "Check: exit code 0; `{}` goes on with what is left. Rollback lever: `{} pause=on` rests, `{}` takes back the steps that are made.",
+            commands.of_table("resume"),
+            commands.of_table("set"),
+            commands.of_table("abort")
         ),
     );
     line(
@@ -101,20 +145,16 @@ fn in_place(out: &mut String, planned: &Planned, word: &str, flags: &str) {
     );
 }
 
-fn by_copy(out: &mut String, copy: &CopyWay, word: &str, flags: &str) {
-    let rehearse = format!("pgwraith dry-run {word} {flags} --for 60s");
+fn by_copy(out: &mut String, copy: &CopyWay, commands: &Commands) {
+    let rehearse = commands.of_change("dry-run", " --for 60s");
     phase(out, "1. Rehearse", &[&rehearse], "sh");
     line(
         out,
         "Check: it catches up, nothing does not fit, the forecast suits the hour. Rollback lever: it removes everything itself.",
     );
-    let run = format!("pgwraith run {word} {flags} --postpone-cutover");
-    phase(
-        out,
-        "2. Copy, and stay in sync",
-        &[&run, &format!("pgwraith status {word} --watch")],
-        "sh",
-    );
+    let run = commands.of_change("run", " --postpone-cutover");
+    let watch = commands.of_table("status") + " --watch";
+    phase(out, "2. Copy, and stay in sync", &[&run, &watch], "sh");
     line(
         out,
         "Check: standbys keep up, the slot holds back little, the application's latency is as before.",
@@ -122,27 +162,25 @@ fn by_copy(out: &mut String, copy: &CopyWay, word: &str, flags: &str) {
     line(
         out,
         &format!(
-            "Rollback lever: `pgwraith set {word} pause=on` rests, `pgwraith abort {word}` undoes all of it. The table is only read until the cutover."
+            "Rollback lever: `{} pause=on` rests, `{}` undoes all of it. The table is only read until the cutover.",
+            commands.of_table("set"),
+            commands.of_table("abort")
         ),
     );
-    for phase_sql in
-        copy.phases.iter().filter(|phase| !phase.sql.is_empty() && phase.phase != "validate")
-    {
-        let sql: Vec<String> = phase_sql.sql.iter().map(|sql| format!("{sql};")).collect();
-        let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
-        line(out, &format!("SQL of \"{}\" ({}):", phase_sql.phase, phase_sql.note));
-        code(out, &sql, "sql");
-        if !phase_sql.locks.is_empty() {
-            line(out, &format!("Locks: {}.", phase_sql.locks.join("; ")));
-        }
-    }
-    phase(out, "3. Cutover", &[&format!("pgwraith cutover {word}")], "sh");
+    let (swaps, before): (Vec<&PhaseSql>, Vec<&PhaseSql>) = copy
+        .phases
+        .iter()
+        .filter(|phase| !phase.sql.is_empty() && phase.phase != "validate")
+        .partition(|phase| phase.phase == "cutover");
+    before.into_iter().for_each(|phase| statements(out, phase));
+    phase(out, "3. Cutover", &[&commands.of_table("cutover")], "sh");
     line(
         out,
         "Locks, all ACCESS EXCLUSIVE, in this order, for less than `--max-lock-hold` (500 ms) together:",
     );
     let locks: Vec<String> = copy.locks.iter().map(|sql| format!("{sql};")).collect();
     code(out, &locks.iter().map(String::as_str).collect::<Vec<_>>(), "sql");
+    swaps.into_iter().for_each(|phase| statements(out, phase));
     line(
         out,
         "Check: the report's lock and stall; errors of the application (`cached plan must not change result type`, once a statement).",
@@ -169,9 +207,23 @@ fn by_copy(out: &mut String, copy: &CopyWay, word: &str, flags: &str) {
     );
 }
 
+fn statements(out: &mut String, phase: &PhaseSql) {
+    let sql: Vec<String> = phase.sql.iter().map(|sql| format!("{sql};")).collect();
+    let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
+    line(out, &format!("SQL of \"{}\" ({}):", phase.phase, phase.note));
+    code(out, &sql, "sql");
+    if !phase.locks.is_empty() {
+        line(out, &format!("Locks: {}.", phase.locks.join("; ")));
+    }
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// The change as it was typed.
 fn flags(change: &ChangeArgs) -> String {
-    let quoted = |text: &String| format!("'{}'", text.replace('\'', "'\\''"));
     let texts = [
         ("--alter", change.alter.iter().collect::<Vec<_>>()),
         ("--map", change.map.iter().collect()),

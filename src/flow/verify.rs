@@ -35,6 +35,8 @@ use crate::throttle::valve::Valve;
 
 /// With more keys to be left out a range is compared as a whole.
 const MANY_KEYS: usize = 1_000;
+/// So many differing rows are told one by one.
+const MOST_NAMED: u64 = 20;
 /// So few keys are left for the comparison under the cutover lock.
 const FEW: usize = 500;
 /// A longer repair is of a key that is changed all the time.
@@ -435,8 +437,17 @@ impl Verifier {
                 progress.findings.differing_ranges += 1;
             }
             for (n, d) in differences.iter().enumerate() {
-                if progress.findings.mismatches + (n as u64) < self.named {
-                    tracing::warn!("source and shadow differ: {}", d.text);
+                match progress.findings.mismatches + n as u64 {
+                    counted if counted >= self.named => {}
+                    counted if counted < MOST_NAMED => {
+                        tracing::warn!("source and shadow differ: {}", d.text);
+                    }
+                    MOST_NAMED => {
+                        tracing::warn!(
+                            "source and shadow differ: in more rows, which the report counts"
+                        );
+                    }
+                    _ => {}
                 }
                 // One comparison does not name all rows of a bad range: what a second one names may
                 // be new. A row that was repaired before is not.

@@ -246,6 +246,8 @@ impl Run<'_> {
             change::refuse_crowds(&control, &source, index, order).await?;
         }
         partition::lay_out((self.connector, &control), &source, &names, &mut plan, request).await?;
+        let lost = change::lost_by_cascade(&source, &plan.target, request);
+        lost.into_iter().for_each(|told| self.meter.note(told));
         let workers = self.settings.copy.workers;
         preflight::refuse_partitions(&control, &source, &plan, workers).await?;
         let limit = self.settings.cutover.max_lock_hold;
@@ -365,6 +367,7 @@ impl Run<'_> {
             names,
             event_triggers: self.settings.consent.event_triggers,
             replicas: &self.settings.throttle.replicas,
+            workers: self.settings.copy.workers,
             window: self.settings.window.as_ref(),
         }
     }

@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 
+use super::copy::CopySettings;
 use super::{liveness, resume, store};
 use crate::cutover::Window;
 use crate::error::Result;
 use crate::pg::Connector;
+use crate::preflight;
 
 /// Sets flags of the unfinished migration of `table`, and notes who did; `what` he did is the event's name.
 /// Returns whether somebody runs it who will notice.
@@ -21,6 +23,12 @@ pub async fn set(
     let window = flags["cutover_window"].as_str().and_then(|hours| hours.parse::<Window>().ok());
     if let Some(window) = window {
         window.check(&session).await?;
+    }
+    let workers = |flags: &Value| flags["workers"].as_i64();
+    if let Some(wanted) = workers(flags) {
+        let standard = i64::try_from(CopySettings::default().workers).unwrap_or(0);
+        let now = workers(&found.options).unwrap_or(standard);
+        preflight::refuse_workers(&session, wanted - now).await?;
     }
     store::ensure(&session).await?;
     session.batch("BEGIN").await?;

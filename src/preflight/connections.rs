@@ -1,10 +1,15 @@
 //! There is room for our sessions.
 
 use super::{Finding, Result, Subject};
+use crate::error::Error;
+use crate::pg::Session;
 
-/// What a run opens at its widest, in verification, with the default settings; the session that asks, and the one
+/// What a run opens at its widest, in verification, with [`WORKERS`]; the session that asks, and the one
 /// that the log comes by, included.
 const WANTED: i64 = 18;
+/// Workers of that run, and what each one more opens: one that compares, one that syncs.
+const WORKERS: i64 = 2;
+const OF_A_WORKER: i64 = 2;
 /// Without so many not even the smallest run gets through its phases.
 const NEEDED: i64 = 16;
 
@@ -17,7 +22,35 @@ struct Limit {
 }
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    let row = subject.session.one(LIMITS, &[]).await?;
+    let limits = limits(subject.session).await?;
+    // Of a partitioned table somebody takes new partitions in.
+    let more = i64::from(subject.table.is_partitioned());
+    let workers = i64::try_from(subject.workers).unwrap_or(i64::MAX / 4) - WORKERS;
+    let more = more + workers.max(0) * OF_A_WORKER;
+    Ok(limits.iter().filter_map(|limit| judge(limit, more)).collect())
+}
+
+/// There must be room for the sessions of so many workers more, of a migration that has begun.
+pub async fn refuse_workers(session: &Session, more: i64) -> Result<()> {
+    let wanted = more.saturating_mul(OF_A_WORKER);
+    let limits = limits(session).await?;
+    // The session that asks ends.
+    match limits.iter().find(|limit| wanted > limit.free + 1) {
+        Some(limit) if more > 0 => Err(Error::usage(format!(
+            "{more} workers more open up to {wanted} sessions more, and {} ({}) leaves room for {}",
+            limit.name,
+            limit.most,
+            (limit.free + 1).max(0)
+        ))
+        .state("Nothing was changed")
+        .next(limit.mend)),
+        _ => Ok(()),
+    }
+}
+
+/// Those that there are.
+async fn limits(session: &Session) -> Result<Vec<Limit>> {
+    let row = session.one(LIMITS, &[]).await?;
     let limit =
         |name: String, most: i64, used: i64, mend| Limit { name, most, free: most - used, mend };
     let mut limits = vec![limit(
@@ -38,10 +71,9 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
         ));
         limits.push(limit(role, row.get(7), row.get(8), "Raise it: ALTER ROLE … CONNECTION LIMIT"));
     }
-    // Of a partitioned table somebody takes new partitions in.
-    let more = i64::from(subject.table.is_partitioned());
     // A negative limit is none.
-    Ok(limits.iter().filter(|l| l.most >= 0).filter_map(|l| judge(l, more)).collect())
+    limits.retain(|limit| limit.most >= 0);
+    Ok(limits)
 }
 
 /// The session that asks counts as used and is one of those wanted.

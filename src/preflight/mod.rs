@@ -46,6 +46,7 @@ use crate::error::{Error, Result};
 use crate::pg::{Connector, Session};
 use crate::shadow::Names;
 
+pub use connections::refuse_workers;
 pub use event_triggers::EventTriggers;
 use finding::Report;
 pub use finding::{Finding, Severity, refuse};
@@ -64,6 +65,8 @@ pub struct Subject<'a> {
     pub event_triggers: EventTriggers,
     /// The connection strings of standbys that are to be asked.
     pub replicas: &'a [String],
+    /// Ranges that are copied at a time.
+    pub workers: usize,
     /// The hours in which the names may be swapped.
     pub window: Option<&'a Window>,
 }
@@ -76,7 +79,7 @@ pub async fn before_a_trial(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     report.take("server_version", server_version::check(s).await).await?;
     report.take("primary", primary::check(s).await).await?;
     report.take("direct_connection", direct_connection::check(s).await).await?;
-    report.take("privileges", privileges::check(s).await).await?;
+    report.take("privileges", privileges::before_a_trial(s).await).await?;
     report.take("table_kind", table_kind::in_place(s).await).await?;
     report.take("another_migration", another_migration::check(s).await).await?;
     report.take("event_triggers", event_triggers::check(s).await).await?;
@@ -92,6 +95,8 @@ pub async fn in_place(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let mut report = Report::of(s.session);
     report.take("replicas", replicas::check(s).await).await?;
     report.take("prepared_transactions", prepared_transactions::check(s).await).await?;
+    let indexes = privileges::creating(s).await.map(|found| found.into_iter().collect());
+    report.take("privileges", indexes).await?;
     let mut all = before_a_trial(subject).await?;
     all.extend(report.findings());
     Ok(all)

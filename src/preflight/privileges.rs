@@ -21,6 +21,19 @@ struct Rights {
 }
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let mut findings = before_a_trial(subject).await?;
+    findings.extend(creating(subject).await?);
+    Ok(findings)
+}
+
+/// Where the table's schema gets something new, be it an index.
+pub(super) async fn creating(subject: &Subject<'_>) -> Result<Option<Finding>> {
+    let rights = rights(subject).await?;
+    Ok(schema(subject, rights.superuser || rights.owner_creates_in_schema, "CREATE"))
+}
+
+/// What a change in place takes that makes nothing new.
+pub(super) async fn before_a_trial(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let rights = rights(subject).await?;
     if rights.superuser {
         return Ok(vec![Finding::note(
@@ -30,10 +43,9 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
              where the owner is not trusted, connect as a role with only the privileges documented",
         )]);
     }
-    Ok([owner(subject, &rights), database(&rights), schema(subject, &rights), statistics(&rights)]
-        .into_iter()
-        .flatten()
-        .collect())
+    let schema = schema(subject, rights.owner_uses_schema, "USAGE");
+    let all = [owner(subject, &rights), database(&rights), schema, statistics(&rights)];
+    Ok(all.into_iter().flatten().collect())
 }
 
 /// Membership with both: to act as the owner (SET ROLE), and to own what the owner owns.
@@ -80,18 +92,12 @@ fn database(rights: &Rights) -> Option<Finding> {
     })
 }
 
-fn schema(subject: &Subject<'_>, rights: &Rights) -> Option<Finding> {
-    let missing: Vec<&str> =
-        [(rights.owner_uses_schema, "USAGE"), (rights.owner_creates_in_schema, "CREATE")]
-            .into_iter()
-            .filter_map(|(has, privilege)| (!has).then_some(privilege))
-            .collect();
+fn schema(subject: &Subject<'_>, has: bool, privilege: &str) -> Option<Finding> {
     let (schema, owner) = (quote_ident(&subject.table.schema), quote_ident(&subject.table.owner));
-    (!missing.is_empty()).then(|| {
-        let missing = missing.join(", ");
+    (!has).then(|| {
         Finding::refuse(
-            format!("the table's owner {owner} lacks {missing} on schema {schema}, where the new table goes"),
-            format!("GRANT {missing} ON SCHEMA {schema} TO {owner}"),
+            format!("the table's owner {owner} lacks {privilege} on the table's schema {schema}"),
+            format!("GRANT {privilege} ON SCHEMA {schema} TO {owner}"),
         )
     })
 }

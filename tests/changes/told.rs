@@ -48,7 +48,12 @@ async fn what_would_be_left_behind_is_told_and_agreed_to() {
         ("created_at > now()", "another moment"),
         ("age(created_at) > interval '1 year'", "another moment"),
         ("id IN (SELECT 1)", "reads other rows"),
-        ("nothing = 1", "does not exist"),
+        (
+            "nothing = 1",
+            "the expression \"nothing = 1\" is not valid: column \"nothing\" does not exist",
+        ),
+        ("id > 5) OR (true", "closes a \")\" that it has not opened"),
+        ("id > (5", "no \")\" at its end"),
         ("true; DROP TABLE ours.t", "not valid"),
     ] {
         let output = shop.run(TABLE, &["--where", condition, "--yes"]).await.expect_code(2);

@@ -163,6 +163,8 @@ async fn what_is_of_one_partition_alone_is_refused_by_name() {
         ("ours.other", &NONE[..], "is not partitioned"),
         (TABLE, &["--partition-by", "none", "--partition-every", "1 day"], "nothing else to say"),
         (TABLE, &["--alter", "DROP COLUMN created_at CASCADE"], "created_at"),
+        (TABLE, &["--alter", "SET (fillfactor = 70)"], "storage parameters"),
+        (TABLE, &["--map", "amount = 1", "--alter", "CLUSTER ON orders_pkey"], "CLUSTER ON"),
     ] {
         let output = shop.run(table, change).await;
         assert!(

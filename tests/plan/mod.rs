@@ -356,10 +356,21 @@ async fn the_runbook_has_a_lever_for_every_phase() {
         let file = folder.path().join(format!("{n}.md"));
         plan(&shop, &["--alter", alter, "--runbook", file.to_str().unwrap()]).await.expect_code(0);
         let text = std::fs::read_to_string(&file).unwrap();
-        for told in told.iter().chain(&["# \"s\".\"t\"", "Rollback lever", "Check"]) {
+        let reached = format!("'\"s\".\"t\"' -d '{}'", shop.dsn);
+        for told in told.iter().chain(&["# \"s\".\"t\"", "Rollback lever", "Check", &reached]) {
             assert!(text.contains(told), "{told}:\n{text}");
         }
+        // What exchanges the names is told where they are exchanged.
+        if let Some(at) = text.find("SQL of \"cutover\"") {
+            assert!(text.find("## 3. Cutover").is_some_and(|cutover| cutover < at), "{text}");
+        }
     }
+    let file = folder.path().join("secret.md");
+    let secret = shop.dsn.replace("postgres@", "postgres:hunter2@");
+    let given = ["plan", "s.t", "-d", &secret, "--rebuild", "--runbook", file.to_str().unwrap()];
+    harness::run(given).await.expect_code(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("-d \"$DSN\"") && !text.contains("hunter2"), "{text}");
     let nowhere = ["--rebuild", "--runbook", "/nonexistent/runbook.md"];
     assert!(plan(&shop, &nowhere).await.expect_code(2).stderr.contains("/nonexistent"));
 }

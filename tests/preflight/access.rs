@@ -28,21 +28,26 @@ async fn each_missing_privilege_is_told_as_the_statement_that_gives_it() {
     assert!(owner.mend.starts_with("GRANT \"the Owner\" TO \"App user\""), "{owner}");
     let create = refusal(&found, "privileges", "may not create in database");
     assert_eq!(create.mend, "GRANT CREATE ON DATABASE \"my \"\"db\" TO \"App user\"");
-    let schema = refusal(&found, "privileges", "lacks USAGE, CREATE on schema \"sales\"");
-    assert_eq!(schema.mend, "GRANT USAGE, CREATE ON SCHEMA \"sales\" TO \"the Owner\"");
+    let [uses, creates] = ["USAGE", "CREATE"].map(|privilege| {
+        let lacks = format!("lacks {privilege} on the table's schema \"sales\"");
+        let schema = refusal(&found, "privileges", &lacks);
+        assert_eq!(schema.mend, format!("GRANT {privilege} ON SCHEMA \"sales\" TO \"the Owner\""));
+        schema
+    });
     let stats = refusal(&found, "privileges", "may not see other sessions");
     assert_eq!(stats.mend, "GRANT pg_read_all_stats TO \"App user\"");
     let replicate = refusal(&found, "replication_connection", "42501");
     let first = replicate.mend.split_once("; on managed services").unwrap().0;
     assert_eq!(first, "ALTER ROLE \"App user\" REPLICATION");
-    assert_eq!(refusals(&found).len(), 5, "{found:#?}");
+    assert_eq!(refusals(&found).len(), 6, "{found:#?}");
 
-    for (n, mend) in
-        [&*owner.mend, &create.mend, &schema.mend, &stats.mend, first].iter().enumerate()
+    for (n, mend) in [&*owner.mend, &create.mend, &uses.mend, &creates.mend, &stats.mend, first]
+        .iter()
+        .enumerate()
     {
         run_mend(&client, mend).await;
         let left = refusals(&findings(&as_app, "sales.orders").await).len();
-        assert_eq!(left, 4 - n, "{mend}");
+        assert_eq!(left, 5 - n, "{mend}");
     }
 }
 

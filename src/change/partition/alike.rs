@@ -12,8 +12,28 @@ use crate::error::{Error, Kind, Result};
 /// By what the new table is divided: the columns may have other names there.
 pub(super) fn by(source: &Table, target: &Table) -> Result<By> {
     refuse_unlike(source)?;
+    refuse_settings_of_rows(source, target)?;
     let key = source.partition_key.as_deref().unwrap_or_default();
     divided(source, target, (&source.qualified().to_string(), key))
+}
+
+/// What the clauses set for rows: a partitioned table has none, and PostgreSQL would refuse them as well.
+fn refuse_settings_of_rows(source: &Table, target: &Table) -> Result<()> {
+    let marked = |table: &Table| table.indexes.iter().any(|index| index.clustered);
+    let what = match () {
+        () if (&source.options, &source.toast_options)
+            != (&target.options, &target.toast_options) =>
+        {
+            "storage parameters, SET (…)"
+        }
+        () if marked(target) && !marked(source) => "an index that it is clustered by, CLUSTER ON",
+        () => return Ok(()),
+    };
+    Err(Error::usage(format!(
+        "--alter gives {} {what}: it is partitioned, and only its partitions have rows",
+        source.qualified()
+    ))
+    .next("Give it to each partition, before or after the copy: it follows them"))
 }
 
 fn divided(source: &Table, target: &Table, (name, key): (&str, &str)) -> Result<By> {

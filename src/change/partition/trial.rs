@@ -129,6 +129,15 @@ fn refuse_unique(by: &By, target: &Table) -> Result<()> {
     if named.is_empty() {
         return Ok(());
     }
+    let may_be_null = |c: &&String| target.column_named(c).is_some_and(|c| !c.not_null);
+    let nulls: Vec<&str> = by.columns.iter().filter(may_be_null).map(String::as_str).collect();
+    let nulls = match nulls.is_empty() {
+        true => String::new(),
+        false => format!(
+            ". {} may be NULL, which no primary key allows: give such rows a value too (--map), or make it UNIQUE",
+            nulls.join(", ")
+        ),
+    };
     Err(Error::usage(format!(
         "a unique index of a partitioned table has the columns that it is partitioned by, {}; these of {} have not: {}",
         by.columns.join(", "),
@@ -136,7 +145,7 @@ fn refuse_unique(by: &By, target: &Table) -> Result<()> {
         named.join(", ")
     ))
     .next(format!(
-        "Nothing was changed. Give it with the change, and uniqueness is that of the longer key: {}",
+        "Nothing was changed. Give it with the change, and uniqueness is that of the longer key: {}{nulls}",
         mends.join("; ")
     )))
 }

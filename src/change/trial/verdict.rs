@@ -15,6 +15,8 @@ pub enum Way {
     Careful,
     /// A new table beside it.
     ShadowCopy,
+    /// PostgreSQL could not be asked.
+    Unknown,
 }
 
 impl Way {
@@ -25,6 +27,7 @@ impl Way {
             Way::Online => "in place",
             Way::Careful => "in place with care",
             Way::ShadowCopy => "shadow copy",
+            Way::Unknown => "not known",
         }
     }
 }

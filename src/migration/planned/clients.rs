@@ -30,7 +30,7 @@ impl Known<'_> {
             Way::Online | Way::Careful => {
                 out.extend(self.of_a_copy().into_iter().map(|what| format!("{WITHOUT}{what}")));
             }
-            Way::ShadowCopy => out.extend(self.of_a_copy()),
+            Way::ShadowCopy | Way::Unknown => out.extend(self.of_a_copy()),
         }
         out
     }

@@ -8,6 +8,7 @@ mod estimate;
 mod sampled;
 mod statements;
 
+use super::copy::CopySettings;
 use super::left_behind::LeftBehind;
 use super::prepare;
 use super::rehearsal::table;
@@ -16,7 +17,8 @@ use crate::change::trial::{self, Trial, Way};
 use crate::change::{self, Request, partition};
 use crate::cutover;
 use crate::error::{Error, Kind, Result};
-use crate::pg::{Connector, Session};
+use crate::pg::sqlstate::{Class, classify};
+use crate::pg::{Connector, Session, Who};
 use crate::preflight::{self, EventTriggers, Finding, Severity, Subject};
 use crate::shadow::Names;
 use clients::Known;
@@ -24,6 +26,9 @@ pub use estimate::{Estimate, Size};
 
 /// The statements name the migration, whose number is not known yet.
 const NO_MIGRATION: i64 = 0;
+
+/// A plan only reads: it waits so long for whoever keeps out readers.
+const PATIENCE: &str = "10s";
 
 /// What would be done.
 #[derive(Debug, serde::Serialize)]
@@ -79,25 +84,66 @@ impl Planned {
     ) -> Result<Planned> {
         let session = connector.session("plan").await?;
         let oid = catalog::find(&session, typed).await?;
-        let gone = || Error::usage(format!("{typed} is not there any more"));
-        let source = catalog::read(&session, oid).await?.ok_or_else(gone)?;
+        let planned = Planned::of_table(connector, &session, oid, request, event_triggers).await;
+        match planned {
+            Ok(planned) => {
+                planned.ok_or_else(|| Error::usage(format!("{typed} is not there any more")))
+            }
+            Err(e) if classify(&e) == Class::Late => Err(locked_out(&session, oid, typed, e).await),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// None where it is gone.
+    async fn of_table(
+        connector: &Connector,
+        session: &Session,
+        oid: u32,
+        request: &Request,
+        event_triggers: EventTriggers,
+    ) -> Result<Option<Planned>> {
+        session.set("lock_timeout", PATIENCE).await?;
+        let Some(source) = catalog::read(session, oid).await? else { return Ok(None) };
+        // What is tried has limits of its own, and preflight looks whether the session's are those it was given.
+        session.set("lock_timeout", "0").await?;
         let names = Names::of(&source.qualified());
         let subject = Subject {
             connector,
-            session: &session,
+            session,
             table: &source,
             names: &names,
             event_triggers,
             replicas: &[],
+            workers: CopySettings::default().workers,
             window: None,
         };
-        Planning { session: &session, source: &source, names: &names, request, subject }.all().await
+        let planning = Planning { session, source: &source, names: &names, request, subject };
+        planning.all().await.map(Some)
     }
 
     /// Whether the way that is recommended is open.
     pub fn is_open(&self) -> bool {
-        self.way != Way::ShadowCopy || self.refused.is_empty()
+        !matches!(self.way, Way::ShadowCopy | Way::Unknown) || self.refused.is_empty()
     }
+}
+
+/// Says who keeps readers out, as far as can be seen by now.
+async fn locked_out(session: &Session, oid: u32, typed: &str, e: Error) -> Error {
+    let sql = format!(
+        "SELECT {} FROM pg_catalog.pg_stat_activity a WHERE a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l \
+         WHERE l.locktype = 'relation' AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d \
+           WHERE d.datname = pg_catalog.current_database()) \
+         AND l.relation = $1 AND l.mode = 'AccessExclusiveLock' AND l.granted)",
+        Who::COLUMNS
+    );
+    session.rollback().await;
+    let rows = session.query(&sql, &[&oid]).await.unwrap_or_default();
+    let all: Vec<Who> = rows.iter().map(Who::of).collect();
+    let by = Who::list(&all)
+        .map_or("its lock is free again by now".to_owned(), |all| format!("locked by {all}"));
+    e.context(format!("{typed} could not be read within {PATIENCE}; {by}"))
+        .state("Nothing was touched")
+        .next("Ask again once that transaction has ended")
 }
 
 struct Planning<'a> {
@@ -106,6 +152,12 @@ struct Planning<'a> {
     names: &'a Names,
     request: &'a Request,
     subject: Subject<'a>,
+}
+
+/// Why there is no trial, and what that leaves.
+struct NotInPlace {
+    way: Way,
+    why: String,
 }
 
 impl Planning<'_> {
@@ -133,7 +185,7 @@ impl Planning<'_> {
         }
         let (way, why) = match &in_place {
             Ok(trial) => (trial.verdict.way, trial.verdict.why.clone()),
-            Err(why) => (Way::ShadowCopy, why.clone()),
+            Err(NotInPlace { way, why }) => (*way, why.clone()),
         };
         let tried = in_place.as_ref().ok().and_then(|trial| trial.observed.becomes.as_ref());
         let plan = copy.as_ref().map(|(_, plan)| plan);
@@ -148,39 +200,37 @@ impl Planning<'_> {
         let copy = copy.map(|(way, _)| way).filter(|_| refused.is_empty());
         let (in_place, not_in_place) = match in_place {
             Ok(trial) => (Some(trial), None),
-            Err(why) => (None, Some(why)),
+            Err(NotInPlace { why, .. }) => (None, Some(why)),
         };
         let table = source.qualified().to_string();
         Ok(Planned { table, size, way, why, in_place, not_in_place, copy, refused, notes, clients })
     }
 
     /// What PostgreSQL would do, or why it cannot be asked.
-    async fn in_place(&self) -> Result<Result<Trial, String>> {
+    async fn in_place(&self) -> Result<Result<Trial, NotInPlace>> {
+        let by_copy = |why| Ok(Err(NotInPlace { way: Way::ShadowCopy, why }));
         if let Some(why) = self.request.needs_copy() {
-            return Ok(Err(why.into()));
+            return by_copy(why.into());
         }
         let findings = preflight::before_a_trial(&self.subject).await?;
         let refusal = findings.iter().find(|f| f.severity == Severity::Refuse);
         if let Some(refusal) = refusal {
-            return Ok(Err(format!(
-                "PostgreSQL was not asked what it would do in place: {refusal}"
-            )));
+            let why = format!("PostgreSQL was not asked what it would do in place: {refusal}");
+            return Ok(Err(NotInPlace { way: Way::Unknown, why }));
         }
         match trial::observe(self.session, self.source, self.request).await {
             Ok(Trial { verdict, observed, .. })
                 if verdict.way == Way::ShadowCopy && observed.no_way.is_some() =>
             {
-                Ok(Err(verdict.why))
+                by_copy(verdict.why)
             }
             // It is told in a word: the statement as typed is nobody's to run.
             Ok(trial) if self.source.is_partitioned() && trial.verdict.way == Way::ShadowCopy => {
-                Ok(Err(format!(
-                    "PostgreSQL would do more than change its catalogs: {}",
-                    trial.verdict.why
-                )))
+                let why = trial.verdict.why;
+                by_copy(format!("PostgreSQL would do more than change its catalogs: {why}"))
             }
             Ok(trial) => Ok(Ok(trial)),
-            Err(e) if e.kind() == Kind::Refused => Ok(Err(e.what().to_owned())),
+            Err(e) if e.kind() == Kind::Refused => by_copy(e.what().to_owned()),
             Err(e) => Err(e),
         }
     }
@@ -251,6 +301,7 @@ impl Planning<'_> {
             notes.extend(partition::reads_all_rows(source, &plan, asked)?);
             notes.extend(asked.without_default().map(str::to_owned));
         }
+        notes.extend(change::lost_by_cascade(source, &plan.target, self.request));
         let limit = cutover::Limits::default().max_lock_hold;
         notes.extend(preflight::long_swap(source, &plan, limit));
         if self.request.shadow_ddl.is_some() {

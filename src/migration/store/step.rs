@@ -175,6 +175,7 @@ DECLARE
   ours text := 'pgwraith/' || it || '/%';
   m pgwraith.migration%ROWTYPE;
   f record;
+  ended int8;
 BEGIN
   IF EXISTS (SELECT 1 FROM pgwraith.progress p WHERE p.migration_id = it AND p.at > clock_timestamp() - interval '1 minute')
     AND EXISTS (SELECT 1 FROM pg_stat_activity a WHERE a.application_name LIKE ours AND a.datname = current_database()) THEN
@@ -186,6 +187,7 @@ BEGIN
     RAISE EXCEPTION 'what was done in % itself is undone by `pgwraith abort`, with short locks', source;
   END IF;
   PERFORM pg_terminate_backend(a.pid, 10000) FROM pg_stat_activity a WHERE a.application_name LIKE ours AND a.datname = current_database();
+  GET DIAGNOSTICS ended = ROW_COUNT;
   SELECT * INTO m FROM pgwraith.migration n WHERE n.id = it FOR UPDATE;
   -- Whoever ran it may have swapped until just now, and the shadow be the table that everybody uses.
   IF NOT FOUND OR m.finished_at IS NOT NULL THEN RAISE EXCEPTION '% has no unfinished migration any more', source; END IF;
@@ -209,6 +211,7 @@ BEGIN
   DELETE FROM pgwraith.progress d WHERE d.migration_id = it;
   DELETE FROM pgwraith.step d WHERE d.migration_id = it;
   DELETE FROM pgwraith.migration d WHERE d.id = it;
-  RETURN 'undone: nobody ran it; nothing of it is left but schema pgwraith';
+  RETURN format('undone: %s; nothing of it is left but schema pgwraith',
+    CASE ended WHEN 0 THEN 'nobody ran it' ELSE 'sessions of it that were there are ended' END);
 END $body$;
 ";

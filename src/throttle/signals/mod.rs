@@ -24,6 +24,7 @@ pub use query::Asked;
 pub use replicas::Replicas;
 pub use standbys::Behind;
 use standbys::{Standby, Standbys};
+use subscribers::{Slot, Subscribers};
 pub use told::Told;
 
 use super::controller::Reading;
@@ -45,7 +46,7 @@ pub struct Seen {
     now: Instant,
     written: Lsn,
     standbys: Vec<Standby>,
-    subscribers: Vec<Row>,
+    subscribers: Vec<Slot>,
     sessions: Sessions,
     archiver: Option<Row>,
 }
@@ -65,6 +66,7 @@ pub struct Signals {
     positions: Positions,
     standbys: Standbys,
     replicas: Replicas,
+    subscribers: Subscribers,
     archiver: Archiver,
     reminded: Option<Instant>,
 }
@@ -87,6 +89,7 @@ impl Signals {
             positions: Positions::default(),
             standbys: Standbys::default(),
             replicas,
+            subscribers: Subscribers::default(),
             archiver: Archiver::default(),
             reminded: None,
         })
@@ -113,7 +116,7 @@ impl Signals {
             now,
             written,
             standbys: Standby::all(&standbys),
-            subscribers,
+            subscribers: Slot::all(&subscribers),
             sessions: sessions.first().map(Sessions::of).unwrap_or_default(),
             archiver: archiver.into_iter().next(),
         })
@@ -127,7 +130,8 @@ impl Signals {
         // Of several that cannot be measured the last is told: standbys rather than sessions.
         let mut readings: Vec<Reading> = seen.sessions.read(limits).collect();
         readings.extend(self.standbys.read(standbys, behind, limits, seen.now));
-        readings.extend(subscribers::read(&seen.subscribers, seen.written, limits));
+        let slots = &seen.subscribers;
+        readings.extend(self.subscribers.read(slots, seen.written, limits, seen.now));
         readings.extend(limits.wal_rate.and_then(|limit| self.rate(limit)));
         let archiver = seen.archiver.as_ref();
         readings.extend(archiver.and_then(|row| self.archiver.read(row, limits)));
