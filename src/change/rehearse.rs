@@ -39,11 +39,7 @@ pub async fn rehearse_within(
     request: &Request,
     lock_timeout: Duration,
 ) -> Result<Plan> {
-    session.batch("SAVEPOINT rehearsal").await?;
-    let plan = rehearse_in_transaction(session, source, request, lock_timeout).await;
-    let back = "ROLLBACK TO SAVEPOINT rehearsal; RELEASE SAVEPOINT rehearsal";
-    let undone = session.batch(back).await;
-    plan.and_then(|plan| undone.map(|()| plan))
+    session.undone(rehearse_in_transaction(session, source, request, lock_timeout)).await
 }
 
 async fn rehearse_in_transaction(
@@ -471,10 +467,8 @@ async fn check_assignment(
 /// itself is for the copy to say; and where the first row is far behind many dead ones, `limit` milliseconds
 /// are enough.
 async fn try_a_row(session: &Session, insert: &str, limit: u128) -> Result<()> {
-    session.batch(&format!("SAVEPOINT row; SET LOCAL statement_timeout = {limit}")).await?;
-    let tried = session.batch(&format!("{insert} LIMIT 1")).await;
-    session.batch("ROLLBACK TO SAVEPOINT row; RELEASE SAVEPOINT row").await?;
-    match tried {
+    let limited = format!("SET LOCAL statement_timeout = {limit}; {insert} LIMIT 1");
+    match session.undone(session.batch(&limited)).await {
         Err(e) if e.db().is_some() && classify(&e) == Class::Definite => Err(Error::new(
             Kind::Refused,
             format!("a row of the table cannot be written to a table like it: {}", e.what()),

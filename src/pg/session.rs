@@ -227,6 +227,15 @@ impl Session {
         }
     }
 
+    /// Does it in a part of the open transaction that is undone again, whatever comes of it.
+    pub async fn undone<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.batch("SAVEPOINT undone").await?;
+        let done = work.await;
+        // Of several of that name the last one: parts may be in parts.
+        let undone = self.batch("ROLLBACK TO SAVEPOINT undone; RELEASE SAVEPOINT undone").await;
+        done.and_then(|done| undone.map(|()| done))
+    }
+
     /// From here on, every object belongs to `role`, and data is read and written as `role`.
     pub async fn set_role(&self, role: &str) -> Result<()> {
         self.batch(&format!("SET SESSION ROLE {}", super::quote_ident(role))).await

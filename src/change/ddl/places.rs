@@ -75,10 +75,11 @@ pub(in crate::change) async fn try_rows(
         values.collect::<Vec<_>>().join(", "),
     );
     let limit = LOOK.as_millis();
-    session.batch(&format!("SAVEPOINT places; SET LOCAL statement_timeout = {limit}")).await?;
-    let found = session.maybe(&sql, &[]).await;
-    session.batch("ROLLBACK TO SAVEPOINT places; RELEASE SAVEPOINT places").await?;
-    match found {
+    let look = async {
+        session.batch(&format!("SET LOCAL statement_timeout = {limit}")).await?;
+        session.maybe(&sql, &[]).await
+    };
+    match session.undone(look).await {
         Ok(Some(row)) => Err(Error::new(
             Kind::DataDiffers,
             format!(

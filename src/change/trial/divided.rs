@@ -112,7 +112,6 @@ impl Observer<'_> {
     /// What the statements do to the divided clone, undone again.
     async fn seen_in_parts(&self, on: &Ground<'_>, statements: &[&str]) -> Result<Seen> {
         let session = self.session;
-        session.batch("SAVEPOINT divided").await?;
         let seen = async {
             let divided = self.divide(on).await?;
             let before = self.files_of(divided.leaf).await?;
@@ -134,16 +133,12 @@ impl Observer<'_> {
                 unseen: divided.unseen,
             })
         };
-        let seen = seen.await;
-        let undone =
-            session.batch("ROLLBACK TO SAVEPOINT divided; RELEASE SAVEPOINT divided").await;
-        seen.and_then(|seen| undone.map(|()| seen))
+        session.undone(seen).await
     }
 
     /// Whether the steps that are said to take a moment do so in partitions, too.
     pub(super) async fn are_short_in_parts(&self, on: &Ground<'_>, steps: &[Step]) -> Result<bool> {
         let session = self.session;
-        session.batch("SAVEPOINT divided").await?;
         let short = async {
             let divided = self.divide(on).await?;
             for step in steps {
@@ -167,10 +162,7 @@ impl Observer<'_> {
             }
             Ok(true)
         };
-        let short = short.await;
-        let undone =
-            session.batch("ROLLBACK TO SAVEPOINT divided; RELEASE SAVEPOINT divided").await;
-        short.and_then(|short| undone.map(|()| short))
+        session.undone(short).await
     }
 
     async fn files_of(&self, leaf: u32) -> Result<Moment> {

@@ -39,11 +39,8 @@ pub async fn observe(session: &Session, source: &Table, request: &Request) -> Re
 
 /// The same in the open transaction of a session that keeps DDL off the table.
 pub async fn observe_within(session: &Session, source: &Table, request: &Request) -> Result<Trial> {
-    session.batch("SAVEPOINT whole_trial").await?;
-    let trial = Observer { session, source }.all(&request.alters).await;
-    let back = "ROLLBACK TO SAVEPOINT whole_trial; RELEASE SAVEPOINT whole_trial";
-    let undone = session.batch(back).await;
-    let trial = trial.and_then(|trial| undone.map(|()| trial))?;
+    let observer = Observer { session, source };
+    let trial = session.undone(observer.all(&request.alters)).await?;
     keep_what_hangs_on_it(session, source, request, trial).await
 }
 
@@ -174,26 +171,24 @@ impl Observer<'_> {
         stand_ins: &StandIns<'_>,
     ) -> Result<Option<Lock>> {
         let session = self.session;
-        session.batch("SAVEPOINT lock").await?;
-        let (held, was) = (self.modes(made.oid).await?, self.rows_of(made.oid).await?);
-        let done = self.run(made, statements, stand_ins).await;
-        let lock = match done {
-            Ok(()) => {
-                let now = self.modes(made.oid).await?;
-                let new = |lock: Lock| now.contains(&lock) && !held.contains(&lock);
-                let alike = self.rows_of(made.oid).await? == was;
-                Some(match () {
-                    () if new(Lock::ShareRowExclusive) && alike => Lock::ShareRowExclusive,
-                    () if new(Lock::ShareRowExclusive) => Lock::AccessExclusive,
-                    () if new(Lock::ShareUpdateExclusive) => Lock::ShareUpdateExclusive,
-                    () => Lock::AccessExclusive,
-                })
+        let lock = async {
+            let (held, was) = (self.modes(made.oid).await?, self.rows_of(made.oid).await?);
+            match self.run(made, statements, stand_ins).await {
+                Ok(()) => {}
+                Err(e) if e.kind() == Kind::Usage => return Ok(None),
+                Err(e) => return Err(e),
             }
-            Err(e) if e.kind() == Kind::Usage => None,
-            Err(e) => return Err(e),
+            let now = self.modes(made.oid).await?;
+            let new = |lock: Lock| now.contains(&lock) && !held.contains(&lock);
+            let alike = self.rows_of(made.oid).await? == was;
+            Ok(Some(match () {
+                () if new(Lock::ShareRowExclusive) && alike => Lock::ShareRowExclusive,
+                () if new(Lock::ShareRowExclusive) => Lock::AccessExclusive,
+                () if new(Lock::ShareUpdateExclusive) => Lock::ShareUpdateExclusive,
+                () => Lock::AccessExclusive,
+            }))
         };
-        session.batch("ROLLBACK TO SAVEPOINT lock; RELEASE SAVEPOINT lock").await?;
-        Ok(lock)
+        session.undone(lock).await
     }
 
     async fn modes(&self, oid: u32) -> Result<Vec<Lock>> {
@@ -231,11 +226,7 @@ impl Observer<'_> {
         statements: &[&str],
         lock: Option<Lock>,
     ) -> Result<(Observed, Option<(Table, Table)>)> {
-        self.session.batch("SAVEPOINT trial").await?;
-        let looked = self.looked(on, statements, lock).await;
-        let back = "ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial";
-        let undone = self.session.batch(back).await;
-        looked.and_then(|looked| undone.map(|()| looked))
+        self.session.undone(self.looked(on, statements, lock)).await
     }
 
     /// What the statements do, and the table before and after.

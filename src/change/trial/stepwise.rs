@@ -58,18 +58,19 @@ impl Observer<'_> {
 
     /// Which clauses drop something; None where one of them cannot stand alone.
     async fn dropping(&self, on: &Ground<'_>, clauses: &[Clause<'_>]) -> Result<Option<Vec<bool>>> {
-        let mut out = Vec::new();
-        self.session.batch("SAVEPOINT dropping").await?;
-        for (clause, lock) in clauses {
-            match self.looked(on, &[clause], *lock).await {
-                Ok((_, Some((before, after)))) => out.push(drops(&before, &after)),
-                Ok((_, None)) => return Ok(None),
-                Err(e) if e.kind() == Kind::Usage => return Ok(None),
-                Err(e) => return Err(e),
+        let all = async {
+            let mut out = Vec::new();
+            for (clause, lock) in clauses {
+                match self.looked(on, &[clause], *lock).await {
+                    Ok((_, Some((before, after)))) => out.push(drops(&before, &after)),
+                    Ok((_, None)) => return Ok(None),
+                    Err(e) if e.kind() == Kind::Usage => return Ok(None),
+                    Err(e) => return Err(e),
+                }
             }
-        }
-        self.session.batch("ROLLBACK TO SAVEPOINT dropping; RELEASE SAVEPOINT dropping").await?;
-        Ok(Some(out))
+            Ok(Some(out))
+        };
+        self.session.undone(all).await
     }
 
     async fn one_by_one(

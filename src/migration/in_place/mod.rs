@@ -15,6 +15,7 @@ mod short;
 mod undo;
 mod vacuum;
 mod violating;
+mod whole;
 mod work;
 
 use std::collections::HashSet;

@@ -2,11 +2,10 @@
 //! table's own takes those over, which reads no row. Partitions come and go meanwhile: each is done as it is found, and behind
 //! the first lock, where none comes any more, each must have it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::whole::OfParts;
 use super::work::{Did, Steps};
 use crate::catalog::{self, Table};
 use crate::change::trial::{Lock, PartKey};
@@ -59,35 +58,17 @@ impl Steps<'_, '_, '_> {
     }
 
     pub(super) async fn attach_key(&self, stored: &StoredStep, key: &PartKey) -> Result<Did> {
-        let (migration, epoch) = (self.context.flow.migration, self.context.writer.epoch);
-        loop {
-            for part in without(self.control, self.source.oid, key).await? {
-                let name = part.qualified();
-                self.context
-                    .meter
-                    .note(format!("partition {name} came meanwhile: its index is built"));
-                self.key_of(&part, key).await?;
-            }
-            let lacking = AtomicBool::new(false);
-            let (table, number, sql) = (self.source, stored.number, &stored.step.sql);
-            let work = Attach { table, key, sql, migration, epoch, number, lacking: &lacking };
-            match self.under_lock(&work, &|| self.context.held.borrow().clone()).await {
-                Ok(lock) => return Ok(Did { lock: Some(lock), rows: None }),
-                Err(_) if lacking.load(Ordering::Relaxed) => {}
-                Err(e) => return Err(e),
-            }
-        }
+        self.take_over(stored, key, async |part| self.key_of(part, key).await).await
     }
 }
 
-/// The partitions that hold rows and have no such constraint.
-async fn without(session: &Session, root: u32, key: &PartKey) -> Result<Vec<Table>> {
-    let mut out = Vec::new();
-    for oid in catalog::tree(session, root).await? {
-        let part = catalog::read(session, oid).await?;
-        out.extend(part.filter(|part| !part.is_partitioned() && !key.is_in(part)));
+impl OfParts for PartKey {
+    const CAME: &str = "its index is built";
+    const LOCK: Lock = Lock::AccessExclusive;
+
+    fn has(&self, part: &Table) -> bool {
+        self.is_in(part)
     }
-    Ok(out)
 }
 
 /// Makes the index of a partition its constraint.
@@ -104,36 +85,6 @@ impl Work for AddKey<'_> {
             store::still_mine(session, self.migration, self.epoch).await?;
             session.batch(&set_role(Some(&self.part.owner))).await?;
             let statements = vec![self.add.clone()];
-            Ok(Ready { lock: Lock::AccessExclusive, others: Vec::new(), statements })
-        };
-        ready.boxed()
-    }
-}
-
-/// Makes the table's constraint of those of its partitions.
-struct Attach<'a> {
-    table: &'a Table,
-    key: &'a PartKey,
-    sql: &'a str,
-    migration: i64,
-    epoch: i64,
-    number: i32,
-    /// A partition has none.
-    lacking: &'a AtomicBool,
-}
-
-impl Work for Attach<'_> {
-    fn prepare<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Ready>> {
-        let ready = async {
-            store::claim_step(session, self.migration, self.epoch, self.number).await?;
-            // Behind the first lock nobody attaches one.
-            let without = without(session, self.table.oid, self.key).await?;
-            if let Some(part) = without.first() {
-                self.lacking.store(true, Ordering::Relaxed);
-                return Err(Error::failed(format!("{} has no such key", part.qualified())));
-            }
-            session.batch(&set_role(Some(&self.table.owner))).await?;
-            let statements = vec![self.sql.to_owned()];
             Ok(Ready { lock: Lock::AccessExclusive, others: Vec::new(), statements })
         };
         ready.boxed()
