@@ -1,7 +1,7 @@
 //! What expressions give: values as an UPDATE would take them, and keys that stay apart.
 
-use crate::harness;
-use crate::scene::{Shop, shop};
+use crate::harness::{self, Background};
+use crate::scene::{SOON, Shop, shop};
 use crate::twins::twins;
 
 const ROWS: &str = "CREATE TYPE {s}.colour AS ENUM ('red', 'blue'); \
@@ -61,6 +61,11 @@ async fn keys_that_may_become_one_are_refused() {
         assert!(output.stderr.contains("may be the same for two keys"), "{change:?}: {output}");
         assert!(harness::leftovers(&shop.client).await.is_empty(), "{change:?}");
     }
+    // One key that is written in several ways would be several.
+    let split = ["--alter", "ALTER code TYPE text COLLATE \"C\""];
+    shop.exec("CREATE TABLE ours.n (code text COLLATE public.nocase PRIMARY KEY)").await;
+    let output = shop.run("ours.n", &split).await.expect_code(2);
+    assert!(output.stderr.contains("written in two ways"), "{output}");
     // The way that is told instead.
     let instead = [
         "--alter",
@@ -71,6 +76,117 @@ async fn keys_that_may_become_one_are_refused() {
     run(&shop, &instead).await.expect_code(0);
     let low = "SELECT count(*) FROM ours.t WHERE low = lower(code)";
     assert_eq!(shop.value::<i64>(low).await, 100);
+}
+
+/// A value that has another collation than the column it goes to hashes in another way, and does not compare with it.
+#[tokio::test]
+async fn values_change_their_collation() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE SCHEMA ours; CREATE COLLATION public.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+         CREATE TABLE ours.t (code text COLLATE public.nocase PRIMARY KEY, plain text, v int); \
+         INSERT INTO ours.t SELECT 'Ab' || n, 'X' || n, n FROM generate_series(1, 500) n",
+    )
+    .await;
+    let twin = "SELECT code COLLATE \"C\", plain COLLATE \"C\", v FROM ours.t_old EXCEPT SELECT code COLLATE \"C\", plain COLLATE \"C\", v FROM ours.t";
+    for change in [
+        &[
+            "--alter",
+            "ADD l text, ADD c text COLLATE \"C\"",
+            "--map",
+            "l = lower(code)",
+            "--map",
+            "c = code",
+        ][..],
+        &["--alter", "ADD n text", "--map", "n = plain COLLATE public.nocase"],
+        &["--alter", "ALTER plain TYPE text COLLATE public.nocase"],
+        &["--alter", "ALTER plain TYPE text COLLATE \"C\""],
+        &["--alter", "ALTER v TYPE bigint", "--partition-by", "HASH (code)", "--partitions", "2"],
+    ] {
+        let output = run(&shop, change).await.expect_code(0);
+        assert_eq!(output.json()["verify"]["mismatches"], 0, "{change:?}: {output}");
+        assert_eq!(
+            shop.value::<i64>(&format!("SELECT count(*) FROM ({twin}) d")).await,
+            0,
+            "{change:?}"
+        );
+        shop.exec("DROP TABLE ours.t_old").await;
+    }
+}
+
+/// Keys that are followed under one collation are rows of another: what comes meanwhile is synced all the same.
+#[tokio::test]
+async fn keys_of_another_collation_are_followed() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE SCHEMA ours; CREATE TABLE ours.t (code text COLLATE \"C\" PRIMARY KEY, v int); \
+         INSERT INTO ours.t SELECT 'Ab' || n, n FROM generate_series(1, 500) n",
+    )
+    .await;
+    let change = ["--alter", "ALTER code TYPE text COLLATE \"en-x-icu\"", "--postpone-cutover"];
+    let mut run = Background::start(shop.arguments("ours.t", &change));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    shop.exec("UPDATE ours.t SET code = lower(code) WHERE v % 3 = 0; DELETE FROM ours.t WHERE v % 7 = 0; INSERT INTO ours.t VALUES ('new', 501)").await;
+    harness::run(["cutover", "ours.t", "-d", &shop.dsn]).await.expect_code(0);
+    run.finish(SOON).await.expect_code(0);
+    let differ = "SELECT count(*) FROM (SELECT code COLLATE \"C\", v FROM ours.t_old EXCEPT ALL SELECT code COLLATE \"C\", v FROM ours.t) d";
+    assert_eq!(shop.value::<i64>(differ).await, 0);
+    let rows = "SELECT (SELECT count(*) FROM ours.t) = (SELECT count(*) FROM ours.t_old)";
+    assert!(shop.value::<bool>(rows).await);
+}
+
+/// Rows are made by the settings of the beginning, whatever the server says later and whoever goes on.
+#[tokio::test]
+async fn settings_stay_what_they_were() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE SCHEMA ours; CREATE TABLE ours.t (id int PRIMARY KEY, at timestamptz, v int); \
+         INSERT INTO ours.t SELECT n, '2026-11-28 22:30:00+00', n FROM generate_series(1, 1000) n",
+    )
+    .await;
+    let change =
+        ["--alter", "ADD d date, ADD s text", "--map", "d = at::date", "--map", "s = at::text"];
+    let keep = ["--where", "at::text LIKE '%22:30%'", "--yes", "--postpone-cutover"];
+    let all: Vec<&str> = change.into_iter().chain(keep).collect();
+    let mut run = Background::start(shop.arguments("ours.t", &all));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    shop.exec("ALTER SYSTEM SET timezone = 'Asia/Tokyo'").await;
+    shop.exec("SELECT pg_reload_conf(); ALTER ROLE postgres SET timezone = 'Asia/Tokyo'").await;
+    shop.exec("UPDATE ours.t SET v = v + 1 WHERE id < 10").await;
+    run.signal(libc::SIGINT);
+    run.finish(SOON).await.expect_code(5);
+    shop.exec("UPDATE ours.t SET v = v + 1 WHERE id BETWEEN 10 AND 20").await;
+    let postponed = ["resume", "ours.t", "-d", &shop.dsn, "--postpone-cutover", "--json"];
+    let mut run = Background::start(postponed);
+    run.wait_for_saying("the cutover waits: postponed").await;
+    shop.exec("UPDATE ours.t SET v = v + 1 WHERE id BETWEEN 21 AND 30").await;
+    harness::run(["cutover", "ours.t", "-d", &shop.dsn]).await.expect_code(0);
+    run.finish(SOON).await.expect_code(0);
+    let alike = "SELECT count(*) = 1000 AND count(DISTINCT (d, s)) = 1 AND min(d) = '2026-11-28' FROM ours.t";
+    assert!(shop.value::<bool>(alike).await);
+}
+
+/// What was copied before would be other rows than what is copied behind.
+#[tokio::test]
+async fn a_function_that_rows_are_made_by_is_not_replaced() {
+    let shop = shop().await;
+    let function = |times: i32| {
+        format!(
+            "CREATE OR REPLACE FUNCTION ours.times(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * {times}'"
+        )
+    };
+    shop.exec(&format!(
+        "CREATE SCHEMA ours; CREATE TABLE ours.t (id int PRIMARY KEY, v int); {}; \
+         INSERT INTO ours.t SELECT n, n FROM generate_series(1, 1000) n",
+        function(2)
+    ))
+    .await;
+    let change = ["--alter", "ADD x int", "--map", "x = ours.times(v)", "--postpone-cutover"];
+    let mut run = Background::start(shop.arguments("ours.t", &change));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    shop.exec(&function(3)).await;
+    let output = run.finish(SOON).await.expect_code(6);
+    assert!(output.stderr.contains("function, ours.times(integer) was altered"), "{output}");
 }
 
 /// Where keys come in another order, a part of the old one is none of the new one, however little time there is.

@@ -153,6 +153,7 @@ async fn a_full_sync_waits_for_its_fence() {
         projection: plan.projection,
         key: plan.key,
         order: None,
+        functions: Vec::new(),
         publication: String::new(),
         slot: String::new(),
     };

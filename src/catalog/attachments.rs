@@ -189,6 +189,9 @@ const KINDS: &[&str] = &[
      FROM t, PARTS JOIN pg_catalog.pg_constraint k ON k.conrelid = p.oid
      WHERE k.contype = 'f' AND k.conparentid = 0 OR k.contype = 'c' AND k.coninhcount = 0
        OR k.contype IN ('p', 'u', 'x') AND NOT (SELECT ic.relispartition FROM pg_catalog.pg_class ic WHERE ic.oid = k.conindid)",
+    "SELECT 'NOT NULL of a partition', pg_catalog.format('column %I of %s', a.attname, p.oid::pg_catalog.regclass)
+     FROM t, PARTS JOIN pg_catalog.pg_attribute a ON a.attrelid = p.oid AND a.attnum > 0 AND a.attnotnull,
+       pg_catalog.pg_attribute r WHERE r.attrelid = toid AND r.attname = a.attname AND NOT r.attnotnull",
     "SELECT 'foreign key to a partition', pg_catalog.format('%I on %s', k.conname, k.conrelid::pg_catalog.regclass)
      FROM t, PARTS JOIN pg_catalog.pg_constraint k ON k.confrelid = p.oid WHERE k.contype = 'f' AND k.conparentid = 0",
     "SELECT 'row security of a partition', p.oid::pg_catalog.regclass::pg_catalog.text FROM t, PARTS

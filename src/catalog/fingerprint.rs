@@ -59,6 +59,12 @@ impl Fingerprint {
         &self.0
     }
 
+    /// The functions that make the rows' values, by their signatures.
+    pub fn functions(&self) -> Vec<String> {
+        let functions = self.0.get("function").and_then(Value::as_object);
+        functions.map_or_else(Vec::new, |all| all.keys().cloned().collect())
+    }
+
     /// Whether the source is what it was, whatever became of our publication.
     pub fn same_source(&self, now: &Fingerprint) -> bool {
         let without = |fingerprint: &Fingerprint| {
@@ -241,9 +247,18 @@ impl Baseline {
     }
 }
 
-/// Reads the fingerprint of table `oid` and of `publication`.
-pub async fn fingerprint(session: &Session, oid: u32, publication: &str) -> Result<Fingerprint> {
-    FingerprintReader::prepare(session).await?.read(session, oid, publication).await
+/// What must not change.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    pub table: u32,
+    pub publication: &'a str,
+    /// Signatures of those that make the rows' values: what is copied after one was replaced would be other rows.
+    pub functions: &'a [String],
+}
+
+/// Reads the fingerprint.
+pub async fn fingerprint(session: &Session, watched: Watched<'_>) -> Result<Fingerprint> {
+    FingerprintReader::prepare(session).await?.read(session, watched).await
 }
 
 /// The reading, prepared: under the cutover lock there is no time to plan it.
@@ -259,10 +274,9 @@ impl FingerprintReader {
     pub async fn read(
         &self,
         session: &Session,
-        oid: u32,
-        publication: &str,
+        Watched { table, publication, functions }: Watched<'_>,
     ) -> Result<Fingerprint> {
-        let rows = session.run(&self.0, &[&oid, &publication]).await?;
+        let rows = session.run(&self.0, &[&table, &publication, &functions]).await?;
         let row =
             rows.first().ok_or_else(|| Error::failed("PostgreSQL returned no fingerprint"))?;
         Ok(Fingerprint(row.get(0)))
@@ -349,6 +363,10 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
       CASE WHEN i.indisreplident THEN 'replica identity' END, CASE WHEN NOT i.indimmediate THEN 'deferrable' END,
       CASE WHEN NOT i.indisready THEN 'not ready' END, 'on columns number', i.indkey::pg_catalog.text))
       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisvalid),
+  'function', (SELECT pg_catalog.jsonb_object_agg(f.name, 'xmin ' || pg_catalog.md5(pg_catalog.concat_ws(' ', p.prolang, p.prosrc,
+      p.probin, p.prosqlbody::pg_catalog.text, p.proconfig::pg_catalog.text)))
+      FROM pg_catalog.unnest($3::pg_catalog.text[]) f (name)
+      JOIN pg_catalog.pg_proc p ON p.oid = pg_catalog.to_regprocedure(f.name)),
   'use of the row type', (SELECT pg_catalog.jsonb_object_agg(pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid), d.deptype)
       FROM pg_catalog.pg_type y JOIN pg_catalog.pg_depend d ON d.refclassid = 'pg_catalog.pg_type'::pg_catalog.regclass
         AND d.refobjid IN (y.oid, y.typarray)

@@ -20,7 +20,7 @@ pub use attachments::{
     Attachment, AttachmentsReader, attachments, check_attachments, invalid_indexes, subscriptions,
 };
 pub use carried::{Carried, TRIAL, carried};
-pub use fingerprint::{Baseline, Fingerprint, FingerprintReader, fingerprint};
+pub use fingerprint::{Baseline, Fingerprint, FingerprintReader, Watched, fingerprint};
 pub use model::{
     Column, Constraint, ForeignKey, Grant, Index, Key, Partner, Sequence, Statistics, SystemColumn,
     Table,

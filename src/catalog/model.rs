@@ -93,6 +93,9 @@ pub struct Column {
     pub has_binary: bool,
     /// Quoted and qualified; None where it is the type's own.
     pub collation: Option<String>,
+    /// The same, the type's own too; None where it has none.
+    #[serde(default)]
+    pub collated: Option<String>,
     pub collation_deterministic: bool,
     /// Where the type's own `=` and `<` are.
     pub operator_schema: String,

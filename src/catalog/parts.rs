@@ -44,6 +44,9 @@ pub struct Part {
     pub comment: Option<String>,
     /// What else it has that the table does not give its partitions, as a DBA calls it.
     pub own: Vec<String>,
+    /// Columns whose STATISTICS, STORAGE, COMPRESSION, options or comment are not the table's.
+    #[serde(default)]
+    pub told: Vec<String>,
     /// It and its indexes: the names of relations in its schema.
     pub relations: Vec<String>,
 }
@@ -128,7 +131,17 @@ pub(super) fn sql_of_parts(bound: &str) -> String {
     pg_catalog.array_remove(ARRAY[
       CASE WHEN c.reltablespace <> root.reltablespace THEN 'another tablespace' END,
       CASE WHEN n.oid <> root.relnamespace THEN 'another schema' END,
-      CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) THEN 'privileges' END], NULL) AS own,
+      CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) THEN 'privileges' END], NULL)
+      || ARRAY(SELECT pg_catalog.format('privileges on column %I', a.attname) FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0
+          AND EXISTS (SELECT 1 FROM pg_catalog.aclexplode(a.attacl) g WHERE g.grantee <> c.relowner) ORDER BY a.attnum)
+      || ARRAY(SELECT pg_catalog.format('another default of column %I', a.attname) FROM {both_columns}
+        WHERE a.attgenerated = '' AND {default_of_part} IS DISTINCT FROM {default_of_root} ORDER BY a.attnum) AS own,
+    ARRAY(SELECT pg_catalog.format('column %I', a.attname) FROM {both_columns}
+      WHERE (a.attstattarget, a.attstorage, a.attcompression, a.attoptions) IS DISTINCT FROM
+          (r.attstattarget, r.attstorage, r.attcompression, r.attoptions)
+        OR pg_catalog.col_description(a.attrelid, a.attnum) IS DISTINCT FROM pg_catalog.col_description(r.attrelid, r.attnum)
+      ORDER BY a.attnum) AS told,
     COALESCE(c.reloptions, '{{}}') AS options,
     COALESCE((SELECT o.reloptions FROM pg_catalog.pg_class o WHERE o.oid = c.reltoastrelid), '{{}}') AS toast_options,
     pg_catalog.obj_description(c.oid, 'pg_class') AS comment,
@@ -140,6 +153,21 @@ pub(super) fn sql_of_parts(bound: &str) -> String {
   LEFT JOIN pg_catalog.pg_am am ON am.oid = c.relam WHERE t.level > 0) x",
         tree = tree("$1::pg_catalog.oid"),
         key_tree = tree("ki.indexrelid"),
+        both_columns = BOTH_COLUMNS,
+        default_of_part = default_of("a"),
+        default_of_root = default_of("r"),
+    )
+}
+
+/// A column of the relation `c`, and of the table `root` that of the same name.
+const BOTH_COLUMNS: &str = "pg_catalog.pg_attribute a JOIN pg_catalog.pg_attribute r \
+    ON r.attrelid = root.oid AND r.attname = a.attname AND a.attrelid = c.oid AND a.attnum > 0";
+
+/// As it is stored, wherever in a statement it stood. To print it would lock the table.
+fn default_of(column: &str) -> String {
+    format!(
+        "(SELECT pg_catalog.regexp_replace(f.adbin::pg_catalog.text, ':location -?[0-9]+', '', 'g') \
+          FROM pg_catalog.pg_attrdef f WHERE f.adrelid = {column}.attrelid AND f.adnum = {column}.attnum)"
     )
 }
 

@@ -151,7 +151,7 @@ const TABLE: &str = "SELECT pg_catalog.to_jsonb(x) FROM (
   LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = c.reltablespace
   CROSS JOIN LATERAL (SELECT COALESCE(pg_catalog.sum(pg_catalog.pg_table_size(l.oid)), 0)::pg_catalog.int8 AS heap,
     COALESCE(pg_catalog.sum(pg_catalog.pg_total_relation_size(l.oid)), 0)::pg_catalog.int8 AS total,
-    COALESCE(pg_catalog.sum(GREATEST(l.reltuples, 0)), 0)::float8 AS rows
+    COALESCE(pg_catalog.sum(GREATEST(l.reltuples, 0)) FILTER (WHERE l.relkind <> 'p'), 0)::float8 AS rows
     FROM TREE OF TABLE t JOIN pg_catalog.pg_class l ON l.oid = t.oid) size
   WHERE c.oid = $1) x";
 
@@ -166,6 +166,7 @@ const COLUMNS: &str = "SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(x) ORDER 
     t.typsend <> 0 AND t.typreceive <> 0 AS has_binary,
     CASE WHEN a.attcollation <> t.typcollation THEN
       pg_catalog.format('%I.%I', cn.nspname, co.collname) END AS collation,
+    CASE WHEN co.oid IS NOT NULL THEN pg_catalog.format('%I.%I', cn.nspname, co.collname) END AS collated,
     COALESCE(co.collisdeterministic, true) AS collation_deterministic,
     COALESCE((SELECT opn.nspname FROM pg_catalog.pg_opclass oc JOIN pg_catalog.pg_am m ON m.oid = oc.opcmethod
       JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3

@@ -13,6 +13,21 @@ pub(super) struct Expression {
     pub columns: Vec<i16>,
     /// Whether it calls what reads settings of the session.
     pub by_settings: bool,
+    /// Signatures of the functions that it calls, but for PostgreSQL's own.
+    pub functions: Vec<String>,
+}
+
+impl Expression {
+    /// One that reads no column.
+    pub(super) fn constant(sql: String, functions: Vec<String>) -> Self {
+        Expression { sql, columns: Vec::new(), by_settings: false, functions }
+    }
+}
+
+/// What an expression calls.
+pub(super) struct Calls {
+    pub stability: Stability,
+    pub functions: Vec<String>,
 }
 
 /// How an expression's value may vary.
@@ -80,12 +95,13 @@ pub(super) async fn understand(
     })?;
     let tree: String = row.get(1);
     refuse_other_shapes(typed, &tree)?;
-    let stability = stability(session, &tree).await?;
+    let Calls { stability, functions } = calls(session, &tree).await?;
     refuse_unstable(typed, stability)?;
     Ok(Expression {
         sql: format!("({text})"),
         columns: row.get(2),
         by_settings: stability == Stability::Stable,
+        functions,
     })
 }
 
@@ -164,13 +180,16 @@ fn value_of_view(definition: &str) -> Option<String> {
 }
 
 /// Reads a stored node tree (`pg_rewrite.ev_action`, `pg_attrdef.adbin`) for everything it calls.
-pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability> {
+pub(super) async fn calls(session: &Session, tree: &str) -> Result<Calls> {
     let shape = if tree.contains("{SUBLINK") {
         Stability::Subquery
     } else if tree.contains("{NEXTVALUEEXPR") {
         Stability::Volatile
     } else if tree.contains("{SQLVALUEFUNCTION") || reads_the_clock(tree) {
         Stability::Moment
+    } else if tree.contains("{COERCEVIAIO") {
+        // How a value is written may be a setting's, and its type's functions are not named.
+        Stability::Stable
     } else {
         Stability::Immutable
     };
@@ -183,7 +202,9 @@ pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability
                  AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace THEN 2 \
                WHEN p.proname = 'age' AND p.pronargs = 1 \
                  AND p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace THEN 2 \
-               WHEN p.provolatile = 's' THEN 1 ELSE 0 END), 0) \
+               WHEN p.provolatile = 's' THEN 1 ELSE 0 END), 0), \
+             pg_catalog.array_agg(DISTINCT p.oid::pg_catalog.regprocedure::pg_catalog.text) FILTER ( \
+               WHERE p.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace) \
              FROM (SELECT m[1]::pg_catalog.oid AS f FROM pg_catalog.regexp_matches($1, \
                  ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') m \
                UNION SELECT o.oprcode::pg_catalog.oid FROM pg_catalog.regexp_matches($1, ':opno ([0-9]+)', 'g') m \
@@ -198,7 +219,8 @@ pub(super) async fn stability(session: &Session, tree: &str) -> Result<Stability
         2 => Stability::Moment,
         _ => Stability::Volatile,
     };
-    Ok(shape.max(called))
+    let functions = row.get::<_, Option<Vec<String>>>(1).unwrap_or_default();
+    Ok(Calls { stability: shape.max(called), functions })
 }
 
 /// A text that is there and not a column's, made a time: it may be 'now' or 'yesterday', and no function of the tree

@@ -26,6 +26,7 @@ pub fn own(table: &Table) -> std::result::Result<Vec<KeyColumn>, String> {
             canonical: is_canonical(column),
             target: column.name.clone(),
             target_type_sql: column.type_sql.clone(),
+            target_collation: None,
             expression: expression::column(&column.name),
             keeps_order: true,
         })
@@ -83,7 +84,7 @@ pub(super) fn mapping(
             fill.expression.clone().unwrap_or_else(|| expression::column(&column.name));
         if !distinct::tells_apart(column, to, &expression) {
             return Err(Error::usage(format!(
-                "the new value of key column {:?} may be the same for two keys: {} becomes {} by {expression}",
+                "the new value of key column {:?} may be the same for two keys, or not for one that is written in two ways: {} becomes {} by {expression}",
                 column.name, column.type_sql, to.type_sql
             ))
             .next(
@@ -101,6 +102,7 @@ pub(super) fn mapping(
             canonical: is_canonical(column),
             target: to.name.clone(),
             target_type_sql: to.type_sql.clone(),
+            target_collation: to.collated.clone().filter(|_| to.collated != column.collated),
             expression,
             keeps_order: plain && keeps_order(column, to),
         });

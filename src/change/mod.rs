@@ -124,8 +124,10 @@ pub struct Plan {
     pub partitioning: Option<partition::Partitioning>,
     /// The order that rows are copied in, where that is not the key's.
     pub order: Option<Course>,
-    /// Columns whose expressions call what reads settings of the session (STABLE).
+    /// Columns whose expressions call what reads settings of the session (STABLE), and --where.
     pub by_settings: Vec<String>,
+    /// Signatures of the functions that rows are made by, but for PostgreSQL's own.
+    pub functions: Vec<String>,
 }
 
 /// What ranges of rows go along: columns of the source that say of any two rows which comes first.
@@ -172,6 +174,10 @@ pub struct Projected {
     /// Whether large values are kept outside of the row (TOAST), as far as is known.
     #[serde(default)]
     pub toasted: bool,
+    /// The target column's collation, where the expression may have another: by that it would hash otherwise, and not
+    /// compare with the target at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation: Option<String>,
     /// SQL over the source's row under the alias `s`; None where the server gives the value: of a
     /// generated column, and of a new one whose default gives each row a value of its own.
     pub expression: Option<String>,
@@ -192,6 +198,9 @@ pub struct KeyColumn {
     /// The target's column.
     pub target: String,
     pub target_type_sql: String,
+    /// The target's collation, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_collation: Option<String>,
     /// SQL over the captured key alone (alias `s`): a deleted row exists only as a key.
     pub expression: String,
     /// Whether the target's order of this column is the source's.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::alter::alter;
 use super::clauses::{new_names, using_expressions, words};
 use super::clone::{self, Clone, set_role};
-use super::expression::{self, Expression, Stability, Typed};
+use super::expression::{self, Calls, Expression, Stability, Typed};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request, no_such_column};
 use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe, references};
@@ -73,9 +73,15 @@ async fn rehearse_in_transaction(
     let typed = typed_expressions(source, &target, request)?;
     let scratch = made.name.schema.clone();
     let fill = Fill { session, source, scratch: &scratch, clone_oid: made.oid, typed };
-    let Filled { projection, reads, by_settings } = fill.projection(&target).await?;
+    let filled = fill.projection(&target).await?;
+    let Filled { projection, reads, mut by_settings, mut functions } = filled;
     let keep = match &request.keep {
-        Some(typed) => Some(kept(session, source, &scratch, typed).await?),
+        Some(typed) => {
+            let kept = kept(session, source, &scratch, typed).await?;
+            by_settings.extend(kept.by_settings.then(|| "--where".to_owned()));
+            functions.extend(kept.functions);
+            Some(kept.sql)
+        }
         None => None,
     };
     let mut partitioning = match &request.partition {
@@ -117,7 +123,7 @@ async fn rehearse_in_transaction(
         Some(index) => Some(order_by::course(session, source, index).await?),
         None => None,
     };
-    Ok(Plan { target, projection, key, carried, keep, partitioning, order, by_settings })
+    Ok(Plan { target, projection, key, carried, keep, partitioning, order, by_settings, functions })
 }
 
 /// What the operator's clauses make of the clone.
@@ -141,7 +147,7 @@ async fn altered(
 
 /// The condition on rows, as the server understands it. Whether a row is kept must not depend on other rows: a
 /// change of those would go unnoticed.
-async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> Result<String> {
+async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> Result<Expression> {
     if let Some(key) = source.foreign_keys.iter().find(|key| key.to.oid == source.oid) {
         let from = key.from.qualified();
         return Err(Error::new(
@@ -158,9 +164,7 @@ async fn kept(session: &Session, source: &Table, scratch: &str, typed: &str) -> 
     }
     let typed = Typed { typed, sql: &format!("({typed}\n) IS TRUE") };
     let qualified = source.qualified();
-    expression::understand(session, (source.oid, &qualified), scratch, typed)
-        .await
-        .map(|understood| understood.sql)
+    expression::understand(session, (source.oid, &qualified), scratch, typed).await
 }
 
 /// A serial's sequence goes with its column, and with it whatever else calls it: as a plain ALTER says.
@@ -293,11 +297,13 @@ fn typed_expressions(
 }
 
 /// How the columns get their values.
+#[derive(Default)]
 struct Filled {
     projection: Vec<Projected>,
     /// Which columns of the source each of them reads.
     reads: Vec<Vec<i16>>,
     by_settings: Vec<String>,
+    functions: Vec<String>,
 }
 
 struct Fill<'a> {
@@ -310,26 +316,36 @@ struct Fill<'a> {
 
 impl Fill<'_> {
     async fn projection(&self, target: &Table) -> Result<Filled> {
-        let (mut projection, mut reads, mut by_settings) = (Vec::new(), Vec::new(), Vec::new());
+        let mut filled = Filled::default();
         for column in &target.columns {
             let expression = self.fill(column).await?;
             if expression.as_ref().is_some_and(|e| e.by_settings) {
-                by_settings.push(column.name.clone());
+                filled.by_settings.push(column.name.clone());
             }
+            filled.functions.extend(expression.iter().flat_map(|e| e.functions.clone()));
             let (sql, columns) = match expression {
                 Some(e) => (Some(e.sql), e.columns),
                 None => (None, Vec::new()),
             };
-            projection.push(Projected {
+            let collation = column.collated.clone().filter(|_| !self.is_as_it_was(column));
+            filled.projection.push(Projected {
                 column: column.name.clone(),
                 type_sql: column.type_sql.clone(),
                 canonical: key::is_canonical(column),
                 toasted: matches!(column.storage, 'x' | 'e'),
+                collation,
                 expression: sql,
             });
-            reads.push(columns);
+            filled.reads.push(columns);
         }
-        Ok(Filled { projection, reads, by_settings })
+        Ok(filled)
+    }
+
+    /// It is filled with what it holds, under the collation that it has.
+    fn is_as_it_was(&self, column: &Column) -> bool {
+        let old = self.source.columns.get(column.attnum as usize - 1);
+        let same = old.is_some_and(|old| old.collated == column.collated);
+        same && !self.typed.contains_key(&column.attnum)
     }
 
     async fn fill(&self, column: &Column) -> Result<Option<Expression>> {
@@ -358,6 +374,7 @@ impl Fill<'_> {
                 sql: expression::column(&old.name),
                 columns: vec![old.attnum],
                 by_settings: false,
+                functions: Vec::new(),
             })),
             None => self.new_column(column).await,
         }
@@ -379,14 +396,16 @@ impl Fill<'_> {
                 return refuse("is NOT NULL and has no default, so existing rows would violate it");
             }
             let sql = format!("NULL::{}", column.type_sql);
-            return Ok(Some(Expression { sql, columns: Vec::new(), by_settings: false }));
+            return Ok(Some(Expression::constant(sql, Vec::new())));
         };
-        let sql = match expression::stability(self.session, &tree).await? {
-            Stability::Immutable => format!("({default})"),
-            Stability::Stable | Stability::Moment => self.freeze(column, &default).await?,
-            Stability::Volatile | Stability::Subquery => return Ok(None),
-        };
-        Ok(Some(Expression { sql, columns: Vec::new(), by_settings: false }))
+        let Calls { stability, functions } = expression::calls(self.session, &tree).await?;
+        Ok(match stability {
+            Stability::Immutable => Some(Expression::constant(format!("({default})"), functions)),
+            Stability::Stable | Stability::Moment => {
+                Some(Expression::constant(self.freeze(column, &default).await?, Vec::new()))
+            }
+            Stability::Volatile | Stability::Subquery => None,
+        })
     }
 
     /// Its default, as text and as the server keeps it; where it has none of its own that of its domain, or of the

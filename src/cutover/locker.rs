@@ -100,8 +100,8 @@ impl Locker {
         if let Err(obstacle) = first_lock(cutover, observer, &session, deadlock_timeout).await? {
             return Ok(Err(obstacle));
         }
-        let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
-        let now = readers.fingerprint.read(&session, oid, publication).await?;
+        let oid = cutover.flow.captured.oid;
+        let now = readers.fingerprint.read(&session, cutover.flow.watched()).await?;
         cutover.fingerprint.check(&now, &cutover.names.source.to_string())?;
         if let Some(obstacle) = new_partitions(cutover, &now) {
             return Ok(Err(obstacle));
@@ -142,9 +142,8 @@ impl Locker {
 
     /// Looks at what somebody may have changed.
     pub(super) async fn look(&self, cutover: &Cutover<'_>) -> Result<Seen> {
-        let (oid, publication) = (cutover.flow.captured.oid, &cutover.flow.publication);
         let (fingerprint, now) = tokio::try_join!(
-            self.readers.fingerprint.read(&self.session, oid, publication),
+            self.readers.fingerprint.read(&self.session, cutover.flow.watched()),
             self.readers.stamp.read(&self.session, &self.rehearsed.tables, self.session.pid()),
         )?;
         Ok(Seen { fingerprint, all_as_before: now == self.rehearsed.stamp })

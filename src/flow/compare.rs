@@ -8,7 +8,7 @@
 
 use super::Flow;
 use super::chunk::Kind;
-use super::sql::{Bounds, row, where_all};
+use super::sql::{Bounds, collated, row, where_all};
 use crate::change::Projected;
 use crate::pg::quote_ident;
 
@@ -162,7 +162,8 @@ impl Flow {
 
     /// The projected value as the target's type, as the assignment made it.
     pub(super) fn cast(&self, p: &Projected) -> String {
-        format!("CAST({} AS {})", p.expression.as_deref().unwrap_or("NULL"), p.type_sql)
+        let cast = format!("CAST({} AS {})", p.expression.as_deref().unwrap_or("NULL"), p.type_sql);
+        collated(cast, p.collation.as_deref())
     }
 
     fn hash(&self, value: impl Fn(&Projected) -> String) -> String {

@@ -43,7 +43,7 @@ pub mod truncate;
 pub mod verify;
 pub mod write;
 
-use crate::catalog::scanned;
+use crate::catalog::{Watched, scanned};
 use crate::change::partition::Partitions;
 use crate::change::{Course, KeyColumn, Projected};
 use crate::pg::QualifiedName;
@@ -63,6 +63,8 @@ pub struct Flow {
     pub key: Vec<KeyColumn>,
     /// The order that rows are copied in, where that is not the key's.
     pub order: Option<Course>,
+    /// Signatures of the functions that the projection and the condition on rows call, but for PostgreSQL's own.
+    pub functions: Vec<String>,
     pub publication: String,
     pub slot: String,
 }
@@ -147,6 +149,12 @@ impl Flow {
     /// a time (**Invariant 4**: key identity is the server's `=`, not the text).
     pub fn is_canonical(&self) -> bool {
         self.key.iter().all(|k| k.canonical)
+    }
+
+    /// What must not change while it goes on.
+    pub fn watched(&self) -> Watched<'_> {
+        let (table, functions) = (self.captured.oid, &self.functions);
+        Watched { table, publication: &self.publication, functions }
     }
 
     /// Whether a range of the captured key is a range of the target's key.

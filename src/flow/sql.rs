@@ -4,7 +4,7 @@
 
 use super::Flow;
 use super::chunk::Kind;
-use crate::change::{Course, CourseColumn, Projected};
+use crate::change::{Course, CourseColumn, KeyColumn, Projected};
 use crate::pg::{QualifiedName, quote_ident};
 
 /// Which bounds a range has: lower exclusive, upper inclusive.
@@ -216,7 +216,7 @@ impl Flow {
             .map(|k| match k.keeps_order {
                 // As it is, so that an index finds it: between such types there is an operator.
                 true => format!("s.{}", quote_ident(&k.source)),
-                false => format!("CAST({} AS {})", k.expression, k.target_type_sql),
+                false => mapped(k),
             })
             .collect();
         format!(
@@ -281,11 +281,7 @@ impl Flow {
 
     /// Inserts the rows of the key set whose keys the target does not have.
     pub fn insert_missing(&self) -> String {
-        let mapped: Vec<_> = self
-            .key
-            .iter()
-            .map(|k| format!("CAST({} AS {})", k.expression, k.target_type_sql))
-            .collect();
+        let mapped: Vec<_> = self.key.iter().map(mapped).collect();
         format!(
             "{insert} WHERE NOT EXISTS (SELECT 1 FROM {root} AS o WHERE {target_key} = {mapped})",
             insert = self.insert_keys(),
@@ -391,7 +387,7 @@ impl Flow {
             .key
             .iter()
             .enumerate()
-            .map(|(i, k)| format!("CAST({} AS {}) AS k{}", k.expression, k.target_type_sql, i + 1))
+            .map(|(i, k)| format!("{} AS k{}", mapped(k), i + 1))
             .collect();
         mapped.join(", ")
     }
@@ -509,6 +505,20 @@ fn changed_value(projected: &Projected) -> String {
         "CASE WHEN ROW(t.{column})::record OPERATOR(pg_catalog.*=) ROW(EXCLUDED.{column})::record \
          THEN t.{column} ELSE EXCLUDED.{column} END"
     )
+}
+
+/// The captured key's column (alias `s`) as the target's.
+fn mapped(k: &KeyColumn) -> String {
+    let cast = format!("CAST({} AS {})", k.expression, k.target_type_sql);
+    collated(cast, k.target_collation.as_deref())
+}
+
+/// The value under that collation, whatever it would have.
+pub(super) fn collated(value: String, collation: Option<&str>) -> String {
+    match collation {
+        Some(collation) => format!("({value} COLLATE {collation})"),
+        None => value,
+    }
 }
 
 /// A row value; a single column stays a plain value, which more plans know.

@@ -15,6 +15,7 @@ fn key(source: &str, ty: &str, target: &str, target_ty: &str) -> KeyColumn {
         canonical: true,
         target: target.into(),
         target_type_sql: target_ty.into(),
+        target_collation: None,
         expression: format!("s.\"{source}\""),
         keeps_order: true,
     }
@@ -26,6 +27,7 @@ fn filled(column: &str, ty: &str, expression: Option<&str>) -> Projected {
         type_sql: ty.into(),
         canonical: ty != "numeric",
         toasted: ty == "text",
+        collation: None,
         expression: expression.map(str::to_owned),
     }
 }
@@ -50,6 +52,7 @@ fn flow(key: Vec<KeyColumn>) -> Flow {
         ],
         key,
         order: None,
+        functions: Vec::new(),
         publication: "p".into(),
         slot: "p".into(),
     }

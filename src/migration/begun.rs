@@ -116,7 +116,7 @@ impl Making<'_> {
             Err(e) if e.sqlstate() == Some(UNDEFINED_TABLE) => Some(e),
             made => made.map(|()| None)?,
         };
-        let now = catalog::fingerprint(self.control, flow.captured.oid, &flow.publication).await?;
+        let now = catalog::fingerprint(self.control, flow.watched()).await?;
         let name = known.source.qualified();
         let again = |what: String| Err(Error::failed(what).next("Start again"));
         let parts: Vec<u32> = known.source.parts.iter().map(|part| part.oid).collect();
@@ -164,8 +164,7 @@ impl Making<'_> {
             return Ok(Rehearsing { known, flow, fingerprint, stream: Some((stream, start)) });
         }
         let (known, flow) = self.describe(source, plan).await?;
-        let (oid, publication) = (flow.captured.oid, &flow.publication);
-        let fingerprint = catalog::fingerprint(self.control, oid, publication).await?;
+        let fingerprint = catalog::fingerprint(self.control, flow.watched()).await?;
         Ok(Rehearsing { known, flow, fingerprint, stream: None })
     }
 
@@ -198,8 +197,8 @@ impl Making<'_> {
             Error::new(Kind::NotResumable, "the state does not say what the table was")
         })?;
         let source = self.source().await?;
-        let mut flow = self.kept_flow(&kept, &source).await?;
-        let now = catalog::fingerprint(control, source.oid, &flow.publication).await?;
+        let mut flow = self.kept_flow(&kept, &source, was.functions()).await?;
+        let now = catalog::fingerprint(control, flow.watched()).await?;
         if !was.same_source(&now) {
             was.check(&now, &stored.names.source.to_string())?;
         }
@@ -275,7 +274,7 @@ impl Making<'_> {
         Ok(source)
     }
 
-    async fn kept_flow(&self, kept: &Kept, source: &Table) -> Result<Flow> {
+    async fn kept_flow(&self, kept: &Kept, source: &Table, functions: Vec<String>) -> Result<Flow> {
         let (names, migration) = (&self.stored.names, self.stored.id);
         Ok(Flow {
             migration,
@@ -287,6 +286,7 @@ impl Making<'_> {
             key: kept.key.clone(),
             // Whatever the index is by now: the ranges that are copied went along this.
             order: kept.order.clone(),
+            functions,
             publication: self.stored.publication.clone(),
             // Its name says the database, and this one may be a copy.
             slot: prepare::slot_name(self.control, migration).await?,

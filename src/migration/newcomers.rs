@@ -91,7 +91,7 @@ impl Newcomers {
 
     async fn look(&self, reader: &FingerprintReader) -> Result<Fingerprint> {
         let (session, flow) = (&self.session, &self.flow);
-        let now = reader.read(session, flow.captured.oid, &flow.publication).await?;
+        let now = reader.read(session, flow.watched()).await?;
         self.baseline.check(&now, &flow.captured.name.to_string())?;
         Ok(now)
     }

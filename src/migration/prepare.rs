@@ -17,6 +17,7 @@ use crate::telemetry::Meter;
 use crate::wal::{OriginFilter, ReplicationConn, ReplicationStream, StreamOptions};
 
 use super::begun::Known;
+use super::store::Stored;
 use super::{mark, store, teardown};
 
 /// How often to ask whether those we wait for have ended.
@@ -42,6 +43,7 @@ pub(super) async fn describe_flow(
         projection: plan.projection,
         key: plan.key,
         order: plan.order,
+        functions: plan.functions,
         publication: format!("pgwraith_{migration}"),
         slot: slot_name(session, migration).await?,
     })
@@ -302,6 +304,19 @@ pub(super) async fn wait_for_writers(session: &Session, source: u32, meter: &Met
     }
 }
 
+/// Rows are made by the settings of the migration's beginning, also by whoever goes on with it.
+pub(super) async fn make_alike(
+    connector: &Connector,
+    control: &Session,
+    stored: &Stored,
+) -> Result<()> {
+    let making = match &stored.making {
+        Some(kept) => kept.clone(),
+        None => control.making().await?,
+    };
+    connector.keep_making(control, &making).await
+}
+
 /// The empty shadow, owned by the table's owner. Until the swap nobody else may use it: the table's
 /// privileges would show rows that its row security hides.
 pub(super) async fn create_shadow(session: &Session, flow: &Flow, known: &Known) -> Result<()> {
@@ -332,15 +347,8 @@ pub(super) async fn create_shadow(session: &Session, flow: &Flow, known: &Known)
         ));
     }
     run(session, &steps).await?;
-    let settings = session
-        .one(
-            "SELECT pg_catalog.jsonb_object_agg(s.name, s.setting) FROM pg_catalog.pg_settings s \
-             WHERE s.name IN ('TimeZone', 'DateStyle', 'IntervalStyle')",
-            &[],
-        )
-        .await?
-        .get(0);
-    store::record_shadow(session, flow.migration, made.oid, &settings).await?;
+    let making = session.making().await?;
+    store::record_shadow(session, flow.migration, made.oid, &making).await?;
     session.batch("COMMIT").await
 }
 

@@ -89,6 +89,7 @@ impl Stretch<'_, '_> {
         stored: &Stored,
         fresh: Option<(Table, Plan)>,
     ) -> Result<Begun> {
+        prepare::make_alike(self.run.connector, control, stored).await?;
         let making = self.making(control, stored);
         match stored.phase() {
             None => {
@@ -207,9 +208,8 @@ impl Stretch<'_, '_> {
         context: &Context,
         fingerprint: &Baseline,
     ) -> Result<()> {
-        let (oid, publication) = (known.source.oid, &context.flow.publication);
         loop {
-            let now = catalog::fingerprint(control, oid, publication).await?;
+            let now = catalog::fingerprint(control, context.flow.watched()).await?;
             fingerprint.check(&now, &known.names.source.to_string())?;
             if fingerprint.new_partitions(&now).is_empty() {
                 return Ok(());

@@ -95,7 +95,7 @@ async fn forget_what_went(context: &Context) -> Result<()> {
     context.fence.pass(FENCE_LIMIT).await?;
     let told = context.tracker.told_of();
     let session = context.session("verify look").await?;
-    let now = catalog::fingerprint(&session, flow.captured.oid, &flow.publication).await?;
+    let now = catalog::fingerprint(&session, flow.watched()).await?;
     let gone = told.into_iter().filter(|oid| *oid != flow.captured.oid && !now.has_partition(*oid));
     context.tracker.forget_told(&gone.collect());
     Ok(())

@@ -53,8 +53,7 @@ impl Watch {
                 _ = end.cancelled() => return Ok(()),
                 _ = tick.tick() => {}
             }
-            let now =
-                reader.read(&self.session, self.flow.captured.oid, &self.flow.publication).await?;
+            let now = reader.read(&self.session, self.flow.watched()).await?;
             let table = self.flow.captured.name.to_string();
             let looked = match self.baseline.check(&now, &table) {
                 Ok(()) => match self.look_at_newcomers(&now).await {
@@ -179,6 +178,6 @@ async fn look(
     if store::is_swapped(&session, flow.migration).await? {
         return Ok(Ok(()));
     }
-    let now = catalog::fingerprint(&session, flow.captured.oid, &flow.publication).await?;
+    let now = catalog::fingerprint(&session, flow.watched()).await?;
     Ok(before.check(&now, &flow.captured.name.to_string()))
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::slice;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -25,6 +25,7 @@ pub struct Connector {
     info: Arc<ConnInfo>,
     reached: Arc<OnceCell<Host>>,
     unanswered: Unanswered,
+    making: Arc<Mutex<Vec<(String, String)>>>,
 }
 
 impl Connector {
@@ -34,7 +35,19 @@ impl Connector {
             info: Arc::new(info),
             reached: Arc::default(),
             unanswered: Unanswered::default(),
+            making: Arc::default(),
         }
+    }
+
+    /// Gives `session`, and every one that is opened from now on, these settings, by which values are made
+    /// ([`Session::making`]): whatever role, database and server say by then, rows are made alike.
+    pub async fn keep_making(
+        &self,
+        session: &Session,
+        settings: &[(String, String)],
+    ) -> Result<()> {
+        *self.making.lock().unwrap_or_else(PoisonError::into_inner) = settings.to_vec();
+        session.make_by(settings).await
     }
 
     /// Statements of its sessions that are not answered yet.
@@ -102,7 +115,12 @@ impl Connector {
         let mut last = None;
         for &tls in self.info.attempts(host) {
             match self.client(host, tls, role).await {
-                Ok(client) => return settle(client, role, &self.unanswered).await,
+                Ok(client) => {
+                    let session = settle(client, role, &self.unanswered).await?;
+                    let making = self.making.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    session.make_by(&making).await?;
+                    return Ok(session);
+                }
                 Err(e) => last = Some(e),
             }
         }

@@ -41,6 +41,18 @@ const PINNED_AT_START: &[(&str, &str)] = &[
     ("tcp_keepalives_count", "3"),
 ];
 
+/// What an expression that is STABLE may read, and how a value is written or read. The operator's own, as they are when a
+/// migration begins.
+const MAKING: [&str; 7] = [
+    "TimeZone",
+    "DateStyle",
+    "IntervalStyle",
+    "lc_monetary",
+    "lc_numeric",
+    "lc_time",
+    "default_text_search_config",
+];
+
 const PINNED_LATER: &str =
     "SET search_path = pg_catalog, pg_temp; SET standard_conforming_strings = on;";
 
@@ -244,6 +256,24 @@ impl Session {
     /// Pins one setting for the session.
     pub async fn set(&self, name: &str, value: &str) -> Result<()> {
         self.batch(&format!("SET {} = {}", super::quote_ident(name), quote_literal(value))).await
+    }
+
+    /// The settings that values are made by, as the session has them.
+    pub async fn making(&self) -> Result<Vec<(String, String)>> {
+        let sql = "SELECT s.name, s.setting FROM pg_catalog.pg_settings s WHERE s.name = ANY ($1) ORDER BY s.name";
+        let rows = self.query(sql, &[&MAKING.as_slice()]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Sets those.
+    pub(super) async fn make_by(&self, settings: &[(String, String)]) -> Result<()> {
+        let set = |(name, value): &(String, String)| {
+            format!("SET {} = {}", super::quote_ident(name), quote_literal(value))
+        };
+        match settings.is_empty() {
+            true => Ok(()),
+            false => self.batch(&settings.iter().map(set).collect::<Vec<_>>().join("; ")).await,
+        }
     }
 
     /// Every statement says who sent it and for what.

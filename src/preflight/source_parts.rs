@@ -14,6 +14,7 @@ pub(super) const CHECK: &str = "source_partitions";
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let mut all = findings(subject.table);
     all.extend(later(subject.table));
+    all.extend(told(subject.table));
     Ok(all)
 }
 
@@ -87,6 +88,23 @@ fn later(table: &Table) -> Option<Finding> {
                  while the run lasts ends it, or has its updates refused"
             ),
             "Make partitions ahead; or, in the transaction that makes one: ALTER TABLE its_name REPLICA IDENTITY USING INDEX its_index",
+        )
+    })
+}
+
+/// What a partition of the new table has as the table says.
+fn told(table: &Table) -> Option<Finding> {
+    let of = |part: &Part| {
+        (!part.told.is_empty()).then(|| format!("{} of {}", part.told.join(", "), part.qualified()))
+    };
+    let all: Vec<String> = table.parts.iter().filter_map(of).collect();
+    (!all.is_empty()).then(|| {
+        Finding::note(
+            format!(
+                "STATISTICS, STORAGE, COMPRESSION, options or comments of some partitions' columns are not the table's: {}",
+                all.join("; ")
+            ),
+            "In the new table they are as the whole table says: give it to its partitions again after the swap",
         )
     })
 }

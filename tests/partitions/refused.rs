@@ -108,3 +108,30 @@ async fn what_keys_of_many_partitions_take_is_said() {
     let mut run = Background::start(shop.arguments(TABLE, &[&hash("20")[..], &more].concat()));
     run.wait_for_saying(&format!("{told} 20")).await;
 }
+
+/// Of numbers of many digits a division is rounded.
+#[tokio::test]
+async fn the_ends_of_types_have_ranges_or_are_named() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE SCHEMA ends; CREATE TABLE ends.least (n bigint PRIMARY KEY); INSERT INTO ends.least VALUES (-9223372036854775808), (-9223372036854775799);
+         CREATE TABLE ends.most (n bigint PRIMARY KEY); INSERT INTO ends.most VALUES (9223372036854775807), (9223372036854775799);
+         CREATE TABLE ends.late (at timestamptz PRIMARY KEY); INSERT INTO ends.late VALUES ('294276-12-31 12:00+00'), ('2024-01-01')",
+    )
+    .await;
+    for table in ["ends.least", "ends.most"] {
+        let change = [
+            "--partition-by",
+            "RANGE (n)",
+            "--partition-every",
+            "50",
+            "--partition-default",
+            "off",
+        ];
+        shop.run(table, &change).await.expect_code(0);
+        assert_eq!(shop.value::<i64>(&format!("SELECT count(*) FROM {table}")).await, 2, "{table}");
+    }
+    let change = ["--partition-by", "RANGE (at)", "--partition-every", "1000 years"];
+    let output = shop.run("ends.late", &change).await.expect_code(4);
+    assert!(output.stderr.contains("near the end of what a timestamp"), "{output}");
+}

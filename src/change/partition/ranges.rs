@@ -6,7 +6,7 @@ use super::bounds::{Divided, is_of};
 use super::names::Naming;
 use super::{Asked, Partition};
 use crate::catalog::Column;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::pg::{Session, quote_literal};
 
 /// More are as good as none: each costs every plan, and locks.
@@ -128,9 +128,8 @@ impl Grid {
         match self {
             Grid::Numbers(Numbers { every, .. }) => {
                 let every = format!("{}::pg_catalog.numeric", quote_literal(every));
-                format!(
-                    "pg_catalog.trim_scale(pg_catalog.floor({x}::pg_catalog.numeric / {every}) * {every})::pg_catalog.text"
-                )
+                let floor = multiple(&format!("{x}::pg_catalog.numeric"), &every);
+                format!("pg_catalog.trim_scale({floor})::pg_catalog.text")
             }
             Grid::Times(clock) => {
                 let local = clock.local.replace('@', x);
@@ -234,8 +233,9 @@ impl Numbers {
             "SELECT x.edge::pg_catalog.text, x.edge > {most}::pg_catalog.numeric, \
              x.edge < ({least})::pg_catalog.numeric FROM (SELECT pg_catalog.trim_scale(g) AS edge \
              FROM (SELECT $1::pg_catalog.text::pg_catalog.numeric AS every) AS p, LATERAL pg_catalog.generate_series(\
-               pg_catalog.floor($2::pg_catalog.text::pg_catalog.numeric / p.every) * p.every, \
-               (pg_catalog.floor($3::pg_catalog.text::pg_catalog.numeric / p.every) + {ahead} + 1) * p.every, p.every) AS g) AS x ORDER BY x.edge"
+               {}, {} + ({ahead} + 1) * p.every, p.every) AS g) AS x ORDER BY x.edge",
+            multiple("$2::pg_catalog.text::pg_catalog.numeric", "p.every"),
+            multiple("$3::pg_catalog.text::pg_catalog.numeric", "p.every")
         );
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.every, &low, &high];
         let mut edges = Vec::new();
@@ -253,6 +253,24 @@ impl Numbers {
             }
         }
         Ok(edges)
+    }
+}
+
+/// The multiple of `every` at or before `x`. Not by division, which rounds what has many digits.
+fn multiple(x: &str, every: &str) -> String {
+    format!("({x} - (({x} % {every}) + {every}) % {every})")
+}
+
+/// A range would end behind what its type holds.
+fn beyond_time(type_sql: &str, e: Error) -> Error {
+    match e.sqlstate() {
+        Some("22008") => Error::new(
+            Kind::DataDiffers,
+            format!("a row is so near the end of what a {type_sql} holds that its range would end behind it"),
+        )
+        .next("Mend the row, or keep it out with --where")
+        .source(e),
+        _ => e,
     }
 }
 
@@ -292,7 +310,8 @@ impl Clock {
             "SELECT q.low::pg_catalog.text, q.high::pg_catalog.text, (EXTRACT(epoch FROM q.high - q.low) / \
              EXTRACT(epoch FROM {step}))::pg_catalog.float8 + {ahead} + 1 FROM ({span}) AS q"
         );
-        let row = session.one(&counted, &[]).await?;
+        let row = session.one(&counted, &[]).await;
+        let row = row.map_err(|e| beyond_time(&self.type_sql, e))?;
         refuse_too_many(by, every, &row)?;
         Ok((row.get(0), row.get(1)))
     }
@@ -314,7 +333,8 @@ impl Clock {
             at("$2"),
             ahead + 1
         );
-        let rows = session.query(&series, &[&low, &high]).await?;
+        let rows = session.query(&series, &[&low, &high]).await;
+        let rows = rows.map_err(|e| beyond_time(&self.type_sql, e))?;
         let edge = |row: &tokio_postgres::Row| Edge {
             name: row.get(0),
             literal: quote_literal(row.get(1)),

@@ -208,6 +208,7 @@ async fn flow(
         projection: Vec::new(),
         key,
         order: None,
+        functions: Vec::new(),
         publication: format!("pgwraith_{migration}"),
         slot: prepare::slot_name(control, migration).await?,
     })

@@ -252,14 +252,14 @@ impl Planning<'_> {
 
     /// What an expression that is STABLE may read.
     async fn settings(&self, columns: &[String]) -> Result<String> {
-        let sql = "SELECT pg_catalog.string_agg(s.name || ' = ' || s.setting, ', ' ORDER BY s.name) FROM pg_catalog.pg_settings s \
-                   WHERE s.name IN ('TimeZone', 'DateStyle', 'IntervalStyle', 'lc_monetary', 'lc_numeric', 'lc_time', \
-                     'default_text_search_config', 'bytea_output', 'extra_float_digits')";
-        let now: String = self.session.one(sql, &[]).await?.get(0);
+        let now = self.session.making().await?;
+        let now: Vec<String> =
+            now.iter().map(|(name, value)| format!("{name} = {value}")).collect();
         Ok(format!(
-            "what {} gets is STABLE: it depends on settings of the session, for this role in this database: {now}. Whoever goes on \
-             with the run, or has other settings by then, gets other values, which verification finds and repairs",
-            columns.join(", ")
+            "what {} gets is STABLE: it depends on settings of the session, for this role in this database: {}. A run keeps those \
+             of its beginning to its end, also where another goes on with it",
+            columns.join(", "),
+            now.join(", ")
         ))
     }
 

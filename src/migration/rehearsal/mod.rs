@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::abort;
+use super::prepare;
 use super::run::{FIRST_EPOCH, Run};
 use super::store::{self, DRY_RUN, Stored};
 use super::stretch::Stretch;
@@ -145,6 +146,7 @@ impl Stretch<'_, '_> {
     ) -> Result<Rehearsed> {
         let control = self.session("control").await?;
         let stored = store::load(&control, self.migration).await?.ok_or_else(superseded)?;
+        prepare::make_alike(self.run.connector, &control, &stored).await?;
         let making = self.making(&control, &stored);
         let name = source.qualified().to_string();
         let watchdog = self.watchdog().await?;

@@ -31,6 +31,8 @@ pub(in crate::migration) struct Stored {
     pub request: Request,
     /// The flags of its last run; null where an older program began it.
     pub options: Value,
+    /// The settings that rows are made by, once there is a shadow.
+    pub making: Option<Vec<(String, String)>>,
     /// The cluster and its timeline.
     pub system: Option<(String, i32)>,
     pub swapped: bool,
@@ -141,6 +143,7 @@ fn stored(row: &tokio_postgres::Row) -> Result<Stored> {
         epoch: row.get(10),
         request: serde_json::from_value(row.get(11)).map_err(unreadable)?,
         options: all["options"].clone(),
+        making: serde_json::from_value(all["settings"].clone()).ok(),
         system: row.get::<_, Option<String>>(13).zip(row.get(14)),
         swapped: row.get(15),
         run_by: host.zip(all["process"].as_i64()),
@@ -213,8 +216,9 @@ pub(in crate::migration) async fn record_shadow(
     session: &Session,
     migration: i64,
     oid: u32,
-    settings: &serde_json::Value,
+    making: &[(String, String)],
 ) -> Result<()> {
+    let settings = serde_json::to_value(making).unwrap_or(Value::Null);
     let sql = "UPDATE pgwraith.migration SET shadow_oid = $2, settings = $3 WHERE id = $1";
     session.execute(sql, &[&migration, &oid, &settings]).await?;
     Ok(())
