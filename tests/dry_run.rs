@@ -190,8 +190,71 @@ async fn without_capture_there_is_no_slot_and_no_publication() {
     let held_up = ["--rebuild", "--no-capture", "--share", "50%", "--for", "1s", "--pause"];
     let output = harness::run(arguments(&shop, &held_up)).await.expect_code(0);
     assert!(output.stdout.contains("copied    0 of about 20 000 rows"), "{output}");
+    assert!(output.stdout.contains("would take and need is unknown"), "{output}");
+    assert!(!output.stdout.contains("  disk "), "{output}");
     assert!(!output.stderr.contains("replication slot (given up"), "{output}");
     assert_eq!(leftovers(&shop.client).await, [] as [&str; 0]);
+}
+
+/// A dry run of the first so many orders, of which `changed` are written when it captures and copies nothing yet.
+async fn beside_changes(shop: &Shop, changed: u64, more: &[&str]) -> harness::Output {
+    let share = ["--rebuild", "--share", "5%", "--chunk-rows", "200", "--chunk-time", "5ms"];
+    let all: Vec<&str> = share.iter().chain(more).copied().collect();
+    let mut run = Background::start(arguments(shop, &all));
+    let made = "SELECT to_regclass('orders_v2') IS NOT NULL";
+    wait_for(&shop.client, &mut run, "the shadow is there", made).await;
+    shop.exec(&format!("UPDATE orders SET note = 'changed' WHERE id <= {changed}")).await;
+    run.finish(SOON).await.expect_code(0)
+}
+
+#[tokio::test]
+async fn rows_that_the_sync_writes_are_not_taken_for_copied_ones() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE orders (id bigint PRIMARY KEY, note text, code bigint UNIQUE)").await;
+    let rows = "INSERT INTO orders SELECT i, repeat('n', 100), i FROM generate_series(1, 40000) i";
+    shop.exec(rows).await;
+    let table = shop.value::<i64>("SELECT pg_table_size('orders')").await;
+    let indexes = shop.value::<i64>("SELECT pg_indexes_size('orders')").await;
+    let output = beside_changes(&shop, 40_000, &["--json"]).await;
+    let (seen, forecast) = (&output.json()["seen"], &output.json()["forecast"]);
+    for (what, real) in [("table_bytes", table), ("index_bytes", indexes)] {
+        let told = forecast[what].as_f64().unwrap();
+        assert!((0.3..3.0).contains(&(told / real as f64)), "{what} {told} of {real}: {output}");
+    }
+    // They came while it looked at how things are, which takes three seconds.
+    let come = seen["changes"]["in_per_second"].as_f64().unwrap();
+    assert!((1.0..40_000.0 / 3.0).contains(&come), "{output}");
+    assert_eq!(forecast["converges"], true, "{output}");
+    assert_eq!(leftovers(&shop.client).await, [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_few_changes_that_are_applied_are_kept_up_with() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE orders (id bigint PRIMARY KEY, note text)").await;
+    shop.exec("INSERT INTO orders SELECT i, 'n' FROM generate_series(1, 20000) i").await;
+    let output = beside_changes(&shop, 50, &[]).await;
+    assert!(output.stdout.contains("all that had come were applied: it keeps up"), "{output}");
+}
+
+#[tokio::test]
+async fn where_some_rows_are_wanted_the_forecast_is_for_those() {
+    let shop = shop().await;
+    shop.exec("CREATE TABLE orders (id bigint PRIMARY KEY, filler text)").await;
+    let rows = "INSERT INTO orders SELECT i, repeat('f', 100) FROM generate_series(1, 40000) i";
+    shop.exec(rows).await;
+    let some = ["--where", "id % 10 = 0", "--yes", "--share", "50%", "--json"];
+    let output = harness::run(arguments(&shop, &some)).await.expect_code(0);
+    let (seen, forecast) = (&output.json()["seen"], &output.json()["forecast"]);
+    let copied = &seen["copied"];
+    let number = |of: &str| copied[of].as_f64().unwrap();
+    assert!((20_000.0..30_000.0).contains(&number("passed")), "{output}");
+    assert!((number("passed") / number("rows") - 10.0).abs() < 0.2, "{output}");
+    assert!(number("places") > 10.0, "{output}");
+    let wanted = number("rows") * forecast["table_bytes"].as_f64().unwrap()
+        / seen["table_bytes"].as_f64().unwrap();
+    assert!((3_800.0..4_200.0).contains(&wanted), "{wanted}: {output}");
+    assert!(!output.stdout.contains("row security"), "{output}");
 }
 
 #[tokio::test]

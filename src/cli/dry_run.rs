@@ -10,7 +10,7 @@ use super::{resolve, signals};
 use crate::error::{Error, Kind, Result};
 use crate::hooks::Hooks;
 use crate::migration::{
-    Extent, Forecast, Live, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor,
+    Changes, Extent, Forecast, Live, MAX_SLOT_WAL, Rehearsed, Run, Seen, Span, Supervisor,
 };
 use crate::pg::shell_word;
 use crate::say;
@@ -94,32 +94,36 @@ fn as_text(rehearsed: &Rehearsed) -> String {
 
 fn copied(seen: &Seen) -> Vec<String> {
     let copied = &seen.copied;
-    let rows = seen.rows.max(copied.rows as f64);
-    vec![
-        format!(
-            "  copied    {} of about {} rows ({:.1} %) from {} places of the key space in {:.1} s",
-            thousands(copied.rows),
-            thousands(rows as u64),
-            copied.rows as f64 * 100.0 / rows.max(1.0),
-            copied.places,
-            copied.seconds
-        ),
-        format!(
+    let (rows, passed) = (seen.wanted(), copied.passed as f64);
+    let mut lines = vec![format!(
+        "  copied    {} of about {} rows ({:.1} %) from {} places of the key space in {:.1} s",
+        thousands(copied.rows),
+        thousands(rows as u64),
+        passed * 100.0 / seen.rows.max(passed).max(1.0),
+        copied.places,
+        copied.seconds
+    )];
+    if let (Some(rows), Some(bytes)) = (copied.rows_per_second, copied.bytes_per_second) {
+        let ms = |time: Option<f64>| time.unwrap_or_default();
+        lines.push(format!(
             "            {} rows/s, {}/s; chunks p50 {:.0}, p90 {:.0}, p99 {:.0}, longest {:.0} ms",
-            thousands(copied.rows_per_second as u64),
-            size(copied.bytes_per_second),
-            copied.p50_ms,
-            copied.p90_ms,
-            copied.p99_ms,
-            copied.max_ms
-        ),
-    ]
+            thousands(rows as u64),
+            size(bytes),
+            ms(copied.p50_ms),
+            ms(copied.p90_ms),
+            ms(copied.p99_ms),
+            ms(copied.max_ms)
+        ));
+    }
+    lines
 }
 
 fn phases(forecast: &Forecast) -> Vec<String> {
-    if forecast.phases.is_empty() {
-        return vec!["  no rows were copied: nothing can be said of the time".to_owned()];
-    }
+    let Some(total) = &forecast.total else {
+        return vec![
+            "  no rows were copied: what the whole table would take and need is unknown".to_owned(),
+        ];
+    };
     let line = |name: &str, span: &Span| {
         format!(
             "  {name:<9} about {} ({} to {})",
@@ -130,18 +134,23 @@ fn phases(forecast: &Forecast) -> Vec<String> {
     };
     let mut lines = vec!["  the whole table would take".to_owned()];
     lines.extend(forecast.phases.iter().map(|(name, span)| line(name, span)));
-    lines.push(line("in all", &forecast.total));
+    lines.push(line("in all", total));
     lines
 }
 
 fn needs(seen: &Seen, forecast: &Forecast) -> Vec<String> {
-    let mut lines = vec![format!(
-        "  disk      {}: {} of rows, {} of indexes; {} of WAL besides, as much on each standby",
-        size(forecast.table_bytes + forecast.index_bytes),
-        size(forecast.table_bytes),
-        size(forecast.index_bytes),
-        size(forecast.wal_bytes)
-    )];
+    let mut lines = Vec::new();
+    if let (Some(table), Some(indexes), Some(wal)) =
+        (forecast.table_bytes, forecast.index_bytes, forecast.wal_bytes)
+    {
+        lines.push(format!(
+            "  disk      {}: {} of rows, {} of indexes; {} of WAL besides, as much on each standby",
+            size(table + indexes),
+            size(table),
+            size(indexes),
+            size(wal)
+        ));
+    }
     if let Some(held) = forecast.slot_bytes {
         lines.push(format!(
             "  slot      holds back about {} at most, while the largest index is built ({}/s of WAL were \
@@ -184,23 +193,39 @@ fn changes(seen: &Seen, forecast: &Forecast) -> String {
         return "  changes   not captured: nothing is known of catching up, verification and the cutover"
             .to_owned();
     };
-    let come = thousands(changes.in_per_second.round() as u64);
-    match (changes.out_per_second, forecast.converges) {
+    told_of(&changes, forecast.converges)
+}
+
+fn told_of(changes: &Changes, converges: Option<bool>) -> String {
+    let come = match changes.in_per_second {
+        none if none <= 0.0 => "  changes   none came".to_owned(),
+        few if few < 1.0 => "  changes   less than one key/s comes".to_owned(),
+        some => format!("  changes   {} keys/s come", thousands(some.round() as u64)),
+    };
+    let applied = match (changes.out_per_second, converges) {
         (Some(out), Some(true)) => {
-            format!(
-                "  changes   {come} keys/s come, {} keys/s are applied: it catches up",
-                thousands(out as u64)
-            )
+            format!(", {} keys/s are applied: it catches up", thousands(out as u64))
         }
-        (Some(out), _) => format!(
-            "  changes   {come} keys/s come, only {} keys/s are applied: it will NOT catch up; more --workers, or \
-             a calmer time",
+        (Some(out), Some(false)) => format!(
+            ", only {} keys/s are applied: it will NOT catch up; more --workers, or a calmer time",
             thousands(out as u64)
         ),
-        (None, _) => {
-            format!("  changes   {come} keys/s come: too few to say how fast they can be applied")
+        // Nothing was copied.
+        (Some(out), None) => format!(", {} keys/s are applied", thousands(out as u64)),
+        (None, Some(_)) => {
+            ", and all that had come were applied: it keeps up (they were too few to tell how many more it could)"
+                .to_owned()
         }
-    }
+        (None, None) if changes.in_per_second <= 0.0 => {
+            ": how fast they are applied is unknown".to_owned()
+        }
+        (None, None) => format!(
+            ", and {} that waited were not applied yet when the time for that was over (the throttle held it back, or \
+             they clash): whether it catches up is unknown",
+            thousands(changes.left)
+        ),
+    };
+    come + &applied
 }
 
 fn lock(seen: &Seen) -> Vec<String> {
@@ -220,4 +245,37 @@ fn lock(seen: &Seen) -> Vec<String> {
 /// Of an estimate.
 fn size(n: f64) -> String {
     bytes(n as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_copied_foretells_nothing() {
+        let forecast = Forecast::default();
+        let seen = Seen { rows: 1_000.0, ..Seen::default() };
+        let rehearsed = Rehearsed { table: "t".to_owned(), seen, forecast };
+        let text = as_text(&rehearsed);
+        assert!(text.contains("what the whole table would take and need is unknown"), "{text}");
+        assert!(!text.contains("disk") && !text.contains("rows/s"), "{text}");
+        let json = as_json(&rehearsed);
+        for unknown in ["total", "table_bytes", "index_bytes", "wal_bytes", "converges"] {
+            assert_eq!(json["forecast"].get(unknown), Some(&Value::Null), "{unknown}: {json}");
+        }
+        assert_eq!(json["seen"]["copied"].get("rows_per_second"), Some(&Value::Null), "{json}");
+    }
+
+    #[test]
+    fn it_says_why_it_cannot_say() {
+        let text = |in_per_second, out_per_second, left, converges| {
+            told_of(&Changes { in_per_second, out_per_second, left }, converges)
+        };
+        assert!(text(500.0, Some(9_000.0), 0, Some(true)).ends_with("it catches up"));
+        assert!(text(500.0, Some(90.0), 0, Some(false)).contains("NOT catch up"));
+        assert!(text(50.0, None, 0, Some(true)).contains("50 keys/s come, and all that had come"));
+        assert!(text(0.3, None, 0, Some(true)).contains("less than one key/s comes, and all"));
+        assert!(text(50.0, None, 7, None).contains("7 that waited were not applied"));
+        assert!(text(0.0, None, 0, None).contains("none came: how fast"));
+    }
 }

@@ -54,7 +54,8 @@ impl Kind {
 pub struct Range {
     pub number: i64,
     pub keys: Segment,
-    /// How many keys it had when it was cut; None of the last one, and of those that another run cut.
+    /// How many keys it had when it was cut; None of those that another run cut, and of the last one of a segment
+    /// where that is not counted.
     pub(super) size: Option<i64>,
 }
 
@@ -130,6 +131,9 @@ pub struct Planner {
     again: Vec<Range>,
     landmarks: Landmarks,
     find: Prepared,
+    /// The keys of a segment's last range are counted, too.
+    counts: bool,
+    count: Prepared,
 }
 
 impl Planner {
@@ -160,6 +164,8 @@ impl Planner {
             again: Vec::new(),
             landmarks: Landmarks::default(),
             find: Prepared::default(),
+            counts: false,
+            count: Prepared::default(),
         })
     }
 
@@ -169,11 +175,13 @@ impl Planner {
     }
 
     /// Goes through the key space by leaps, so that what was handed out until some moment is spread over all
-    /// of it: it is cut into about so many segments. False where it cannot be cut.
+    /// of it: it is cut into about so many segments. False where it cannot be cut. What a range is of the whole is told
+    /// from then on, also where only some rows are wanted.
     pub async fn scatter(&mut self, segments: i64) -> Result<bool> {
         let keys = self.sample(segments).await?;
         let cut = keys.len() > 1;
         self.segments = spread(Segment::between(keys.into_iter())).into();
+        self.counts = self.flow.captured.keys != self.flow.captured.rows;
         Ok(cut)
     }
 
@@ -259,10 +267,9 @@ impl Planner {
             return Ok(Some(range));
         }
         let Some(segment) = self.segments.front().cloned() else { return Ok(None) };
-        let end = self.find_end(&segment, valve).await?;
+        let (end, size) = self.find_end(&segment, valve).await?;
         let upper = end.clone().or(segment.upper.clone());
         let keys = Segment { lower: segment.lower, upper };
-        let size = end.as_ref().map(|_| self.pace.rows());
         let range = Range { number: self.number, keys, size };
         self.record(&range).await?;
         failpoint!("chunk recorded");
@@ -283,12 +290,18 @@ impl Planner {
         self.segments.is_empty() && self.again.is_empty()
     }
 
-    /// Where the next range of the segment ends; None where it is the last one. Where there is little time to work
-    /// it is gone for in steps, with rests between: of a range that grew in a quiet hour, all its keys are read.
-    async fn find_end(&mut self, segment: &Segment, valve: &Valve) -> Result<Option<Vec<Raw>>> {
-        let mut left = self.pace.rows();
+    /// Where the next range of the segment ends, None where it is the last one; and how many keys it has. Where there is
+    /// little time to work it is gone for in steps, with rests between: of a range that grew in a quiet hour, all its
+    /// keys are read.
+    async fn find_end(
+        &mut self,
+        segment: &Segment,
+        valve: &Valve,
+    ) -> Result<(Option<Vec<Raw>>, Option<i64>)> {
+        let wanted = self.pace.rows();
+        let mut left = wanted;
         if left == i64::MAX {
-            return Ok(None);
+            return Ok((None, None));
         }
         self.writer.begin(&self.session, Isolation::ReadCommitted).await?;
         self.writer.as_owner(&self.session).await?;
@@ -298,15 +311,31 @@ impl Planner {
             let step = if valve.is_scarce() { left.min(STEP) } else { left };
             let along = (&*self.flow, &self.course);
             let end = self.find.cut(&self.session, along, &segment, step).await?;
+            if end.is_none() {
+                break None;
+            }
             left -= step;
-            if left == 0 || end.is_none() {
+            if left == 0 {
                 break end;
             }
             segment.lower = end;
             valve.breathe(began.elapsed()).await;
         };
+        let size = match &end {
+            Some(_) => Some(wanted),
+            None if self.counts => Some(wanted - left + self.count(&segment).await?),
+            None => None,
+        };
         self.session.batch("COMMIT").await?;
-        Ok(end)
+        Ok((end, size))
+    }
+
+    /// How many keys a segment has.
+    async fn count(&mut self, segment: &Segment) -> Result<i64> {
+        let sql = |bounds| self.flow.count_keys_in_range(bounds);
+        let count = self.count.of(&self.session, segment, sql).await?;
+        let rows = self.session.run(&count, &segment.parameters()).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
     }
 
     async fn record(&mut self, range: &Range) -> Result<()> {

@@ -30,6 +30,8 @@ const ATTEMPTS: u32 = 8;
 pub struct Copied {
     pub number: i64,
     pub rows: u64,
+    /// The rows of the range, also those that are not wanted; as far as they were counted when it was cut.
+    pub passed: u64,
     /// Without the rests in it.
     pub took: Duration,
     /// What of it was not rested for yet.
@@ -214,8 +216,10 @@ impl Copier {
         let took = started.elapsed().saturating_sub(rested);
         let wal = wal_after.bytes_since(wal_before);
         self.worked.add(wal, took);
-        self.planner.lock().await.pace.learn(range.size(rows as i64), took, wal);
-        Ok(Copied { number: range.number, rows, took, unrested: unrested(took, rested) })
+        let passed = range.size(rows as i64);
+        self.planner.lock().await.pace.learn(passed, took, wal);
+        let (number, passed) = (range.number, passed.max(0) as u64);
+        Ok(Copied { number, rows, passed, took, unrested: unrested(took, rested) })
     }
 
     /// Inserts a range in the open transaction; returns its rows, and the rests in it.

@@ -110,7 +110,8 @@ impl Filler {
                     let took = started.elapsed();
                     self.worked.add(wal, took);
                     self.planner.lock().await.pace.learn(rows as i64, took, wal);
-                    return Ok(Copied { number: range.number, rows, took, unrested: took });
+                    let (number, passed) = (range.number, rows);
+                    return Ok(Copied { number, rows, passed, took, unrested: took });
                 }
                 Err(error) => error,
             };

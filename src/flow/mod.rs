@@ -104,6 +104,11 @@ impl Captured {
         scanned(&self.keys, self.is_partitioned)
     }
 
+    /// Whether its keys are read in the relation itself: nothing hides rows from its owner.
+    pub fn shows_all_keys(&self) -> bool {
+        self.keys == self.name
+    }
+
     /// The relation itself, with its partitions, where a lock is taken or a part of it is read.
     pub fn itself(&self) -> String {
         scanned(&self.name, self.is_partitioned)

@@ -20,7 +20,7 @@ pub async fn sample(
     keys: i64,
 ) -> Result<Vec<Vec<Raw>>> {
     // TABLESAMPLE does not go through a view.
-    if flow.captured.view().is_some() {
+    if !flow.captured.shows_all_keys() {
         return Ok(Vec::new());
     }
     let Some(percent) = percent(session, flow).await? else { return Ok(Vec::new()) };

@@ -117,6 +117,12 @@ impl Flow {
         format!("SELECT pg_catalog.count(*) FROM {} AS s{range}", self.captured.scanned())
     }
 
+    /// The number of keys in a range of the copy, also of rows that are not wanted.
+    pub fn count_keys_in_range(&self, bounds: Bounds) -> String {
+        let range = where_all([self.source_range(&self.course(Kind::Copy), bounds, 0)]);
+        format!("SELECT pg_catalog.count(*) FROM {} AS s{range}", self.captured.keys_scanned())
+    }
+
     /// Places all over what a course goes along, about `$2` of them, in its order: of one row in so many of those in `$1`
     /// percent of the table's pages, whichever those are.
     pub fn sample_keys(&self, course: &Course) -> String {

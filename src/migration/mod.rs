@@ -53,7 +53,7 @@ pub use in_place::{Changed, InPlaceDone, Made, Undone};
 pub use index::IndexSettings;
 pub use live::Live;
 pub use planned::{CopyWay, Estimate, PhaseSql, Planned};
-pub use rehearsal::{Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Seen, Span};
+pub use rehearsal::{Changes, Extent, Forecast, MAX_SLOT_WAL, Rehearsed, Seen, Span};
 pub use resume::{Unfinished, unfinished};
 pub use run::{Consent, How, Outcome, Report, Run, Settings};
 pub use set::set;

@@ -30,8 +30,8 @@ pub(super) struct Clock {
 #[derive(Debug, Default)]
 struct Log {
     ranges: Vec<Range>,
-    /// Of all of them.
-    rows: u64,
+    /// By all of them.
+    passed: u64,
 }
 
 /// One range: when it was done, in seconds from the beginning.
@@ -39,6 +39,8 @@ struct Log {
 struct Range {
     done: f64,
     rows: u64,
+    /// Rows of the source, wanted or not.
+    passed: u64,
     took: Duration,
 }
 
@@ -55,13 +57,13 @@ impl Clock {
         pending().await
     }
 
-    /// A range was copied.
-    pub(super) fn note(&self, rows: u64, took: Duration) {
+    /// A range was copied: so many rows, of so many that were passed.
+    pub(super) fn note(&self, rows: u64, passed: u64, took: Duration) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.ranges.push(Range { done: self.began.elapsed().as_secs_f64(), rows, took });
-        log.rows += rows;
+        log.ranges.push(Range { done: self.began.elapsed().as_secs_f64(), rows, passed, took });
+        log.passed += passed;
         if let Some(share) = self.extent.share
-            && log.rows as f64 >= share * self.rows
+            && log.passed as f64 >= share * self.rows
         {
             self.enough.cancel();
         }
@@ -74,25 +76,34 @@ impl Clock {
 }
 
 fn sum_up(log: &[Range], copied: &mut Copied) {
+    copied.rows = log.iter().map(|range| range.rows).sum();
+    copied.passed = log.iter().map(|range| range.passed).sum();
+    copied.chunks = log.len() as u64;
     let end = log.iter().map(|range| range.done).fold(0.0, f64::max);
     let warm = (end * WARM_UP).min(LONGEST_WARM_UP);
     let middle = f64::midpoint(warm, end);
+    copied.seconds = end;
+    if copied.rows == 0 {
+        return;
+    }
+    // Where some rows are wanted they may be anywhere: what takes the time is to pass all of them.
+    let wanted = copied.rows as f64 / copied.passed.max(1) as f64;
     let rate = |from: f64, to: f64| {
         let within = log.iter().filter(|range| range.done > from && range.done <= to);
-        within.map(|range| range.rows).sum::<u64>() as f64 / (to - from).max(0.001)
+        within.map(|range| range.passed).sum::<u64>() as f64 * wanted / (to - from).max(0.001)
     };
-    copied.rows = log.iter().map(|range| range.rows).sum();
-    copied.chunks = log.len() as u64;
-    copied.seconds = end;
-    copied.rows_per_second = rate(warm, end);
-    let halves = [rate(warm, middle), rate(middle, end), copied.rows_per_second];
-    // A half in which no range ended says nothing.
-    let told = halves.into_iter().filter(|rate| *rate > 0.0);
-    copied.slowest = told.reduce(f64::min).unwrap_or(0.0);
-    copied.fastest = halves.into_iter().fold(0.0, f64::max);
+    // A time in which no range ended says nothing.
+    let spans = [(warm, end), (warm, middle), (middle, end)];
+    let told: Vec<f64> =
+        spans.map(|(from, to)| rate(from, to)).into_iter().filter(|rate| *rate > 0.0).collect();
+    copied.rows_per_second = told.first().copied();
+    copied.slowest = told.iter().copied().reduce(f64::min);
+    copied.fastest = told.iter().copied().reduce(f64::max);
     let times = Times::of(log.iter().map(|range| range.took));
-    (copied.p50_ms, copied.p90_ms) = (times.p50_ms, times.p90_ms);
-    (copied.p99_ms, copied.max_ms) = (times.p99_ms, times.max_ms);
+    copied.p50_ms = Some(times.p50_ms);
+    copied.p90_ms = Some(times.p90_ms);
+    copied.p99_ms = Some(times.p99_ms);
+    copied.max_ms = Some(times.max_ms);
 }
 
 #[cfg(test)]
@@ -104,17 +115,36 @@ mod tests {
         let range = |n: u32| Range {
             done: f64::from(n),
             rows: if n <= 2 { 10 } else { 1000 },
+            passed: if n <= 2 { 10 } else { 1000 },
             took: Duration::from_millis(u64::from(n)),
         };
         let log: Vec<Range> = (1..=10).map(range).collect();
         let mut copied = Copied::default();
         sum_up(&log, &mut copied);
         assert_eq!((copied.rows, copied.chunks, copied.seconds), (8020, 10, 10.0));
-        assert_eq!(copied.rows_per_second, 1000.0);
-        assert_eq!((copied.slowest, copied.fastest), (1000.0, 1000.0));
-        assert_eq!(copied.max_ms.round(), 10.0);
-        sum_up(&[], &mut copied);
-        assert_eq!((copied.rows, copied.rows_per_second), (0, 0.0));
+        let rate = Some(1000.0);
+        assert_eq!((copied.rows_per_second, copied.slowest, copied.fastest), (rate, rate, rate));
+        assert_eq!(copied.max_ms.map(f64::round), Some(10.0));
+        let mut nothing = Copied::default();
+        sum_up(&[], &mut nothing);
+        assert_eq!((nothing.rows, nothing.rows_per_second, nothing.max_ms), (0, None, None));
+    }
+
+    #[test]
+    fn rows_that_are_not_wanted_take_their_time() {
+        // All that are wanted are in the first half.
+        let range = |n: u32| Range {
+            done: f64::from(n),
+            rows: if n <= 5 { 200 } else { 0 },
+            passed: 1000,
+            took: Duration::from_millis(1),
+        };
+        let log: Vec<Range> = (1..=10).map(range).collect();
+        let mut copied = Copied::default();
+        sum_up(&log, &mut copied);
+        assert_eq!((copied.rows, copied.passed), (1000, 10_000));
+        let rate = Some(100.0);
+        assert_eq!((copied.rows_per_second, copied.slowest, copied.fastest), (rate, rate, rate));
     }
 
     #[tokio::test]
@@ -122,9 +152,10 @@ mod tests {
         let enough = CancellationToken::new();
         let extent = Extent { time: Duration::from_secs(3600), share: Some(0.05) };
         let clock = Clock::new(extent, 1000.0, enough.clone());
-        clock.note(49, Duration::from_millis(1));
+        // Of the rows that are passed, whether they are wanted or not.
+        clock.note(5, 49, Duration::from_millis(1));
         assert!(!enough.is_cancelled());
-        clock.note(1, Duration::from_millis(1));
+        clock.note(0, 1, Duration::from_millis(1));
         assert!(enough.is_cancelled());
     }
 }

@@ -9,13 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::Extent;
 use super::clock::Clock;
-use super::table;
+use super::{late, table};
 use crate::catalog::Baseline;
 use crate::cutover::{self, Rehearsal};
 use crate::error::{Error, Result};
 use crate::flow::chunk::copied_segments;
 use crate::flow::copy::Misfits;
 use crate::flow::segment::Segment;
+use crate::flow::sync::FENCE_LIMIT;
 use crate::migration::begun::{Known, Rehearsing};
 use crate::migration::context::Context;
 use crate::migration::hooked::{BeforeCutover, Caller};
@@ -23,7 +24,7 @@ use crate::migration::slot_limits::SlotLimits;
 use crate::migration::stretch::Stretch;
 use crate::migration::supervisor::Background;
 use crate::migration::{catch_up, copy, index, prepare, verify};
-use crate::pg::Session;
+use crate::pg::{Lsn, Session};
 use crate::telemetry::Sample;
 use crate::throttle::account::Sum;
 
@@ -33,11 +34,13 @@ const BEFORE: Duration = Duration::from_secs(3);
 const PLACES: i64 = 64;
 /// Rows that do not fit, as many as are worth being named.
 const MOST_MISFITS: usize = 10;
-/// Fewer keys say nothing of how fast they are applied.
-const ENOUGH: u64 = 200;
+/// Fewer keys say nothing of how fast they are applied: the sync gathers them first.
+const ENOUGH: u64 = 1000;
+/// How often to look how many keys were applied.
+const POLL: Duration = Duration::from_millis(20);
 /// What takes longer than this besides the copy and the indexes is given up, and said so.
 const ENDLESS: Duration = Duration::from_secs(120);
-/// So long the cutover's rehearsal goes on trying.
+/// So long the last few keys are waited for, and the cutover's rehearsal goes on trying.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What was seen.
@@ -47,7 +50,8 @@ pub struct Seen {
     pub rows: f64,
     pub prepare_seconds: f64,
     pub copied: Copied,
-    /// Seconds for the indexes of what was copied, without waiting for changed keys; and for VACUUM.
+    /// Seconds for the indexes of what was copied, without waiting for changed keys; and for VACUUM. As all that follows
+    /// about the new table they are those of the copied rows: what the sync wrote besides is taken off.
     pub index_seconds: f64,
     /// To choose how they are built, however large they are.
     pub choice_seconds: f64,
@@ -65,7 +69,7 @@ pub struct Seen {
     pub indexes: Vec<(String, i64)>,
     /// WAL that the server wrote a second before anything was copied.
     pub wal_per_second: f64,
-    /// WAL of the copy and of the indexes, without what was written anyway.
+    /// WAL of the copy and of the indexes, without what was written anyway, or to apply changes.
     pub copy_wal: f64,
     pub index_wal: f64,
     pub slot_limit: u64,
@@ -81,29 +85,42 @@ pub struct Seen {
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Copied {
     pub rows: u64,
+    /// The rows of the table among which those were: more than them where only some are wanted.
+    pub passed: u64,
     pub chunks: u64,
     /// From how many places of the key space.
     pub places: usize,
     pub seconds: f64,
-    /// At full speed, once it was reached; and those of the two halves of that time.
-    pub rows_per_second: f64,
+    /// At full speed, once it was reached; None, as all that follows, where nothing was copied.
+    pub rows_per_second: Option<f64>,
     /// The same in bytes of the new table.
-    pub bytes_per_second: f64,
-    pub slowest: f64,
-    pub fastest: f64,
-    pub p50_ms: f64,
-    pub p90_ms: f64,
-    pub p99_ms: f64,
-    pub max_ms: f64,
+    pub bytes_per_second: Option<f64>,
+    /// Of that time and its two halves.
+    pub slowest: Option<f64>,
+    pub fastest: Option<f64>,
+    pub p50_ms: Option<f64>,
+    pub p90_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+    pub max_ms: Option<f64>,
+}
+
+impl Seen {
+    /// The rows of the new table, were all of it copied.
+    pub fn wanted(&self) -> f64 {
+        let (copied, passed) = (self.copied.rows as f64, self.copied.passed as f64);
+        self.rows.max(passed) * if passed > 0.0 { copied / passed } else { 1.0 }
+    }
 }
 
 /// What the application changed meanwhile.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct Changes {
-    /// Different keys a second while rows were copied and the first indexes built.
+    /// Different keys a second since they are captured, until they were applied.
     pub in_per_second: f64,
     /// Applied a second; None where there were too few to say.
     pub out_per_second: Option<f64>,
+    /// So many of those that waited were not applied when the time for that was over.
+    pub left: u64,
 }
 
 /// One signal before and during the copy.
@@ -125,8 +142,9 @@ impl Stretch<'_, '_> {
         let began = Instant::now();
         let captures = stream.is_some();
         let work = async |context: &Context, baseline: &Baseline| {
-            let measuring = Measuring { stretch: self, control, known: &known, context };
-            measuring.all(baseline, extent, captures, began).await
+            let known = &known;
+            let measuring = Measuring { stretch: self, control, known, context, began };
+            measuring.all(baseline, extent, captures).await
         };
         self.accompanied(control, &known, flow, fingerprint, stream, work).await
     }
@@ -137,16 +155,12 @@ struct Measuring<'a, 's, 'r> {
     control: &'a Session,
     known: &'a Known,
     context: &'a Context,
+    /// Just before that the slot was made, which captures keys from then on.
+    began: Instant,
 }
 
 impl Measuring<'_, '_, '_> {
-    async fn all(
-        &self,
-        baseline: &Baseline,
-        extent: Extent,
-        captures: bool,
-        began: Instant,
-    ) -> Result<Seen> {
+    async fn all(&self, baseline: &Baseline, extent: Extent, captures: bool) -> Result<Seen> {
         let (control, context) = (self.control, self.context);
         let Known { source, request, .. } = self.known;
         prepare::create_shadow(control, &context.flow, self.known).await?;
@@ -159,7 +173,7 @@ impl Measuring<'_, '_, '_> {
             prepare::wait_for_writers(control, source.oid, &context.meter).await?;
         }
         let mut seen = Seen {
-            prepare_seconds: began.elapsed().as_secs_f64(),
+            prepare_seconds: self.began.elapsed().as_secs_f64(),
             indexes_before: request.indexes_before,
             ..Seen::default()
         };
@@ -186,9 +200,6 @@ impl Measuring<'_, '_, '_> {
         if let Some(syncs) = syncs {
             syncs.finish().await;
         }
-        (seen.table_bytes, seen.indexes) = table::shadow(control, &context.flow).await?;
-        let row = seen.table_bytes as f64 / seen.copied.rows.max(1) as f64;
-        seen.copied.bytes_per_second = row * seen.copied.rows_per_second;
         Ok(seen)
     }
 
@@ -212,12 +223,20 @@ impl Measuring<'_, '_, '_> {
         self.enter("copy");
         let context = self.context;
         let mut planner = copy::planner(context).await?;
+        let hidden = !context.flow.captured.shows_all_keys();
         if !planner.scatter(PLACES).await? {
-            let why = "ranges are from the beginning of the key space alone: rows all over it cannot be picked \
-                       (row security is forced on the owner, or the table is small)";
+            let why =
+                if hidden { "row security is forced on the owner" } else { "the table is small" };
+            seen.warnings.push(format!(
+                "ranges are from the beginning of the key space alone: {why}, and rows all over it cannot be picked"
+            ));
+        }
+        if hidden && self.known.request.keep.is_some() {
+            let why = "row security is forced on the owner: which part of the rows --where leaves is not known, and \
+                       all is foretold as if it left all of them";
             seen.warnings.push(why.to_owned());
         }
-        seen.copied.places = planner.segments();
+        let places = planner.segments();
         let enough = CancellationToken::new();
         let clock = Clock::new(extent, seen.rows, enough.clone());
         let misfits = Arc::new(Mutex::new(Vec::new()));
@@ -228,13 +247,19 @@ impl Measuring<'_, '_, '_> {
             Some(collect(Arc::clone(&misfits), enough.clone())),
         );
         let from = index::wal_end(self.control).await?;
-        let work = copy::work_off(context, &copier, |copied| clock.note(copied.rows, copied.took));
+        let work = copy::work_off(context, &copier, |c| clock.note(c.rows, c.passed, c.took));
         tokio::select! {
             done = clock.run_out() => match done {},
             done = work => done?,
         }
         let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
-        clock.tell(&mut seen.copied);
+        let copied = &mut seen.copied;
+        clock.tell(copied);
+        copied.places = places.min(copied.chunks as usize);
+        // Before the sync writes to it.
+        seen.table_bytes = table::shadow_bytes(self.control, &context.flow).await?;
+        let row = seen.table_bytes as f64 / copied.rows.max(1) as f64;
+        copied.bytes_per_second = copied.rows_per_second.map(|rate| row * rate);
         seen.copy_wal = (written - seen.wal_per_second * seen.copied.seconds).max(0.0);
         self.tell_signals(seen, before, &context.account.close());
         seen.misfits = std::mem::take(&mut *misfits.lock().unwrap_or_else(PoisonError::into_inner));
@@ -266,6 +291,9 @@ impl Measuring<'_, '_, '_> {
         seen.index_seconds =
             index::build_first(context, &settings, self.known, captures).await?.as_secs_f64();
         seen.choice_seconds = (began.elapsed().as_secs_f64() - seen.index_seconds).max(0.0);
+        seen.index_wal = self.written(seen, from, began).await?;
+        seen.indexes = table::shadow_indexes(self.control, &context.flow).await?;
+        let mut late = late::Late::default();
         let (mut syncs, mut converges) = (None, true);
         if captures {
             (syncs, converges) = self.catch_up(seen).await?;
@@ -276,7 +304,8 @@ impl Measuring<'_, '_, '_> {
             seen.warnings.push(why.to_owned());
         } else if captures {
             let unique = index::build_unique(context, &settings, self.known).await?;
-            seen.index_seconds += unique.as_secs_f64();
+            late.index_seconds = unique.as_secs_f64();
+            late.indexes = table::shadow_indexes(self.control, &context.flow).await?;
         } else if !request.indexes_before
             && let Some(share) = index::plans(context, self.known)?.left_out(source)
         {
@@ -286,34 +315,59 @@ impl Measuring<'_, '_, '_> {
                        guessed from their size";
             seen.warnings.push(why.to_owned());
         }
-        let vacuumed = Instant::now();
+        let (began, from) = (Instant::now(), index::wal_end(self.control).await?);
         index::vacuum(context, &settings, self.known).await?;
-        seen.vacuum_seconds = vacuumed.elapsed().as_secs_f64();
-        let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
-        let anyway = seen.wal_per_second * began.elapsed().as_secs_f64();
-        seen.index_wal = (written - anyway).max(0.0);
+        late.vacuum_seconds = began.elapsed().as_secs_f64();
+        late.vacuum_wal = self.written(seen, from, began).await?;
+        late.add_to(seen, table::shadow_rows(self.control, &context.flow).await?);
         Ok((syncs, converges))
     }
 
-    /// How fast keys became dirty since the beginning, and how fast they are applied now.
+    /// WAL that was written since then, without what is written anyway.
+    async fn written(&self, seen: &Seen, from: Lsn, since: Instant) -> Result<f64> {
+        let written = index::wal_end(self.control).await?.bytes_since(from) as f64;
+        Ok((written - seen.wal_per_second * since.elapsed().as_secs_f64()).max(0.0))
+    }
+
+    /// How fast keys became dirty since the slot was made, and how fast they are applied now.
     /// Also whether they are applied as fast as they come.
     async fn catch_up(&self, seen: &mut Seen) -> Result<(Option<Background>, bool)> {
         let context = self.context;
-        let waited = seen.copied.seconds + seen.index_seconds;
+        // What was committed by now is known.
+        context.fence.pass(FENCE_LIMIT).await?;
+        let waited = self.began.elapsed().as_secs_f64();
         let (waiting, before) = context.tracker.counts();
         let began = Instant::now();
         let syncs = catch_up::start(context, &self.stretch.supervisor);
         // What does not catch up is what is to be found out, and no reason to wait for ever.
         let drained = timeout(ENDLESS, catch_up::drain(context)).await;
+        if drained.is_ok() {
+            // That leaves the last few, which may be all there are. Where they are not applied, that is said.
+            let _ = timeout(PATIENCE, self.applied(before + waiting)).await;
+        }
         let took = began.elapsed().as_secs_f64().max(0.001);
         let applied = context.tracker.dirty().synced() - before;
         seen.changes = Some(Changes {
             in_per_second: waiting as f64 / waited.max(0.001),
             out_per_second: (applied >= ENOUGH).then(|| applied as f64 / took),
+            left: waiting.saturating_sub(applied),
         });
         match drained {
             Ok(drained) => drained.map(|()| (Some(syncs), true)),
             Err(_) => Ok((Some(syncs), false)),
+        }
+    }
+
+    /// Waits until so many keys were applied, or none is left (a TRUNCATE leaves none).
+    async fn applied(&self, keys: u64) {
+        let tracker = &self.context.tracker;
+        loop {
+            let (waiting, synced) = tracker.counts();
+            if waiting == 0 || synced >= keys {
+                return;
+            }
+            // What is applied is not announced.
+            sleep(POLL).await;
         }
     }
 

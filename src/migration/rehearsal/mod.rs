@@ -6,6 +6,7 @@
 
 mod clock;
 mod forecast;
+mod late;
 mod measure;
 pub(super) mod table;
 
@@ -25,7 +26,7 @@ use crate::error::{Error, Kind, Result};
 use crate::flow::write::superseded;
 use crate::pg::shell_word;
 pub use forecast::{Forecast, Span};
-pub use measure::Seen;
+pub use measure::{Changes, Seen};
 
 /// What takes things away afterwards may take so long.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -40,13 +40,26 @@ pub(in crate::migration) async fn rows(session: &Session, source: &Table) -> Res
     Ok(counted as f64 * 100.0 / percent)
 }
 
-/// Bytes of the shadow without its indexes, and of each of those.
-pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(String, i64)>)> {
+/// Bytes of the shadow without its indexes.
+pub(super) async fn shadow_bytes(session: &Session, flow: &Flow) -> Result<i64> {
     let root = flow.target.root.to_string();
     let sql = "SELECT pg_catalog.sum(pg_catalog.pg_table_size(s.oid))::pg_catalog.int8 FROM (\
                  SELECT $1::pg_catalog.text::pg_catalog.regclass::pg_catalog.oid AS oid \
                  UNION SELECT p.relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.text::pg_catalog.regclass) p) s";
-    let table = session.one(sql, &[&root]).await?.get(0);
+    Ok(session.one(sql, &[&root]).await?.get(0))
+}
+
+/// Rows of the shadow, as VACUUM has just counted them.
+pub(super) async fn shadow_rows(session: &Session, flow: &Flow) -> Result<f64> {
+    let sql = "SELECT COALESCE(pg_catalog.sum(GREATEST(c.reltuples, 0)), 0)::pg_catalog.float8 FROM pg_catalog.pg_class c \
+               WHERE c.oid = ANY ($1::pg_catalog.text[]::pg_catalog.regclass[])";
+    let relations: Vec<String> = flow.target.relations().iter().map(ToString::to_string).collect();
+    Ok(session.one(sql, &[&relations]).await?.get(0))
+}
+
+/// The shadow's indexes as they are now, and the bytes of each.
+pub(super) async fn shadow_indexes(session: &Session, flow: &Flow) -> Result<Vec<(String, i64)>> {
+    let root = flow.target.root.to_string();
     // The parts of a partitioned index count as it.
     let sql = "SELECT c.relname::pg_catalog.text, pg_catalog.pg_relation_size(c.oid) + \
                COALESCE((SELECT pg_catalog.sum(pg_catalog.pg_relation_size(p.relid)) FROM pg_catalog.pg_partition_tree(c.oid) p \
@@ -54,7 +67,7 @@ pub(super) async fn shadow(session: &Session, flow: &Flow) -> Result<(i64, Vec<(
                FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid \
                WHERE i.indrelid = $1::pg_catalog.text::pg_catalog.regclass ORDER BY 2 DESC";
     let indexes = session.query(sql, &[&root]).await?;
-    Ok((table, indexes.iter().map(|row| (row.get(0), row.get(1))).collect()))
+    Ok(indexes.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Whether rows that are neighbours in the order of the copy are far from each other in a table that memory does not hold: each
