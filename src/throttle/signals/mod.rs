@@ -38,6 +38,8 @@ const RATE_SPAN: Duration = Duration::from_secs(2);
 const REMIND: Duration = Duration::from_millis(500);
 /// From this share of its limit on.
 const LATE: f64 = 0.1;
+/// Less than so many bytes are not told in whole megabytes.
+const FEW: u64 = 10 << 20;
 
 /// What was seen of the server at one moment.
 pub struct Seen {
@@ -175,8 +177,31 @@ fn times(value: Duration, limit: Duration) -> String {
     format!("{:.1} of {} s", value.as_secs_f64(), limit.as_secs_f64())
 }
 
-/// `12 of 256 MB`
+/// `12 of 256 MB`, and `300 kB of 2 MB` where whole megabytes would hide what is meant.
 pub fn sizes(value: u64, limit: u64) -> String {
-    let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
-    format!("{} of {} MB", megabytes(value), megabytes(limit))
+    let ((value, unit), (limit, of)) = (in_unit(value), in_unit(limit));
+    match unit == of {
+        true => format!("{value} of {limit} {of}"),
+        false => format!("{value} {unit} of {limit} {of}"),
+    }
+}
+
+fn in_unit(bytes: u64) -> (u64, &'static str) {
+    match bytes < FEW && !bytes.is_multiple_of(1 << 20) {
+        true => (bytes.div_ceil(1 << 10), "kB"),
+        false => (bytes.div_ceil(1 << 20), "MB"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_is_told_in_kilobytes() {
+        assert_eq!(sizes(300 << 10, 2 << 20), "300 kB of 2 MB");
+        assert_eq!(sizes(1, 300 << 10), "1 of 300 kB");
+        assert_eq!(sizes((12 << 20) + 1, 256 << 20), "13 of 256 MB");
+        assert_eq!(sizes(0, 1 << 20), "0 of 1 MB");
+    }
 }

@@ -7,6 +7,8 @@ use crate::pg::Lsn;
 
 /// So many are kept: some minutes at four a second. An older position counts as as old as the oldest.
 const MOST: usize = 2400;
+/// Over less than this a rate says nothing: the server writes its log in spurts.
+const SHORTEST: Duration = Duration::from_millis(200);
 
 /// Positions of the log, as they were read one after another.
 #[derive(Debug, Default)]
@@ -34,12 +36,14 @@ impl Positions {
         same.last().map(|(at, _)| *at)
     }
 
-    /// Bytes written a second, over the last `span` or as long as is known; None where that is nothing yet.
+    /// Bytes written a second, over the last `span`, or as long as is known where that is less; None where it is
+    /// too short to tell.
     pub(super) fn rate(&self, span: Duration) -> Option<f64> {
         let (last, end) = self.0.back()?;
-        let (first, begin) =
-            self.0.iter().rev().find(|(at, _)| last.duration_since(*at) >= span)?;
-        Some(end.bytes_since(*begin) as f64 / last.duration_since(*first).as_secs_f64())
+        let before = self.0.iter().rev().find(|(at, _)| last.duration_since(*at) >= span);
+        let (first, begin) = before.or_else(|| self.0.front())?;
+        let known = last.duration_since(*first);
+        (known >= SHORTEST).then(|| end.bytes_since(*begin) as f64 / known.as_secs_f64())
     }
 }
 
@@ -64,7 +68,20 @@ mod tests {
         assert_eq!(positions.since(), Some(at(3)), "it did not move");
         positions.0.pop_back();
         assert_eq!(positions.rate(Duration::from_secs(2)), Some(300.0));
-        assert_eq!(positions.rate(Duration::from_secs(9)), None);
+    }
+
+    #[test]
+    fn a_rate_is_known_before_its_span_is_over() {
+        let (mut positions, start) = (Positions::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut rate = |ms, written| {
+            positions.note(at(ms), Lsn(written));
+            positions.rate(Duration::from_secs(2))
+        };
+        assert_eq!((rate(0, 0), rate(100, 1_000)), (None, None), "too short to tell");
+        assert_eq!(rate(250, 1_000), Some(4_000.0));
+        assert_eq!(rate(2_000, 6_000), Some(3_000.0));
+        assert_eq!(rate(2_250, 10_000), Some(4_500.0), "over the last two seconds alone");
     }
 
     #[test]

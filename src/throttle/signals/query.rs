@@ -63,12 +63,26 @@ async fn number(session: &Session, sql: &str) -> Result<f64> {
     let rows = session.simple(sql).await?;
     let first = rows.first().and_then(|row| row.first().cloned().flatten());
     let text = first.ok_or_else(|| Error::failed("it gives no number"))?;
-    text.trim().parse().map_err(|_| Error::failed(format!("it gives {text:?}, which is no number")))
+    as_number(&text)
+}
+
+fn as_number(text: &str) -> Result<f64> {
+    let number = text.trim().parse().ok().filter(|number: &f64| !number.is_nan());
+    number.ok_or_else(|| Error::failed(format!("it gives {text:?}, which is no number")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_not_measured() {
+        assert_eq!(as_number(" 1.5").unwrap(), 1.5);
+        assert_eq!(as_number("Infinity").unwrap(), f64::INFINITY);
+        for text in ["NaN", "-nan", "", "many"] {
+            assert!(as_number(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn only_a_fresh_answer_to_this_question_counts() {

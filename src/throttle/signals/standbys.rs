@@ -212,7 +212,7 @@ mod tests {
             readings.iter().map(|r| (r.signal.as_str(), r.pressure, r.text.as_str())).collect();
         assert_eq!(
             told[0],
-            ("standby on time", Some((1000.0) / (256 << 20) as f64), "1 of 256 MB")
+            ("standby on time", Some((1000.0) / (256 << 20) as f64), "1 kB of 256 MB")
         );
         assert_eq!(told[1], ("standby late", Some(0.5), "1.0 of 2 s"));
         assert_eq!((told[2].0, told[2].1), ("standby silent", None));
