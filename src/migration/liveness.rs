@@ -43,11 +43,21 @@ pub(super) async fn run_by(session: &Session, stored: &Stored) -> Result<Option<
 
 /// Whether a process of this machine is one of this program; None where that cannot be told.
 fn is_ours(process: i64) -> Option<bool> {
-    let name = |process: &str| std::fs::read_to_string(format!("/proc/{process}/comm")).ok();
-    let own = name("self")?;
+    let (own, _) = name_and_state("self")?;
     // In a container every process may have the number that the one before had.
     let itself = process == i64::from(std::process::id());
-    Some(!itself && name(&process.to_string()).is_some_and(|name| name == own))
+    // One that is dead keeps its name until its parent has asked what became of it.
+    let is_alive = |(name, state): (String, char)| name == own && !matches!(state, 'Z' | 'X');
+    Some(!itself && name_and_state(&process.to_string()).is_some_and(is_alive))
+}
+
+/// `1 (name) S …`, as the kernel shows it; a name may have parentheses too.
+fn name_and_state(process: &str) -> Option<(String, char)> {
+    let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let (before, behind) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    Some((name.to_owned(), behind.trim_start().chars().next()?))
 }
 
 #[cfg(test)]
@@ -59,5 +69,25 @@ mod tests {
         assert_eq!(is_ours(i64::from(std::process::id())), Some(false));
         assert_eq!(is_ours(1), Some(false), "of another program");
         assert_eq!(is_ours(i64::from(i32::MAX)), Some(false), "there is none");
+    }
+
+    #[test]
+    fn one_that_is_dead_and_not_yet_asked_after_is_dead() {
+        let own = std::env::current_exe().unwrap();
+        // With the name of this program, and its end in sight.
+        let mut child = std::process::Command::new(own)
+            .arg("--list")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = child.stdout.take().unwrap();
+        std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+        let process = child.id().to_string();
+        // Its output is closed a moment before it is dead.
+        while !matches!(name_and_state(&process), Some((_, 'Z'))) {
+            std::thread::yield_now();
+        }
+        assert_eq!(is_ours(i64::from(child.id())), Some(false));
+        child.wait().unwrap();
     }
 }
