@@ -236,8 +236,8 @@ pub struct LimitArgs {
     /// Changed keys kept in memory; more are stored in the database [default: 50000]
     #[arg(long, value_parser = clap::value_parser!(u32).range(10..))]
     pub max_keys_in_memory: Option<u32>,
-    /// maintenance_work_mem for building indexes
-    #[arg(long, value_name = "SIZE")]
+    /// maintenance_work_mem for building indexes, like 512MB [default: the server's]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub maintenance_work_mem: Option<String>,
     /// Indexes built at a time [default: 1]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -476,6 +476,25 @@ fn patience(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}, as in 0s or 10min"))
 }
 
+/// As PostgreSQL reads a size of memory; kept as it was typed.
+fn memory(text: &str) -> Result<String, String> {
+    let wrong = || "it must be from 1024kB to 2147483647kB, as in 512MB or 2GB".to_owned();
+    let text = text.trim();
+    let (number, unit) = match text.find(|c: char| c.is_ascii_alphabetic()) {
+        Some(at) => text.split_at(at),
+        None => (text, "kB"),
+    };
+    let unit = match unit {
+        "kB" => 1.0,
+        "MB" => 1024.0,
+        "GB" => 1024.0 * 1024.0,
+        "TB" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err(format!("{}; the units are kB, MB, GB and TB", wrong())),
+    };
+    let size = number.trim_end().parse::<f64>().map_err(|_| wrong())? * unit;
+    if (1024.0..=f64::from(i32::MAX)).contains(&size) { Ok(text.to_owned()) } else { Err(wrong()) }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).map_err(|e| format!("{e}, as in 500ms or 2s"))?;
     if parsed < Duration::from_millis(1) {
@@ -493,6 +512,18 @@ mod tests {
         assert_eq!(factor("2.5"), Ok(2.5));
         for bad in ["1", "0", "-3", "1e300", "inf", "NaN", "x", ""] {
             assert!(factor(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_is_what_the_server_takes() {
+        for good in ["1024", "1024kB", "64MB", "1.5GB", "2 GB", "1TB", "2147483647kB"] {
+            assert_eq!(memory(good).as_deref(), Ok(good));
+        }
+        for bad in
+            ["1", "1023kB", "abc", "", "GB", "-5GB", "2048GB", "9999TB", "64mb", "64MB x", "NaN"]
+        {
+            assert!(memory(bad).is_err(), "{bad}");
         }
     }
 
