@@ -57,13 +57,35 @@ fn not_ours(subject: &Subject<'_>, state: &StateSchema) -> Finding {
     )
 }
 
-async fn unfinished(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    let sql = "SELECT m.id::pg_catalog.text, m.phase::pg_catalog.text FROM pgwraith.migration m
-               WHERE m.finished_at IS NULL
-                 AND (m.source_oid::pg_catalog.oid = $1 OR m.source_schema = $2 AND m.source_name = $3)
-               ORDER BY m.id";
+/// Those of the table.
+const UNFINISHED: &str = "m.finished_at IS NULL
+  AND (m.source_oid::pg_catalog.oid = $1 OR m.source_schema = $2 AND m.source_name = $3)";
+
+/// The tables that unfinished migrations of this one are making: theirs to keep or to drop.
+pub(super) async fn shadows(subject: &Subject<'_>) -> Result<Vec<u32>> {
+    let state = state_schema(subject).await?;
+    if !state.is_some_and(|state| state.usable && state.has_migrations) {
+        return Ok(vec![]);
+    }
+    // The state may be of an older version.
+    let sql = format!(
+        "SELECT c.oid FROM (SELECT m.*, pg_catalog.to_jsonb(m) AS stored FROM pgwraith.migration m) m
+         JOIN pg_catalog.pg_namespace n ON n.nspname = m.source_schema
+         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = m.stored->>'shadow_name'
+         WHERE {UNFINISHED} AND COALESCE((m.stored->>'shadow_oid')::pg_catalog.oid, c.oid) = c.oid"
+    );
     let table = subject.table;
-    let rows = subject.session.query(sql, &[&table.oid, &table.schema, &table.name]).await?;
+    let rows = subject.session.query(&sql, &[&table.oid, &table.schema, &table.name]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn unfinished(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let sql = format!(
+        "SELECT m.id::pg_catalog.text, m.phase::pg_catalog.text FROM pgwraith.migration m
+         WHERE {UNFINISHED} ORDER BY m.id"
+    );
+    let table = subject.table;
+    let rows = subject.session.query(&sql, &[&table.oid, &table.schema, &table.name]).await?;
     let finding = |row: &tokio_postgres::Row| {
         let (id, phase): (&str, &str) = (row.get(0), row.get(1));
         let name = table.qualified();

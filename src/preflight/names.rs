@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Finding, Result, Subject};
+use super::{Finding, Result, Subject, another_migration};
 use crate::catalog::Table;
 use crate::error::Error;
 use crate::pg::name::MAX_NAME_BYTES;
@@ -23,12 +23,18 @@ pub(super) struct Holder {
     retired: bool,
     /// Not a mere type.
     relation: bool,
+    /// The table that it is, or is an index of.
+    of: Option<u32>,
 }
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let wanted = wanted(subject);
     let named: Vec<&str> = wanted.iter().map(|w| w.name.as_str()).collect();
-    let holders = holders(subject.session, subject.table, &named).await?;
+    let mut holders = holders(subject.session, subject.table, &named).await?;
+    // That it is under way is another finding. Whoever followed this one would drop the copy that goes on.
+    let shadows = another_migration::shadows(subject).await?;
+    let is_theirs = |holder: &Holder| holder.of.is_some_and(|of| shadows.contains(&of));
+    holders.retain(|_, holder| !is_theirs(holder));
     let mut seen = HashSet::from([subject.table.name.as_str()]);
     let mut findings = Vec::new();
     for name in &wanted {
@@ -38,7 +44,7 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
             findings.push(unusable(name));
         }
     }
-    findings.extend(statistics(subject).await?);
+    findings.extend(statistics(subject, &shadows).await?);
     Ok(findings)
 }
 
@@ -92,16 +98,16 @@ pub async fn refuse_taken(
 }
 
 /// Statistics have names of their own, and need not be in the table's schema.
-async fn statistics(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+async fn statistics(subject: &Subject<'_>, shadows: &[u32]) -> Result<Vec<Finding>> {
     let temporary = TemporaryNames::of(subject.table);
     let wanted = subject.table.statistics.iter();
     let (schemas, names): (Vec<&str>, Vec<String>) =
         wanted.map(|s| (s.schema.as_str(), temporary.until_swap(&s.name))).unzip();
     let sql = "SELECT n.nspname::pg_catalog.text, s.stxname::pg_catalog.text FROM pg_catalog.pg_statistic_ext s
       JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace
-      WHERE (n.nspname, s.stxname) IN (SELECT w.schema, w.name
+      WHERE s.stxrelid <> ALL ($3) AND (n.nspname, s.stxname) IN (SELECT w.schema, w.name
         FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) w (schema, name))";
-    let rows = subject.session.query(sql, &[&schemas, &names]).await?;
+    let rows = subject.session.query(sql, &[&schemas, &names, &shadows]).await?;
     let finding = |row: &tokio_postgres::Row| {
         let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
         Finding::refuse(
@@ -141,7 +147,6 @@ fn taken(subject: &Subject<'_>, wanted: &Wanted, holder: &Holder) -> Finding {
         "type" => "TYPE",
         _ => "TABLE",
     };
-    // Where the state knows of it, another finding says so, and how it is undone.
     let drop = match command {
         "TABLE" => format!(
             "DROP TABLE {name} if nobody needs it (a run whose state somebody dropped leaves one behind: `pgwraith cleanup` knows it)"
@@ -179,17 +184,19 @@ pub(super) async fn holders(
         CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'index' WHEN 'S' THEN 'sequence'
           WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'c' THEN 'type' ELSE 'table' END,
         EXISTS (SELECT 1 FROM pg_catalog.pg_trigger g
-          WHERE g.tgrelid = c.oid AND g.tgname = 'pgwraith_retired'), true
+          WHERE g.tgrelid = c.oid AND g.tgname = 'pgwraith_retired'), true,
+        COALESCE((SELECT i.indrelid FROM pg_catalog.pg_index i WHERE i.indexrelid = c.oid), c.oid)
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
       WHERE n.nspname = $1 AND c.relname = ANY ($2)
       UNION ALL
-      SELECT y.typname::pg_catalog.text, 'type', false, false
+      SELECT y.typname::pg_catalog.text, 'type', false, false, NULL
       FROM pg_catalog.pg_type y JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
       WHERE n.nspname = $1 AND y.typname = ANY ($2) AND y.typrelid = 0
         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_type e WHERE e.typarray = y.oid)";
     let rows = session.query(sql, &[&table.schema, &names]).await?;
     let holder = |row: &tokio_postgres::Row| {
-        (row.get(0), Holder { what: row.get(1), retired: row.get(2), relation: row.get(3) })
+        let (what, retired, relation, of) = (row.get(1), row.get(2), row.get(3), row.get(4));
+        (row.get(0), Holder { what, retired, relation, of })
     };
     // A relation says more than its row type would.
     Ok(rows.iter().rev().map(holder).collect())
