@@ -149,6 +149,12 @@ async fn what_a_killed_one_leaves_is_found_and_nobody_goes_on_with_it() {
         }
         let listed = harness::run(["cleanup", "-d", &shop.dsn]).await;
         assert!(listed.stdout.contains("dry run"), "{listed}");
+        assert!(!listed.stdout.contains("pgwraith resume"), "{listed}");
+        let set =
+            harness::run(["set", "orders", "-d", &shop.dsn, "workers=2"]).await.expect_code(0);
+        assert!(set.stdout.contains("`pgwraith abort orders` removes it"), "{set}");
+        let swap = harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(2);
+        assert!(swap.stderr.contains("is a dry run, which never swaps"), "{swap}");
         harness::run(remove.iter().chain(&["-d", &shop.dsn])).await.expect_code(0);
         assert_eq!(leftovers(&shop.client).await, [] as [&str; 0]);
     }
@@ -264,6 +270,9 @@ async fn a_migration_that_is_there_is_not_touched() {
     let held = shop.held("verify", "orders", &["--rebuild"]).await;
     let refused = harness::run(arguments(&shop, &["--rebuild"])).await.expect_code(3);
     assert!(refused.stderr.contains("is not finished"), "{refused}");
+    // Its new table, and the indexes of that, are no others' to be dropped.
+    assert!(!refused.stderr.contains("names: "), "{refused}");
+    assert!(!refused.stderr.contains("DROP TABLE"), "{refused}");
     held.finish().await.expect_code(0);
     harness::run(arguments(&shop, &["--share", "5%"])).await.expect_code(2);
 }

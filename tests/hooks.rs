@@ -177,6 +177,36 @@ async fn a_hook_that_never_agrees_ends_the_run_with_its_state_kept() {
     assert_eq!(folder.events().len(), called, "the flag is not kept");
 }
 
+/// Nothing there to resume is a mistake of whoever typed it.
+#[tokio::test]
+async fn a_resume_of_nothing_calls_nobody() {
+    let shop = shop_with_orders(10).await;
+    let folder = Folder::new().hook("failed", "");
+    let hooks = folder.0.path().display().to_string();
+    harness::run(["resume", "orders", "-d", &shop.dsn, "--hooks", &hooks]).await.expect_code(2);
+    assert_eq!(folder.events(), [""; 0]);
+}
+
+/// Over SQL or from the command line: it is as failed, and nobody misses the state that is gone.
+#[tokio::test]
+async fn an_abort_is_told_once_and_not_missed_in_the_state() {
+    for by_sql in [true, false] {
+        let shop = shop_with_orders(2_000).await;
+        let folder = Folder::new().hook("failed", "").hook("stopped", "");
+        let mut run = folder.run(&shop, &["--pause", "--chunk-rows", "100"]);
+        run.wait_for_saying("paused by the operator").await;
+        match by_sql {
+            true => shop.exec("SELECT pgwraith.abort('orders')").await,
+            false => {
+                harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
+            }
+        }
+        let aborted = run.finish(SOON).await.expect_code(6);
+        assert_eq!(folder.events(), ["failed"], "{aborted}");
+        assert!(!aborted.stderr.contains("is not in pgwraith.event"), "{aborted}");
+    }
+}
+
 /// What a hook does is no reason not to stop; and nothing of it is left.
 #[tokio::test]
 async fn a_stop_ends_a_hook_that_hangs() {

@@ -66,6 +66,77 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
     assert!(told.contains("we hold: slot"), "{told}");
     harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
     status(&shop, &["orders"]).await.expect_code(2);
+    let none = status(&shop, &["orders", "--json"]).await.expect_code(2);
+    assert_eq!((&none.json()["outcome"], &none.json()["exit_code"]), (&"failed".into(), &2.into()));
+    assert!(none.json()["error"].as_str().unwrap().contains("no unfinished migration"), "{none}");
+}
+
+/// When it is over nobody knows while a signal stops it; and that it says nothing is said for it.
+#[tokio::test]
+async fn one_that_waits_has_no_end_in_sight_and_one_that_is_silent_is_named() {
+    let shop = shop().await;
+    create_orders(&shop.client, 20_000).await.unwrap();
+    let slow = ["--rebuild", "--chunk-rows", "100", "--chunk-time", "1ms", "--workers", "1"];
+    let held = shop.held("copy", "orders", &slow).await;
+    held.release().await;
+    let some = "SELECT count(*) > 5 FROM pgwraith.chunk WHERE kind = 'copy' AND done";
+    harness::wait_for_sql(&shop.client, "some ranges are copied", some).await;
+    harness::run(["set", "orders", "-d", &shop.dsn, "throttle-query=SELECT 1"])
+        .await
+        .expect_code(0);
+    until_it_says(&shop, "it waits for throttle-query: 1").await;
+    // Long enough for a pace.
+    shop.exec("UPDATE pgwraith.chunk SET finished_at = finished_at - interval '30 seconds'").await;
+    let told = until_it_says(&shop, "it waits for throttle-query: 1").await;
+    assert!(told.contains("; ETA unknown"), "{told}");
+    harness::run(["set", "orders", "-d", &shop.dsn, "throttle-query=SELECT 'NaN'::float8"])
+        .await
+        .expect_code(0);
+    until_it_says(&shop, "throttle-query cannot be measured: it gives \"NaN\"").await;
+
+    held.run.signal(libc::SIGSTOP);
+    shop.exec(
+        "UPDATE pgwraith.progress SET at = at - interval '1 minute'; \
+         UPDATE pgwraith.migration SET run_started_at = run_started_at - interval '1 minute'",
+    )
+    .await;
+    let told = until_it_says(&shop, "needs you: the run has said nothing for ").await;
+    assert!(told.contains(" s: look at process "), "{told}");
+    let object = status(&shop, &["--json"]).await.expect_code(0);
+    assert!(object.json()["migrations"][0]["silent_seconds"].as_i64().unwrap() > 10, "{object}");
+    held.run.signal(libc::SIGCONT);
+    until_it_says(&shop, "needs you: nothing").await;
+    held.run.signal(libc::SIGKILL);
+    held.run.finish(SOON).await;
+}
+
+/// A transaction that somebody left open has the migration's row: that is said, and nothing is done.
+#[tokio::test]
+async fn who_holds_the_state_is_named_and_nothing_is_done() {
+    let shop = shop().await;
+    create_orders(&shop.client, 2_000).await.unwrap();
+    let mut held = shop.held("copy", "orders", &["--rebuild"]).await;
+    let other = shop.session().await;
+    exec(&other, "BEGIN; SELECT pgwraith.pause('orders')").await;
+    let events = "SELECT count(*) FROM pgwraith.event";
+    let before: i64 = shop.value(events).await;
+    let asked = [&["set", "orders", "workers=2"][..], &["cutover", "orders"], &["abort", "orders"]];
+    for command in asked {
+        let output = harness::run(command.iter().chain(&["-d", &shop.dsn])).await.expect_code(1);
+        for text in [
+            "is held by pid ",
+            " postgres (idle in transaction, transaction of ",
+            "SELECT pgwraith.pause('orders')",
+            "Nothing was changed",
+            "pg_terminate_backend(",
+        ] {
+            assert!(output.stderr.contains(text), "{text}: {output}");
+        }
+    }
+    assert_eq!(shop.value::<i64>(events).await, before);
+    held.run.expect_running();
+    exec(&other, "ROLLBACK").await;
+    held.finish().await.expect_code(0);
 }
 
 /// A view for those who may only look, also from psql.
@@ -139,7 +210,9 @@ async fn it_is_paused_and_aborted_over_sql() {
     shop.exec("SELECT pgwraith.pause('orders')").await;
     let told = shop.value::<String>("SELECT pgwraith.abort('orders')").await;
     assert!(told.contains("undoes itself"), "{told}");
-    let output = held.run.finish(SOON).await.expect_code(5);
+    // As one that is aborted from the command line: a scheduler must not begin it anew.
+    let output = held.run.finish(SOON).await.expect_code(6);
+    assert!(output.stderr.contains("aborted over SQL: pgwraith.abort()"), "{output}");
     assert!(output.stderr.contains("nothing of the migration is left"), "{output}");
     assert_eq!(harness::leftovers(&shop.client).await, [] as [&str; 0]);
 
@@ -209,6 +282,9 @@ async fn one_that_cannot_go_on_is_not_said_to_be_resumable() {
     let told = until_it_says(&shop, "needs you: nobody runs it, and it cannot go on").await;
     assert!(told.contains("`pgwraith abort public.orders` removes what is left"), "{told}");
     harness::run(["resume", "orders", "-d", &shop.dsn]).await.expect_code(6);
+    let said = harness::run(["cutover", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    assert!(said.stdout.contains("it cannot go on: `pgwraith abort orders`"), "{said}");
+    assert!(!said.stdout.contains("resume"), "{said}");
     until_it_says(&shop, "it cannot go on").await;
     harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
     assert_eq!(harness::leftovers(&shop.client).await, [""; 0]);

@@ -161,7 +161,7 @@ async fn the_cutover_waits_for_its_hours() {
     let held = held(&shop, 1_000, &["--cutover-window", &hours]).await;
     held.release().await;
     let mut run = held.run;
-    run.wait_for_saying("the cutover waits: for the hours of --cutover-window").await;
+    run.wait_for_saying("the cutover waits: the hours of --cutover-window have not come yet").await;
     let nowhere = set(&shop, &["cutover-window=00:00-24:00 Nowhere/Land"]).await.expect_code(2);
     assert!(nowhere.stderr.contains("no time zone \"Nowhere/Land\""), "{nowhere}");
     // In a zone three hours to the east of UTC it is time now.

@@ -88,10 +88,13 @@ fn as_text(found: &[Leftover], removed: bool) -> String {
         out.push_str(&format!("{}{}{became}\n", leftover.what, holds.unwrap_or_default()));
     }
     if !removed && found.iter().any(Leftover::may_go) {
-        out.push_str(
-            "`pgwraith cleanup --yes` removes what is not kept, with slot, publication, shadow and state; \
-             `pgwraith resume TABLE` goes on with a migration instead\n",
-        );
+        let instead = match found.iter().any(Leftover::may_be_resumed) {
+            true => "; `pgwraith resume TABLE` goes on with a migration instead",
+            false => "",
+        };
+        out.push_str(&format!(
+            "`pgwraith cleanup --yes` removes what is not kept, with slot, publication, shadow and state{instead}\n"
+        ));
     }
     out
 }

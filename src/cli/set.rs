@@ -3,7 +3,8 @@
 use super::args::{Connection, CutoverArgs, SetArgs};
 use super::resolve;
 use crate::error::Result;
-use crate::migration::{self, Status};
+use crate::migration::{self, Notices, Status};
+use crate::pg::shell_word;
 use crate::say;
 
 /// What is under way goes on with the old ones of these.
@@ -26,7 +27,8 @@ pub(super) async fn cutover(args: CutoverArgs) -> Result<()> {
     let connector = resolve::connector(&args.connection)?;
     // Gone, where it has swapped by now.
     let all = migration::status(&connector, Some(&args.table)).await.unwrap_or_default();
-    for held in all.iter().filter_map(|status| still_held(status, &args.table)) {
+    let waits = all.iter().filter(|status| !status.given_up);
+    for held in waits.filter_map(|status| still_held(status, &args.table)) {
         say::out_line(held);
     }
     Ok(())
@@ -51,16 +53,32 @@ async fn change(table: &str, connection: &Connection, what: &str, limits: &[Stri
     let flags = resolve::assignments(limits)?;
     let connector = resolve::connector(connection)?;
     let typed = limits.join(" ");
-    let was_alive = migration::set(&connector, table, &flags, what, &typed).await?;
+    let noticed = migration::set(&connector, table, &flags, what, &typed).await?;
     say::out_line(format_args!("{table}: {typed}"));
-    if !was_alive {
-        say::out_line("nobody runs it now: `pgwraith resume` goes on with this");
+    if let Some(told) = unnoticed(noticed, &shell_word(table)) {
+        say::out_line(told);
         return Ok(());
     }
     for (name, when) in LATER.iter().filter(|(name, _)| is_among(name, limits)) {
         say::out_line(format_args!("{name} takes effect {when}"));
     }
     Ok(())
+}
+
+/// What to do where no run takes it over by itself.
+fn unnoticed(noticed: Notices, table: &str) -> Option<String> {
+    match noticed {
+        Notices::Run => None,
+        Notices::Resume => {
+            Some("nobody runs it now: `pgwraith resume` goes on with this".to_owned())
+        }
+        Notices::NobodyDryRun => Some(format!(
+            "nobody runs it, and nobody can go on: it is a dry run that was cut off; `pgwraith abort {table}` removes it"
+        )),
+        Notices::NobodyGivenUp => Some(format!(
+            "nobody runs it, and it cannot go on: `pgwraith abort {table}` removes what is left"
+        )),
+    }
 }
 
 fn is_among(name: &str, typed: &[String]) -> bool {

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::args::StatusArgs;
 use super::resolve;
-use crate::error::{Kind, Result};
+use super::run::failure;
+use crate::error::{Error, Kind, Result};
 use crate::migration::{self, Status};
 use crate::pg::shell_word;
 use crate::say;
@@ -16,6 +17,20 @@ use crate::say;
 const EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn status(args: StatusArgs) -> Result<()> {
+    let told = tell(&args).await;
+    if let (true, Err(e)) = (args.json, &told) {
+        say::out_line(failed(&args, e));
+    }
+    told
+}
+
+fn failed(args: &StatusArgs, e: &Error) -> Value {
+    let mut object = failure("", e);
+    object["table"] = json!(args.table);
+    object
+}
+
+async fn tell(args: &StatusArgs) -> Result<()> {
     let connector = resolve::connector(&args.connection)?;
     let mut seen = false;
     loop {
@@ -26,13 +41,19 @@ pub(super) async fn status(args: StatusArgs) -> Result<()> {
             }
             // Whoever watches it to its end has seen that.
             Err(e) if args.watch && seen && e.kind() == Kind::Usage => {
-                say::out_line(
-                    "it is not under way any more: see pgwraith.migration, or the run's report",
-                );
+                match args.json {
+                    true => show(&[], true),
+                    false => say::out_line(
+                        "it is not under way any more: see pgwraith.migration, or the run's report",
+                    ),
+                };
                 return Ok(());
             }
             // The run goes on by itself, too.
-            Err(e) if args.watch && e.is_connection_lost() => say::out_line(format_args!("{e}")),
+            Err(e) if args.watch && e.is_connection_lost() => match args.json {
+                true => say::out_line(failed(args, &e)),
+                false => say::out_line(format_args!("{e}")),
+            },
             Err(e) => return Err(e),
         };
         // As in `… --watch | head`: whoever wanted to know has seen enough.
@@ -218,6 +239,7 @@ fn needed(s: &Status, table: &str) -> String {
     }
     match (s.blocked_by.split_first(), &s.lock_waits) {
         (Some((first, _)), _) => format!("{first} keeps it waiting"),
+        _ if s.silent_seconds.is_some() => silent(s),
         _ if s.paused => "it is paused".to_owned(),
         _ if s.postponed && s.phase == "cutover" => {
             format!("it waits for `pgwraith cutover {table}`")
@@ -225,6 +247,15 @@ fn needed(s: &Status, table: &str) -> String {
         (None, Some(why)) => why.clone(),
         (None, None) => "nothing".to_owned(),
     }
+}
+
+/// A process that is there and does nothing: stopped, or on a machine that is.
+fn silent(s: &Status) -> String {
+    let by = match (s.process, &s.host) {
+        (Some(process), Some(host)) => format!("process {process} on {host}"),
+        _ => "its process".to_owned(),
+    };
+    format!("the run has said nothing for {} s: look at {by}", s.silent_seconds.unwrap_or_default())
 }
 
 /// What to do with one that nobody runs.

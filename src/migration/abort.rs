@@ -7,7 +7,7 @@
 use super::in_place::Undone;
 use super::store::Stored;
 use super::unfinished::Shadow;
-use super::{after, in_place, resume, store, takeover, teardown};
+use super::{after, in_place, resume, row, store, takeover, teardown};
 use crate::catalog;
 use crate::error::{Error, Result};
 use crate::pg::{Connector, Session, quote_literal};
@@ -51,6 +51,10 @@ pub async fn abort(connector: &Connector, table: &str, meter: &Meter) -> Result<
         Error::usage(format!("{table} has no unfinished migration"))
             .next("Nothing was changed. See pgwraith.migration for finished ones; `pgwraith cleanup` lists what no state knows of")
     })?;
+    store::ensure(&session).await?;
+    // Before anything is ended or noted. Given back at once: what holds it for us is in the way of what we end.
+    row::take(&session, &found).await?;
+    session.rollback().await;
     undo(connector, &session, found, meter).await
 }
 

@@ -79,6 +79,11 @@ impl Leftover {
         self.kept.is_none() || self.goes.is_some()
     }
 
+    /// Whether somebody may go on with it instead.
+    pub fn may_be_resumed(&self) -> bool {
+        self.thing.stored().is_some_and(|stored| !stored.is_dry_run())
+    }
+
     async fn note(&mut self, session: &Session, done: Result<()>) {
         if let Err(e) = done {
             session.rollback().await;

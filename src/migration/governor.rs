@@ -40,6 +40,8 @@ use crate::throttle::valve::Valve;
 const ANSWER: Duration = Duration::from_secs(2);
 /// How often the state gets what the run sees of itself.
 const KEEP: Duration = Duration::from_secs(1);
+/// What a swap waits for, said so that it may stand alone.
+const BEFORE_HOURS: &str = "the hours of --cutover-window have not come yet";
 
 /// Decides how fast one stretch may go.
 struct Governor {
@@ -137,7 +139,9 @@ impl Governor {
             let now = store::options(&self.control, self.migration).await?;
             if let Some(now) = now.filter(|now| self.live.are_news(now)) {
                 if now["abort"] == true {
-                    return Err(Error::new(Kind::Stopped, "aborted over SQL: pgwraith.abort()"));
+                    // As one that is aborted from the command line ends: nobody goes on with it.
+                    let what = "aborted over SQL: pgwraith.abort()";
+                    return Err(Error::new(Kind::NotResumable, what));
                 }
                 self.take_over(now).await?;
                 // So that whoever asks sees at once that it was heard.
@@ -252,7 +256,7 @@ impl Governor {
         }
         match settings.window.as_ref()?.is_open(&self.control).await {
             Ok(true) => None,
-            Ok(false) => Some("for the hours of --cutover-window".to_owned()),
+            Ok(false) => Some(BEFORE_HOURS.to_owned()),
             Err(e) => Some(format!("the hours of --cutover-window are not known: {}", e.what())),
         }
     }

@@ -14,6 +14,7 @@ use crate::cutover::Before;
 use crate::error::{Error, Kind};
 use crate::hooks::{Hook, Hooks};
 use crate::pg::Connector;
+use crate::pg::sqlstate::UNDEFINED_TABLE;
 use crate::telemetry::Meter;
 
 /// A server that does not keep in this time what a hook came to is not waited for.
@@ -82,6 +83,10 @@ impl Caller {
         };
         let kept = timeout(KEEP, kept).await;
         if let Err(e) = kept.unwrap_or_else(|_| Err(Error::lost("the server does not answer"))) {
+            // Whoever aborted the migration took its state away.
+            if e.sqlstate() == Some(UNDEFINED_TABLE) {
+                return;
+            }
             self.meter.note(format!("the call of a hook is not in pgwraith.event: {}", e.what()));
         }
     }

@@ -296,6 +296,8 @@ impl Run<'_> {
             let began = Instant::now();
             match self.supervisor.guard(self.take_up(how)).await {
                 Ok(taken) => break taken,
+                // Nothing is there to resume, or it is named wrongly.
+                Err(error) if error.kind() == Kind::Usage => return Err(error),
                 Err(error) => {
                     if let Err(error) = self.rest(error, &mut patience, began.elapsed()).await {
                         return self.ended(None, error).await;

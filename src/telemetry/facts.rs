@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::sample::{Sample, Slot, Speed, Standby, Timed, Waits};
+use super::sample::{Held, Sample, Slot, Speed, Standby, Timed, Waits};
 use super::timing::Buckets;
 
 /// Whoever watches over the run says so more often; after this long without a word it is stuck.
@@ -148,6 +148,10 @@ impl Facts {
 
     /// How long the phase will take yet, where that can be told.
     pub(super) fn left(&self) -> Option<Duration> {
+        let held = self.speed.as_ref().map(|speed| speed.held);
+        if matches!(held, Some(Held::Paused | Held::Stopped | Held::Blind)) {
+            return None;
+        }
         let (done, all) = self.progress()?;
         let rows = all.checked_sub(done).filter(|rows| *rows > 0)?;
         let seconds = rows as f64 / self.rate.per_second;

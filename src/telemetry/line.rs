@@ -217,6 +217,32 @@ mod tests {
     }
 
     #[test]
+    fn nobody_knows_the_end_of_what_rests() {
+        let mut facts = Facts::new("orders");
+        facts.take(Sample::Rows(100_000));
+        facts.take(Sample::Phase("copy"));
+        facts.take(Sample::Copied(25_000, 1));
+        facts.rate.per_second = 500.0;
+        let mut held = |held| {
+            facts.take(Sample::Speed(Box::new(Speed {
+                workers: 0,
+                duty: 0.0,
+                held,
+                reason: String::new(),
+                pressures: Vec::new(),
+                standbys: Vec::new(),
+                paused: false,
+                postponed: false,
+            })));
+            text(&facts)
+        };
+        for rests in [Held::Paused, Held::Stopped, Held::Blind] {
+            assert!(!held(rests).contains("ETA"), "{rests:?}");
+        }
+        assert!(held(Held::HeldBack).contains("ETA 2m 30s"));
+    }
+
+    #[test]
     fn what_comes_next_is_told_with_time_and_size() {
         let took = Some(Duration::from_secs(7200));
         let mut ahead = Ahead { what: "index a".into(), took, wal: 96 << 30, more: None };

@@ -46,7 +46,7 @@ async fn what_was_typed_stays_and_is_named() {
     let asked = shop.value::<String>("SELECT pgwraith.abort('ours.t')").await;
     assert!(asked.contains("undoes itself"), "{asked}");
     exec(&holder, "COMMIT").await;
-    let output = held.finish(SOON).await.expect_code(5);
+    let output = held.finish(SOON).await.expect_code(6);
     assert!(output.stderr.contains("SET DEFAULT 'x'"), "{output}");
     shop.exec("ALTER TABLE twin.t ALTER COLUMN b SET DEFAULT 'x'").await;
     crate::twins::same(&shop, "aborted").await;

@@ -12,6 +12,9 @@ use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
 use done::{Done, Lately, eta};
 
+/// What a run saw is of now for so long, in seconds; it tells each second.
+const FRESH: i64 = 10;
+
 /// One migration.
 #[derive(Debug, serde::Serialize)]
 pub struct Status {
@@ -23,6 +26,9 @@ pub struct Status {
     pub step: Option<AtStep>,
     /// Who runs it; None where nobody does.
     pub run_by: Option<String>,
+    /// Where its last run is or was.
+    pub host: Option<String>,
+    pub process: Option<i64>,
     /// Of the phase; None where that is not known.
     pub percent: Option<f64>,
     pub rows_copied: i64,
@@ -58,6 +64,8 @@ pub struct Status {
     pub signals: Vec<Signal>,
     /// Whether that was within the last ten seconds.
     pub signals_are_fresh: bool,
+    /// For how long the run has said nothing, in seconds, though it is there; None where it has lately, or need not.
+    pub silent_seconds: Option<i64>,
     pub dry_run: bool,
     pub last_event: Option<String>,
     /// Whether its last run ended for good.
@@ -144,7 +152,9 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
     for stored in &asked {
         let run_by = liveness::run_by(&session, stored).await?;
         if let Some(mut status) = read(&session, stored.id).await? {
+            status.silent_seconds = status.silent_seconds.filter(|_| run_by.is_some());
             status.run_by = run_by;
+            (status.host, status.process) = stored.run_by.clone().unzip();
             status.blocked_by = blockers(&session, stored.id).await?;
             status.disk = disk(&session, stored).await;
             if let Some(slot) = &mut status.slot {
@@ -168,9 +178,12 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
                COALESCE(s.progress_at > pg_catalog.clock_timestamp() - interval '10 seconds', false) AS fresh, s.key_position, s.reason, s.paused, s.postponed, \
                s.cutover_window, s.keys_waiting, s.keys_in_per_second, s.keys_out_per_second, s.slot, s.slot_bytes, \
                s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, s.step, s.steps, s.step_sql, \
+               COALESCE((p.facts->>'workers')::pg_catalog.int4 = 0, false) AS rests, \
+               pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - GREATEST(s.progress_at, m.run_started_at))::pg_catalog.int8 AS silence, \
                (SELECT pg_catalog.date_part('epoch', pg_catalog.max(pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8 \
                  FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot \
-               FROM pgwraith.status s WHERE s.id = $1";
+               FROM pgwraith.status s JOIN pgwraith.migration m USING (id) LEFT JOIN pgwraith.progress p ON p.migration_id = s.id \
+               WHERE s.id = $1";
     let names = teardown::session_names(migration);
     let Some(row) = session.maybe(sql, &[&migration, &names]).await? else { return Ok(None) };
     let phase: String = row.get("phase");
@@ -188,6 +201,9 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
     };
     let (pace, left) = (lately.paces()[0], done.left(&phase));
     let paused: bool = row.get("paused");
+    let silence: Option<i64> = row.get("silence");
+    // Nobody watches over a preparation, nor over what is behind the swap.
+    let is_watched = !matches!(phase.as_str(), "prepare" | "done" | store::DRY_RUN);
     let signals: Option<Value> = row.get("signals");
     let slot: Option<String> = row.get("slot");
     let slot = slot.zip(row.get::<_, Option<i64>>("slot_bytes")).map(|(name, bytes)| Slot {
@@ -208,10 +224,12 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         source: row.get("source"),
         shadow: row.get("shadow"),
         run_by: None,
+        host: None,
+        process: None,
         rows_copied: done.copied,
         rows_estimated: done.estimated,
         rows_per_second: pace,
-        eta: match left.filter(|_| !paused) {
+        eta: match left.filter(|_| !paused && !row.get::<_, bool>("rests")) {
             Some(left) => eta(session, left, &lately).await?,
             None => None,
         },
@@ -231,12 +249,13 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         index_seconds: None,
         verify_seconds: done.verification(&phase, pace),
         blocked_by: Vec::new(),
-        given_up: last_event.as_deref().is_some_and(|event| event.starts_with(store::GIVEN_UP)),
+        given_up: store::is_given_up(session, migration).await?,
         last_event,
         lock_waits: row.get("lock_waits"),
         blocks: watchdog::waiting_for_ours(session, migration).await? > 0,
         signals: signals.and_then(|all| serde_json::from_value(all).ok()).unwrap_or_default(),
         signals_are_fresh: row.get("fresh"),
+        silent_seconds: silence.filter(|seconds| *seconds > FRESH && is_watched),
         dry_run: false,
         phase,
     }))

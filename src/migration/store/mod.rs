@@ -34,6 +34,13 @@ use crate::pg::Session;
 /// The event of a run that ended for good: nobody can go on with the migration.
 pub(super) const GIVEN_UP: &str = "given up";
 
+/// Whether the last run ended for good. What was asked for or told since does not change that.
+pub(super) async fn is_given_up(session: &Session, id: i64) -> Result<bool> {
+    let sql = "SELECT COALESCE((SELECT e.what = $2 FROM pgwraith.event e WHERE e.migration_id = $1 \
+               AND e.what NOT IN ('set', 'cutover', 'abort', 'hook') ORDER BY e.id DESC LIMIT 1), false)";
+    Ok(session.one(sql, &[&id, &GIVEN_UP]).await?.get(0))
+}
+
 /// Whether a call of this hook is among the migration's events.
 pub(super) async fn was_called(session: &Session, id: i64, hook: &str) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM pgwraith.event e WHERE e.migration_id = $1 AND e.what = 'hook' \
