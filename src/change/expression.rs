@@ -138,7 +138,7 @@ fn refuse_open_ends(typed: &str) -> Result<()> {
             t if t.is_sign("(") || t.is_sign("[") => open.push(ends(t.text)),
             t if (t.is_sign(")") || t.is_sign("]")) && open.pop() != Some(t.text) => {
                 return Err(Error::usage(format!(
-                    "the expression {typed:?} closes a {:?} that it has not opened",
+                    "the expression {typed:?} is not valid: it closes a {:?} that it has not opened",
                     t.text
                 )));
             }
@@ -146,9 +146,9 @@ fn refuse_open_ends(typed: &str) -> Result<()> {
         }
     }
     match open.pop() {
-        Some(sign) => {
-            Err(Error::usage(format!("the expression {typed:?} has no {sign:?} at its end")))
-        }
+        Some(sign) => Err(Error::usage(format!(
+            "the expression {typed:?} is not valid: it has no {sign:?} at its end"
+        ))),
         None => Ok(()),
     }
 }
