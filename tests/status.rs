@@ -136,7 +136,14 @@ async fn who_holds_the_state_is_named_and_nothing_is_done() {
     assert_eq!(shop.value::<i64>(events).await, before);
     held.run.expect_running();
     exec(&other, "ROLLBACK").await;
-    held.finish().await.expect_code(0);
+
+    // What a run holds that hangs ends with it.
+    let id: i64 = shop.value("SELECT max(id) FROM pgwraith.migration").await;
+    exec(&other, &format!("SET application_name = 'pgwraith/{id}/hangs'")).await;
+    exec(&other, "BEGIN; SELECT pgwraith.pause('orders')").await;
+    harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
+    held.finish().await.expect_code(6);
+    assert!(harness::leftovers(&shop.client).await.is_empty());
 }
 
 /// A view for those who may only look, also from psql.

@@ -44,7 +44,8 @@ pub struct Part {
     pub comment: Option<String>,
     /// What else it has that the table does not give its partitions, as a DBA calls it.
     pub own: Vec<String>,
-    /// Columns whose STATISTICS, STORAGE, COMPRESSION, options or comment are not the table's.
+    /// Its columns and indexes that have settings of their own: which are not the table's, and not what a new partition
+    /// has.
     #[serde(default)]
     pub told: Vec<String>,
     /// It and its indexes: the names of relations in its schema.
@@ -134,14 +135,20 @@ pub(super) fn sql_of_parts(bound: &str) -> String {
       CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) THEN 'privileges' END], NULL)
       || ARRAY(SELECT pg_catalog.format('privileges on column %I', a.attname) FROM pg_catalog.pg_attribute a
         WHERE a.attrelid = c.oid AND a.attnum > 0
-          AND EXISTS (SELECT 1 FROM pg_catalog.aclexplode(a.attacl) g WHERE g.grantee <> c.relowner) ORDER BY a.attnum)
-      || ARRAY(SELECT pg_catalog.format('another default of column %I', a.attname) FROM {both_columns}
-        WHERE a.attgenerated = '' AND {default_of_part} IS DISTINCT FROM {default_of_root} ORDER BY a.attnum) AS own,
+          AND EXISTS (SELECT 1 FROM pg_catalog.aclexplode(a.attacl) g WHERE g.grantee <> c.relowner) ORDER BY a.attnum) AS own,
     ARRAY(SELECT pg_catalog.format('column %I', a.attname) FROM {both_columns}
-      WHERE (a.attstattarget, a.attstorage, a.attcompression, a.attoptions) IS DISTINCT FROM
-          (r.attstattarget, r.attstorage, r.attcompression, r.attoptions)
-        OR pg_catalog.col_description(a.attrelid, a.attnum) IS DISTINCT FROM pg_catalog.col_description(r.attrelid, r.attnum)
-      ORDER BY a.attnum) AS told,
+      WHERE (a.attstorage, a.attcompression) IS DISTINCT FROM (r.attstorage, r.attcompression)
+        OR a.attstattarget <> -1 AND a.attstattarget IS DISTINCT FROM r.attstattarget
+        OR a.attoptions IS NOT NULL AND a.attoptions IS DISTINCT FROM r.attoptions
+        OR a.attgenerated = '' AND {default_of_part} IS NOT NULL AND {default_of_part} IS DISTINCT FROM {default_of_root}
+        OR pg_catalog.col_description(a.attrelid, a.attnum) <> COALESCE(pg_catalog.col_description(r.attrelid, r.attnum), '')
+      ORDER BY a.attnum)
+      || ARRAY(SELECT pg_catalog.format('index %I', ic.relname) FROM pg_catalog.pg_index i
+        JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid JOIN pg_catalog.pg_inherits h ON h.inhrelid = ic.oid
+        JOIN pg_catalog.pg_class whole ON whole.oid = h.inhparent
+        WHERE i.indrelid = c.oid AND (i.indisclustered OR ic.reloptions IS NOT NULL AND ic.reloptions IS DISTINCT FROM whole.reloptions
+          OR pg_catalog.obj_description(ic.oid, 'pg_class') <> COALESCE(pg_catalog.obj_description(whole.oid, 'pg_class'), ''))
+        ORDER BY ic.relname) AS told,
     COALESCE(c.reloptions, '{{}}') AS options,
     COALESCE((SELECT o.reloptions FROM pg_catalog.pg_class o WHERE o.oid = c.reltoastrelid), '{{}}') AS toast_options,
     pg_catalog.obj_description(c.oid, 'pg_class') AS comment,

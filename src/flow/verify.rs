@@ -36,7 +36,7 @@ use crate::throttle::valve::Valve;
 /// With more keys to be left out a range is compared as a whole.
 const MANY_KEYS: usize = 1_000;
 /// So many differing rows are told one by one.
-const MOST_NAMED: u64 = 20;
+const MOST_NAMED: u64 = 10_000;
 /// So few keys are left for the comparison under the cutover lock.
 const FEW: usize = 500;
 /// A longer repair is of a key that is changed all the time.

@@ -52,9 +52,8 @@ pub async fn abort(connector: &Connector, table: &str, meter: &Meter) -> Result<
             .next("Nothing was changed. See pgwraith.migration for finished ones; `pgwraith cleanup` lists what no state knows of")
     })?;
     store::ensure(&session).await?;
-    // Before anything is ended or noted. Given back at once: what holds it for us is in the way of what we end.
-    row::take(&session, &found).await?;
-    session.rollback().await;
+    // Before anything is ended or noted.
+    row::refuse_outsiders(&session, &found).await?;
     undo(connector, &session, found, meter).await
 }
 

@@ -101,7 +101,8 @@ fn told(table: &Table) -> Option<Finding> {
     (!all.is_empty()).then(|| {
         Finding::note(
             format!(
-                "STATISTICS, STORAGE, COMPRESSION, options or comments of some partitions' columns are not the table's: {}",
+                "some partitions' columns or indexes have a DEFAULT, STATISTICS, STORAGE, COMPRESSION, options, a CLUSTER mark or a comment \
+                 of their own: {}",
                 all.join("; ")
             ),
             "In the new table they are as the whole table says: give it to its partitions again after the swap",

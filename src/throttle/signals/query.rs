@@ -60,6 +60,8 @@ impl Asked {
 
 async fn number(session: &Session, sql: &str) -> Result<f64> {
     session.batch(&format!("BEGIN READ ONLY; SET LOCAL statement_timeout = '{LIMIT}'")).await?;
+    // One statement: a second one could end the transaction, which only reads.
+    session.prepare(sql).await?;
     let rows = session.simple(sql).await?;
     let first = rows.first().and_then(|row| row.first().cloned().flatten());
     let text = first.ok_or_else(|| Error::failed("it gives no number"))?;
