@@ -30,6 +30,9 @@ const PARTITION: &str = "partition";
 /// How a difference begins that is about one of them.
 const OF_PARTITION: &str = "partition, ";
 
+/// The functions that make the rows' values, by their signatures.
+const FUNCTION: &str = "function";
+
 /// Our publication.
 const PUBLICATION: &str = "publication";
 
@@ -61,7 +64,7 @@ impl Fingerprint {
 
     /// The functions that make the rows' values, by their signatures.
     pub fn functions(&self) -> Vec<String> {
-        let functions = self.0.get("function").and_then(Value::as_object);
+        let functions = self.0.get(FUNCTION).and_then(Value::as_object);
         functions.map_or_else(Vec::new, |all| all.keys().cloned().collect())
     }
 

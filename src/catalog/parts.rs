@@ -46,7 +46,6 @@ pub struct Part {
     pub own: Vec<String>,
     /// Its columns and indexes that have settings of their own: which are not the table's, and not what a new partition
     /// has.
-    #[serde(default)]
     pub told: Vec<String>,
     /// It and its indexes: the names of relations in its schema.
     pub relations: Vec<String>,
@@ -140,7 +139,7 @@ pub(super) fn sql_of_parts(bound: &str) -> String {
       WHERE (a.attstorage, a.attcompression) IS DISTINCT FROM (r.attstorage, r.attcompression)
         OR a.attstattarget <> -1 AND a.attstattarget IS DISTINCT FROM r.attstattarget
         OR a.attoptions IS NOT NULL AND a.attoptions IS DISTINCT FROM r.attoptions
-        OR a.attgenerated = '' AND {default_of_part} IS NOT NULL AND {default_of_part} IS DISTINCT FROM {default_of_root}
+        OR a.attgenerated = '' AND {default_of_part} <> COALESCE({default_of_root}, '')
         OR pg_catalog.col_description(a.attrelid, a.attnum) <> COALESCE(pg_catalog.col_description(r.attrelid, r.attnum), '')
       ORDER BY a.attnum)
       || ARRAY(SELECT pg_catalog.format('index %I', ic.relname) FROM pg_catalog.pg_index i

@@ -5,7 +5,7 @@ use super::plan::{about, next, plain, step_lock};
 use crate::change::trial::Way;
 use crate::conninfo;
 use crate::migration::{CopyWay, PhaseSql, Planned};
-use crate::pg::shell_word;
+use crate::pg::{shell_quoted, shell_word};
 use crate::say::bytes;
 
 pub(super) fn markdown(planned: &Planned, args: &PlanArgs) -> String {
@@ -55,7 +55,9 @@ impl Commands {
     fn of(planned: &Planned, args: &PlanArgs) -> Commands {
         let database = match &args.connection.dsn {
             None => String::new(),
-            Some(dsn) if conninfo::refuse_secrets(dsn).is_ok() => format!(" -d {}", quoted(dsn)),
+            Some(dsn) if conninfo::refuse_secrets(dsn).is_ok() => {
+                format!(" -d {}", shell_quoted(dsn))
+            }
             Some(_) => SECRET.to_owned(),
         };
         let change = flags(&args.change);
@@ -178,8 +180,7 @@ fn by_copy(out: &mut String, copy: &CopyWay, commands: &Commands) {
         out,
         "Locks, all ACCESS EXCLUSIVE, in this order, for less than `--max-lock-hold` (500 ms) together:",
     );
-    let locks: Vec<String> = copy.locks.iter().map(|sql| format!("{sql};")).collect();
-    code(out, &locks.iter().map(String::as_str).collect::<Vec<_>>(), "sql");
+    sql(out, &copy.locks);
     swaps.into_iter().for_each(|phase| statements(out, phase));
     line(
         out,
@@ -193,11 +194,9 @@ fn by_copy(out: &mut String, copy: &CopyWay, commands: &Commands) {
         ),
     );
     let afterwards = copy.phases.iter().find(|phase| phase.phase == "validate");
-    let afterwards: Vec<String> =
-        afterwards.iter().flat_map(|phase| &phase.sql).map(|sql| format!("{sql};")).collect();
-    if !afterwards.is_empty() {
+    if let Some(afterwards) = afterwards.filter(|phase| !phase.sql.is_empty()) {
         line(out, "Afterwards the run executes, and nobody waits for it:");
-        code(out, &afterwards.iter().map(String::as_str).collect::<Vec<_>>(), "sql");
+        sql(out, &afterwards.sql);
     }
     section(out, "What follows the table", &copy.follows);
     phase(out, "4. Contract", &[&format!("DROP TABLE {};", copy.retired)], "sql");
@@ -208,18 +207,11 @@ fn by_copy(out: &mut String, copy: &CopyWay, commands: &Commands) {
 }
 
 fn statements(out: &mut String, phase: &PhaseSql) {
-    let sql: Vec<String> = phase.sql.iter().map(|sql| format!("{sql};")).collect();
-    let sql: Vec<&str> = sql.iter().map(String::as_str).collect();
     line(out, &format!("SQL of \"{}\" ({}):", phase.phase, phase.note));
-    code(out, &sql, "sql");
+    sql(out, &phase.sql);
     if !phase.locks.is_empty() {
         line(out, &format!("Locks: {}.", phase.locks.join("; ")));
     }
-}
-
-/// As one word of a shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// The change as it was typed.
@@ -245,11 +237,11 @@ fn flags(change: &ChangeArgs) -> String {
         ("--allow-event-triggers", change.allow_event_triggers),
     ];
     let texts = texts.into_iter().flat_map(|(flag, values)| {
-        values.into_iter().map(move |value| format!("{flag} {}", quoted(value)))
+        values.into_iter().map(move |value| format!("{flag} {}", shell_quoted(value)))
     });
     let numbers = numbers.into_iter().filter_map(|(flag, n)| Some(format!("{flag} {}", n?)));
     let switches = switches.into_iter().filter(|(_, on)| *on).map(|(flag, _)| flag.to_owned());
-    let file = file.iter().map(|path| format!("--shadow-ddl {}", quoted(path)));
+    let file = file.iter().map(|path| format!("--shadow-ddl {}", shell_quoted(path)));
     texts.chain(file).chain(numbers).chain(switches).collect::<Vec<_>>().join(" ")
 }
 
@@ -275,6 +267,11 @@ fn line(out: &mut String, text: &str) {
 fn phase(out: &mut String, title: &str, commands: &[&str], language: &str) {
     out.push_str(&format!("## {title}\n\n"));
     code(out, commands, language);
+}
+
+fn sql(out: &mut String, statements: &[String]) {
+    let ended: Vec<String> = statements.iter().map(|sql| format!("{sql};")).collect();
+    code(out, &ended.iter().map(String::as_str).collect::<Vec<_>>(), "sql");
 }
 
 fn code(out: &mut String, lines: &[&str], language: &str) {

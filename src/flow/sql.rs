@@ -113,14 +113,17 @@ impl Flow {
 
     /// The number of rows in a range of the copy.
     pub fn count_range(&self, bounds: Bounds) -> String {
-        let range = where_all([self.source_range(&self.course(Kind::Copy), bounds, 0)]);
-        format!("SELECT pg_catalog.count(*) FROM {} AS s{range}", self.captured.scanned())
+        self.count(&self.captured.scanned(), bounds)
     }
 
     /// The number of keys in a range of the copy, also of rows that are not wanted.
     pub fn count_keys_in_range(&self, bounds: Bounds) -> String {
+        self.count(&self.captured.keys_scanned(), bounds)
+    }
+
+    fn count(&self, from: &str, bounds: Bounds) -> String {
         let range = where_all([self.source_range(&self.course(Kind::Copy), bounds, 0)]);
-        format!("SELECT pg_catalog.count(*) FROM {} AS s{range}", self.captured.keys_scanned())
+        format!("SELECT pg_catalog.count(*) FROM {from} AS s{range}")
     }
 
     /// Places all over what a course goes along, about `$2` of them, in its order: of one row in so many of those in `$1`

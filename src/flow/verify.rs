@@ -437,17 +437,13 @@ impl Verifier {
                 progress.findings.differing_ranges += 1;
             }
             for (n, d) in differences.iter().enumerate() {
-                match progress.findings.mismatches + n as u64 {
-                    counted if counted >= self.named => {}
-                    counted if counted < MOST_NAMED => {
-                        tracing::warn!("source and shadow differ: {}", d.text);
-                    }
-                    MOST_NAMED => {
-                        tracing::warn!(
-                            "source and shadow differ: in more rows, which the report counts"
-                        );
-                    }
-                    _ => {}
+                let counted = progress.findings.mismatches + n as u64;
+                if counted < self.named.min(MOST_NAMED) {
+                    tracing::warn!("source and shadow differ: {}", d.text);
+                } else if counted == MOST_NAMED && counted < self.named {
+                    tracing::warn!(
+                        "source and shadow differ: in more rows, which the report counts"
+                    );
                 }
                 // One comparison does not name all rows of a bad range: what a second one names may
                 // be new. A row that was repaired before is not.

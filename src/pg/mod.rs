@@ -15,7 +15,7 @@ pub mod who;
 pub use connector::Connector;
 pub use give_way::{GivesWay, Ran};
 pub use lsn::Lsn;
-pub use name::{QualifiedName, quote_ident, quote_literal, shell_word};
+pub use name::{QualifiedName, quote_ident, quote_literal, shell_quoted, shell_word};
 pub use raw::{Lossy, Raw, RawArray};
 pub use session::Session;
 pub use snapshot::Snapshot;

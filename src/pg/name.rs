@@ -26,8 +26,13 @@ pub fn shell_word(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
     match name.chars().all(plain) {
         true => name.to_owned(),
-        false => format!("'{}'", name.replace('\'', "'\\''")),
+        false => shell_quoted(name),
     }
+}
+
+/// Any text as one word of a shell's command line.
+pub fn shell_quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// `base` with `suffix`, cut at a character boundary so that the whole fits into 63 bytes.

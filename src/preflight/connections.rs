@@ -8,7 +8,7 @@ use crate::pg::Session;
 /// that the log comes by, included.
 const WANTED: i64 = 18;
 /// Workers of that run, and what each one more opens: one that compares, one that syncs.
-const WORKERS: i64 = 2;
+const WORKERS: usize = 2;
 const OF_A_WORKER: i64 = 2;
 /// Without so many not even the smallest run gets through its phases.
 const NEEDED: i64 = 16;
@@ -25,8 +25,7 @@ pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let limits = limits(subject.session).await?;
     // Of a partitioned table somebody takes new partitions in.
     let more = i64::from(subject.table.is_partitioned());
-    let workers = i64::try_from(subject.workers).unwrap_or(i64::MAX / 4) - WORKERS;
-    let more = more + workers.max(0) * OF_A_WORKER;
+    let more = more + subject.workers.saturating_sub(WORKERS) as i64 * OF_A_WORKER;
     Ok(limits.iter().filter_map(|limit| judge(limit, more)).collect())
 }
 

@@ -21,31 +21,38 @@ struct Rights {
 }
 
 pub(super) async fn check(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    let mut findings = before_a_trial(subject).await?;
-    findings.extend(creating(subject).await?);
+    let rights = rights(subject).await?;
+    let mut findings = in_general(subject, &rights);
+    findings.extend(may_create(subject, &rights));
     Ok(findings)
 }
 
 /// Where the table's schema gets something new, be it an index.
 pub(super) async fn creating(subject: &Subject<'_>) -> Result<Option<Finding>> {
-    let rights = rights(subject).await?;
-    Ok(schema(subject, rights.superuser || rights.owner_creates_in_schema, "CREATE"))
+    Ok(may_create(subject, &rights(subject).await?))
+}
+
+fn may_create(subject: &Subject<'_>, rights: &Rights) -> Option<Finding> {
+    schema(subject, rights.superuser || rights.owner_creates_in_schema, "CREATE")
 }
 
 /// What a change in place takes that makes nothing new.
 pub(super) async fn before_a_trial(subject: &Subject<'_>) -> Result<Vec<Finding>> {
-    let rights = rights(subject).await?;
+    Ok(in_general(subject, &rights(subject).await?))
+}
+
+fn in_general(subject: &Subject<'_>, rights: &Rights) -> Vec<Finding> {
     if rights.superuser {
-        return Ok(vec![Finding::note(
+        return vec![Finding::note(
             format!("the connecting role {:?} is a superuser", rights.role),
             "Know that data work runs as the table's owner for ownership only: code in index \
              expressions, checks, defaults and casts can RESET ROLE and then act as a superuser; \
              where the owner is not trusted, connect as a role with only the privileges documented",
-        )]);
+        )];
     }
     let schema = schema(subject, rights.owner_uses_schema, "USAGE");
-    let all = [owner(subject, &rights), database(&rights), schema, statistics(&rights)];
-    Ok(all.into_iter().flatten().collect())
+    let all = [owner(subject, rights), database(rights), schema, statistics(rights)];
+    all.into_iter().flatten().collect()
 }
 
 /// Membership with both: to act as the owner (SET ROLE), and to own what the owner owns.

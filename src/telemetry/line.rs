@@ -183,13 +183,31 @@ mod tests {
         assert_eq!(thousands(12_345_678), "12 345 678");
     }
 
-    #[test]
-    fn the_line_says_how_far_how_fast_and_how_long() {
+    fn in_the_copy() -> Facts {
         let mut facts = Facts::new("orders");
         facts.take(Sample::Rows(100_000));
         facts.take(Sample::Phase("copy"));
         facts.take(Sample::Copied(25_000, 1));
         facts.rate.per_second = 500.0;
+        facts
+    }
+
+    fn speed(held: Held) -> Speed {
+        Speed {
+            workers: 2,
+            duty: 1.0,
+            held,
+            reason: String::new(),
+            pressures: Vec::new(),
+            standbys: Vec::new(),
+            paused: false,
+            postponed: false,
+        }
+    }
+
+    #[test]
+    fn the_line_says_how_far_how_fast_and_how_long() {
+        let mut facts = in_the_copy();
         facts.take(Sample::Dirty(3, 4));
         assert_eq!(
             text(&facts),
@@ -204,36 +222,17 @@ mod tests {
             bytes: 0,
         };
         facts.take(Sample::Speed(Box::new(Speed {
-            workers: 2,
-            duty: 1.0,
-            held: Held::Free,
-            reason: String::new(),
-            pressures: Vec::new(),
             standbys: vec![standby("eu1", 20), standby("eu2", 4_140)],
-            paused: false,
-            postponed: false,
+            ..speed(Held::Free)
         })));
         assert!(text(&facts).ends_with(" applied; standby eu2 is 4.1 s behind"));
     }
 
     #[test]
     fn nobody_knows_the_end_of_what_rests() {
-        let mut facts = Facts::new("orders");
-        facts.take(Sample::Rows(100_000));
-        facts.take(Sample::Phase("copy"));
-        facts.take(Sample::Copied(25_000, 1));
-        facts.rate.per_second = 500.0;
+        let mut facts = in_the_copy();
         let mut held = |held| {
-            facts.take(Sample::Speed(Box::new(Speed {
-                workers: 0,
-                duty: 0.0,
-                held,
-                reason: String::new(),
-                pressures: Vec::new(),
-                standbys: Vec::new(),
-                paused: false,
-                postponed: false,
-            })));
+            facts.take(Sample::Speed(Box::new(speed(held))));
             text(&facts)
         };
         for rests in [Held::Paused, Held::Stopped, Held::Blind] {

@@ -13,7 +13,7 @@ use super::left_behind::LeftBehind;
 use super::prepare;
 use super::rehearsal::table;
 use crate::catalog::{self, Table};
-use crate::change::trial::{self, Trial, Way};
+use crate::change::trial::{self, Trial, Verdict, Way};
 use crate::change::{self, Request, partition};
 use crate::cutover;
 use crate::error::{Error, Kind, Result};
@@ -154,12 +154,6 @@ struct Planning<'a> {
     subject: Subject<'a>,
 }
 
-/// Why there is no trial, and what that leaves.
-struct NotInPlace {
-    way: Way,
-    why: String,
-}
-
 impl Planning<'_> {
     async fn all(&self) -> Result<Planned> {
         let source = self.source;
@@ -185,7 +179,7 @@ impl Planning<'_> {
         }
         let (way, why) = match &in_place {
             Ok(trial) => (trial.verdict.way, trial.verdict.why.clone()),
-            Err(NotInPlace { way, why }) => (*way, why.clone()),
+            Err(Verdict { way, why }) => (*way, why.clone()),
         };
         let tried = in_place.as_ref().ok().and_then(|trial| trial.observed.becomes.as_ref());
         let plan = copy.as_ref().map(|(_, plan)| plan);
@@ -200,15 +194,15 @@ impl Planning<'_> {
         let copy = copy.map(|(way, _)| way).filter(|_| refused.is_empty());
         let (in_place, not_in_place) = match in_place {
             Ok(trial) => (Some(trial), None),
-            Err(NotInPlace { why, .. }) => (None, Some(why)),
+            Err(Verdict { why, .. }) => (None, Some(why)),
         };
         let table = source.qualified().to_string();
         Ok(Planned { table, size, way, why, in_place, not_in_place, copy, refused, notes, clients })
     }
 
     /// What PostgreSQL would do, or why it cannot be asked.
-    async fn in_place(&self) -> Result<Result<Trial, NotInPlace>> {
-        let by_copy = |why| Ok(Err(NotInPlace { way: Way::ShadowCopy, why }));
+    async fn in_place(&self) -> Result<Result<Trial, Verdict>> {
+        let by_copy = |why| Ok(Err(Verdict { way: Way::ShadowCopy, why }));
         if let Some(why) = self.request.needs_copy() {
             return by_copy(why.into());
         }
@@ -216,13 +210,13 @@ impl Planning<'_> {
         let refusal = findings.iter().find(|f| f.severity == Severity::Refuse);
         if let Some(refusal) = refusal {
             let why = format!("PostgreSQL was not asked what it would do in place: {refusal}");
-            return Ok(Err(NotInPlace { way: Way::Unknown, why }));
+            return Ok(Err(Verdict { way: Way::Unknown, why }));
         }
         match trial::observe(self.session, self.source, self.request).await {
             Ok(Trial { verdict, observed, .. })
                 if verdict.way == Way::ShadowCopy && observed.no_way.is_some() =>
             {
-                by_copy(verdict.why)
+                Ok(Err(verdict))
             }
             // It is told in a word: the statement as typed is nobody's to run.
             Ok(trial) if self.source.is_partitioned() && trial.verdict.way == Way::ShadowCopy => {

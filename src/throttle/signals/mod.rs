@@ -36,6 +36,8 @@ use crate::pg::{Lsn, Session};
 const RATE_SPAN: Duration = Duration::from_secs(2);
 /// A standby that is behind is made to report again, at most so often.
 const REMIND: Duration = Duration::from_millis(500);
+/// Who vanishes may be back, and further behind: for so long he counts.
+const VANISHED: Duration = Duration::from_secs(30);
 /// From this share of its limit on.
 const LATE: f64 = 0.1;
 /// Less than so many bytes are not told in whole megabytes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::positions::Positions;
-use super::{hidden, sizes, times};
+use super::{VANISHED, hidden, sizes, times};
 use crate::pg::{Lossy, Lsn};
 use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
@@ -12,8 +12,6 @@ use crate::throttle::limits::Limits;
 /// What a standby last reported: one that has replayed all but the last moment's log may say so only in
 /// ten seconds (`wal_receiver_status_interval`), on a server that writes nothing meanwhile.
 const NOTHING: u64 = 64 << 10;
-/// One that vanishes may come back, and be further behind: for so long it counts as over.
-const VANISHED: Duration = Duration::from_secs(30);
 /// One that is so far behind replays as fast as it can; and how fast that is, is seen over so long.
 const BUSY: Duration = Duration::from_millis(300);
 const SPAN: Duration = Duration::from_secs(1);

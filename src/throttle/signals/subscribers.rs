@@ -6,13 +6,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::sizes;
+use super::{VANISHED, sizes};
 use crate::pg::{Lossy, Lsn};
 use crate::throttle::controller::Reading;
 use crate::throttle::limits::Limits;
-
-/// So long a slot counts that nobody reads from any more.
-const AWAY: Duration = Duration::from_secs(30);
 
 /// Logical slots, but for those of migrations: the name, up to where it is confirmed, and whether somebody reads.
 pub(super) const SQL: &str = "
@@ -53,7 +50,7 @@ impl Subscribers {
     ) -> Vec<Reading> {
         let used = slots.iter().filter(|slot| slot.in_use);
         self.used.extend(used.map(|slot| (slot.name.clone(), now)));
-        self.used.retain(|_, at| now.duration_since(*at) < AWAY);
+        self.used.retain(|_, at| now.duration_since(*at) < VANISHED);
         let counts = slots.iter().filter_map(|slot| Some((slot, *self.used.get(&slot.name)?)));
         counts.map(|(slot, used)| reading(slot, written, limits, now - used)).collect()
     }
