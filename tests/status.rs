@@ -64,6 +64,10 @@ async fn a_run_is_shown_with_what_it_holds_and_who_is_needed() {
     let told =
         until_it_says(&shop, "needs you: nobody runs it: `pgwraith resume public.orders`").await;
     assert!(told.contains("we hold: slot"), "{told}");
+    shop.exec("UPDATE pgwraith.progress SET at = at - interval '2 minutes'; UPDATE pgwraith.migration SET run_started_at = NULL")
+        .await;
+    let needed: String = shop.value("SELECT needs_you FROM pgwraith.status").await;
+    assert_eq!(needed, "nobody runs it: `pgwraith status` tells what to do");
     harness::run(["abort", "orders", "-d", &shop.dsn]).await.expect_code(0);
     status(&shop, &["orders"]).await.expect_code(2);
     let none = status(&shop, &["orders", "--json"]).await.expect_code(2);
@@ -137,7 +141,25 @@ async fn who_holds_the_state_is_named_and_nothing_is_done() {
     held.run.expect_running();
     exec(&other, "ROLLBACK").await;
 
+    // Nor do those wait that come when nobody runs it.
+    held.run.signal(libc::SIGKILL);
+    held.release().await;
+    held.run.finish(SOON).await;
+    exec(&other, "BEGIN; SELECT pgwraith.pause('orders')").await;
+    for (command, code) in [(&["resume", "orders"][..], 1), (&["cleanup", "--yes"], 1)] {
+        let output = harness::run(command.iter().chain(&["-d", &shop.dsn])).await;
+        let output = output.expect_code(code);
+        let said = format!("{}{}", output.stdout, output.stderr);
+        assert!(
+            said.contains("is held by pid ") && said.contains("pg_terminate_backend("),
+            "{output}"
+        );
+    }
+    exec(&other, "ROLLBACK").await;
+    harness::run(["resume", "orders", "-d", &shop.dsn]).await.expect_code(0);
+
     // What a run holds that hangs ends with it.
+    let held = shop.held("copy", "orders", &["--rebuild"]).await;
     let id: i64 = shop.value("SELECT max(id) FROM pgwraith.migration").await;
     exec(&other, &format!("SET application_name = 'pgwraith/{id}/hangs'")).await;
     exec(&other, "BEGIN; SELECT pgwraith.pause('orders')").await;
@@ -155,9 +177,100 @@ async fn whoever_monitors_sees_it_without_any_other_right() {
     shop.exec("CREATE ROLE monitor IN ROLE pg_monitor; SET ROLE monitor").await;
     let seen = "SELECT phase || ' ' || source || ' ' || rows_copied FROM pgwraith.status";
     assert_eq!(shop.value::<String>(seen).await, "verify public.orders 1000");
+    let needed = "SELECT needs_you FROM pgwraith.status";
+    assert_eq!(shop.value::<String>(needed).await, "nothing");
     shop.exec("RESET ROLE").await;
-    held.finish().await.expect_code(0);
-    assert_eq!(shop.value::<String>("SELECT outcome FROM pgwraith.status").await, "swapped");
+    let other = shop.session().await;
+    exec(&other, "BEGIN; LOCK TABLE orders_v2 IN ACCESS EXCLUSIVE MODE").await;
+    held.release().await;
+    shop.exec("SET ROLE monitor").await;
+    let told = format!("SELECT ({needed}) LIKE 'pid % postgres keeps it waiting'");
+    harness::wait_for_sql(&shop.client, "who keeps it waiting is told", &told).await;
+    exec(&other, "COMMIT").await;
+    held.run.finish(SOON).await.expect_code(0);
+    let over = "SELECT outcome || ' ' || needs_you FROM pgwraith.status";
+    assert_eq!(shop.value::<String>(over).await, "swapped nothing");
+}
+
+/// By the rows and the key, and by the pace of what was done lately.
+#[tokio::test]
+async fn how_far_it_is_and_when_it_ends_follow_from_what_is_done() {
+    let shop = shop().await;
+    create_orders(&shop.client, 100).await.unwrap();
+    shop.run("orders", &["--rebuild"]).await.expect_code(0);
+    shop.exec("UPDATE pgwraith.migration SET finished_at = NULL, options = '{}'").await;
+    let nothing = "NULL::text, NULL::int8, NULL::float4";
+    for (phase, estimated, done, floor, expected, why) in [
+        ("copy", "200", "'copy', 50, NULL", 0.0, "25 150", "by the rows"),
+        ("copy", "200", "'copy', 500, NULL", 0.0, "99 0", "the estimate is too low"),
+        ("copy", "NULL", "'copy', 50, NULL", 0.0, "- -", "no estimate"),
+        ("copy", "10", "'copy', 50, 0.25", 0.0, "25 150", "the key knows better"),
+        ("copy", "NULL", "'copy', 0, 0", 0.0, "0 -", "nothing is done, nothing is known"),
+        (
+            "verify",
+            "200",
+            "'copy', 400, NULL), ('verify', 100, NULL",
+            0.0,
+            "25 300",
+            "by what was copied",
+        ),
+        ("verify", "NULL", "'copy', 400, 1), ('verify', 100, NULL", 0.0, "25 300", "and no key"),
+        ("verify", "NULL", "'copy', 400, 1), ('verify', 0, NULL", 0.5, "50 400", "once more"),
+        (
+            "verify",
+            "NULL",
+            "'copy', 400, 1), ('verify', 200, NULL",
+            0.5,
+            "75 200",
+            "half of the rest",
+        ),
+        (
+            "verify",
+            "NULL",
+            "'copy', 400, 1), ('verify', 400, NULL",
+            0.5,
+            "99 0",
+            "not past the end",
+        ),
+        ("verify", "NULL", nothing, 0.0, "- -", "of nothing nothing is known"),
+        ("index", "200", "'copy', 400, 1", 0.0, "- -", "no part of it is known"),
+        ("in place", "200", "'fill', 50, 0.25", 0.0, "25 150", "of what is filled"),
+    ] {
+        shop.exec(&format!(
+            "UPDATE pgwraith.migration SET phase = '{phase}', rows_estimated = {estimated}; \
+             UPDATE pgwraith.progress SET facts = '{{\"verify_floor\": {floor}, \"workers\": 2}}'; DELETE FROM pgwraith.chunk; \
+             INSERT INTO pgwraith.step (migration_id, number, step) SELECT max(id), 1, '{{}}' FROM pgwraith.migration ON CONFLICT DO NOTHING; \
+             INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, done, rows, key_position, finished_at) \
+             SELECT m.id, 1, v.kind, 1, true, v.rows::int8, v.at::float4, clock_timestamp() - interval '20 seconds' \
+             FROM pgwraith.migration m, (VALUES ({done})) v (kind, rows, at) WHERE v.kind IS NOT NULL"
+        ))
+        .await;
+        let told = "SELECT COALESCE(round(percent)::text, '-') || ' ' || COALESCE(round(rows_left)::text, '-') FROM pgwraith.status";
+        assert_eq!(shop.value::<String>(told).await, expected, "{phase}: {why}");
+    }
+
+    // 50 rows of 20 seconds: 150 more take a minute; and 1,000 of a quarter of an hour a little less.
+    let ends = async |chunks: &str| {
+        shop.exec(&format!(
+            "UPDATE pgwraith.migration SET phase = 'copy', rows_estimated = 200; DELETE FROM pgwraith.chunk; \
+             INSERT INTO pgwraith.chunk (migration_id, flow, kind, number, done, rows, finished_at) \
+             SELECT m.id, 1, 'copy', v.number, true, v.rows, clock_timestamp() - v.ago * interval '1 second' \
+             FROM pgwraith.migration m, (VALUES {chunks}) v (number, rows, ago)"
+        ))
+        .await;
+        let told = "SELECT COALESCE(round(date_part('epoch', eta_first - clock_timestamp()))::text, '-') || ' ' || \
+                    COALESCE(round(date_part('epoch', eta_last - clock_timestamp()))::text, '-') FROM pgwraith.status";
+        shop.value::<String>(told).await
+    };
+    assert_eq!(ends("(1, 50, 20)").await, "60 60");
+    assert_eq!(ends("(1, 10, 20), (2, 40, 300)").await, "900 900");
+    assert_eq!(ends("(1, 20, 20), (2, 40, 400)").await, "420 933");
+    assert_eq!(ends("(1, 50, 2)").await, "- -", "too short a time");
+    assert_eq!(ends("(1, 50, 2000)").await, "- -", "too long ago");
+    shop.exec("UPDATE pgwraith.progress SET facts = facts || '{\"workers\": 0}'").await;
+    assert_eq!(ends("(1, 50, 20)").await, "- -", "a signal stops it");
+    let hours = "SELECT verify_seconds FROM pgwraith.status";
+    assert_eq!(shop.value::<f64>(hours).await.round(), 80.0, "200 rows at 2.5 a second");
 }
 
 /// Whatever ANALYZE makes of the table meanwhile, and however wrong the first estimate was.

@@ -221,6 +221,8 @@ impl Cutover<'_> {
     async fn open(&self) -> Result<(Session, Syncer)> {
         let role = |what: &str| format!("{}/{what}", self.flow.migration);
         let observer = self.connector.session(&role("observer")).await?;
+        // What it looks at under the lock is planned before it: half of 10 ms were its plan.
+        observer.set("plan_cache_mode", "force_generic_plan").await?;
         let session = self.connector.session(&role("final sync")).await?;
         let syncer = Syncer::new(session, Arc::clone(&self.flow), self.writer.clone()).await?;
         Ok((observer, syncer))

@@ -4,6 +4,7 @@
 //! which no read and no write notices. None of the locks that would keep the application waiting is taken:
 //! the renames are timed by one of the shadow, which nobody else uses, rolled back.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -93,23 +94,24 @@ impl Cutover<'_> {
     }
 
     /// The steps of an attempt, each as long as the same took here: the locks one by one, the fence and at
-    /// the same time the look, the renames at once, the COMMIT.
+    /// the same time the look, the renames at once, what is read again behind them, the COMMIT.
     async fn held_for(
         &self,
         locker: &Locker,
         observer: &Session,
         fence: Duration,
     ) -> Result<Duration> {
-        locker.warm(self).await?;
+        locker.warm(self, observer, &HashSet::new()).await?;
         let locks = &locker.rehearsed.locks;
         let locks = (locks.statements.len() + locks.sequences.len()) as u32;
         let again = format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", self.names.shadow);
         let lock = timed(locker.session.batch(&again)).await?;
         let look = timed(locker.look(self)).await?;
         let renames = self.renames_take(locker).await?;
+        let read_again = timed(locker.still_holds(observer)).await?;
         let written = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgwraith/rehearsal', '')";
         let commit = timed(observer.batch(written)).await?;
-        Ok(lock * locks + look.max(fence) + renames + commit)
+        Ok(lock * locks + look.max(fence) + renames + read_again + commit)
     }
 
     async fn renames_take(&self, locker: &Locker) -> Result<Duration> {

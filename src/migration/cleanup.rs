@@ -4,7 +4,7 @@ use super::abort::{self, Aborted};
 use super::mark::{self, Marked};
 use super::store::{self, Stored};
 use super::unfinished::{self, Shadow};
-use super::{liveness, takeover, teardown};
+use super::{liveness, row, takeover, teardown};
 use crate::catalog;
 use crate::error::Result;
 use crate::pg::{Connector, Session, quote_ident, shell_word};
@@ -113,6 +113,7 @@ async fn slot_of(session: &Session, leftover: &mut Leftover) -> Result<()> {
         leftover.thing = Thing::Nothing;
         return Ok(());
     }
+    row::refuse_outsiders(session, stored).await?;
     takeover::cut_off(session, stored.id).await?;
     teardown::drop_slot(session, &stored.slot).await
 }

@@ -1,7 +1,7 @@
 //! Who runs a migration: whether somebody does, and how another takes it over (**Invariant 9**).
 
 use super::store::{self, Stored};
-use super::{liveness, teardown};
+use super::{liveness, row, teardown};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::failpoint;
 use crate::flow::write::superseded;
@@ -13,6 +13,8 @@ pub(super) async fn claim(session: &Session, stored: &Stored, take_over: bool) -
     if !take_over && let Some(by) = liveness::run_by(session, stored).await? {
         return Err(is_alive(stored, &by));
     }
+    // Before anything is ended: the epoch would wait for him without a word.
+    row::refuse_outsiders(session, stored).await?;
     cut_off(session, stored.id).await
 }
 

@@ -69,6 +69,22 @@ mod dying {
         as_its_twin(&shop, "killed").await;
     }
 
+    /// What the first run filled and what the second one fills are alike, whatever the server says by then.
+    #[tokio::test]
+    async fn rows_are_filled_by_the_settings_of_the_beginning() {
+        let shop = table().await;
+        shop.exec("ALTER ROLE postgres SET timezone = 'UTC'").await;
+        let alter = "ADD COLUMN zone text DEFAULT to_char(clock_timestamp(), 'TZ')";
+        let point = [("FAILPOINTS", "fill committed=return")];
+        let dying = Background::start_with(&point, arguments(&shop, alter, &["--workers", "1"]));
+        let output = dying.finish(SOON).await;
+        assert_eq!(output.signal, Some(libc::SIGKILL), "{output}");
+        shop.exec("ALTER ROLE postgres SET timezone = 'Asia/Tokyo'").await;
+        resume(&shop, &[]).await.expect_code(0);
+        let zones = "SELECT count(*)::text || string_agg(DISTINCT zone, ',') FROM ours.t";
+        assert_eq!(shop.value::<String>(zones).await, "1000UTC");
+    }
+
     fn arguments_to_resume(shop: &Shop) -> Vec<String> {
         let given = ["resume", "ours.t", "-d", &shop.dsn, "--take-over"];
         given.iter().map(|s| (*s).to_owned()).collect()

@@ -46,6 +46,8 @@ impl Stretch<'_, '_> {
         if stored.epoch != self.epoch {
             return Err(superseded());
         }
+        // What a new column is filled with may depend on settings.
+        prepare::make_alike(self.run.connector, &control, &stored).await?;
         let source = self.supervisor.guard(found(&control, &stored)).await?;
         let steps = self.supervisor.guard(self.steps_of(&control, &stored, &source)).await?;
         // That all is done may have been put down, and nobody heard of it.

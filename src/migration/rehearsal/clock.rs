@@ -12,9 +12,9 @@ use super::Extent;
 use super::measure::Copied;
 use crate::telemetry::Times;
 
-/// The first ranges are small, and the throttle opens slowly: so much of the time does not count, and no
-/// more seconds.
-const WARM_UP: f64 = 0.2;
+/// The first ranges are small, and the throttle opens slowly, once: no longer part of the time is that, and no more
+/// seconds.
+const WARM_UP: f64 = 0.75;
 const LONGEST_WARM_UP: f64 = 3.0;
 
 /// Takes the time of a copy.
@@ -80,18 +80,17 @@ fn sum_up(log: &[Range], copied: &mut Copied) {
     copied.passed = log.iter().map(|range| range.passed).sum();
     copied.chunks = log.len() as u64;
     let end = log.iter().map(|range| range.done).fold(0.0, f64::max);
-    let warm = (end * WARM_UP).min(LONGEST_WARM_UP);
-    let middle = f64::midpoint(warm, end);
     copied.seconds = end;
     if copied.rows == 0 {
         return;
     }
+    let warm = warm_up(log, end);
+    let middle = at_range(log, f64::midpoint(warm, end));
     // Where some rows are wanted they may be anywhere: what takes the time is to pass all of them.
     let wanted = copied.rows as f64 / copied.passed.max(1) as f64;
-    let rate = |from: f64, to: f64| {
-        let within = log.iter().filter(|range| range.done > from && range.done <= to);
-        within.map(|range| range.passed).sum::<u64>() as f64 * wanted / (to - from).max(0.001)
-    };
+    let rate = |from: f64, to: f64| pace(log, from, to) * wanted;
+    copied.warm_up_seconds = warm;
+    copied.warm_up_rows = rate(0.0, warm) * warm;
     // A time in which no range ended says nothing.
     let spans = [(warm, end), (warm, middle), (middle, end)];
     let told: Vec<f64> =
@@ -104,6 +103,35 @@ fn sum_up(log: &[Range], copied: &mut Copied) {
     copied.p90_ms = Some(times.p90_ms);
     copied.p99_ms = Some(times.p99_ms);
     copied.max_ms = Some(times.max_ms);
+}
+
+/// Rows a second that were passed in between.
+fn pace(log: &[Range], from: f64, to: f64) -> f64 {
+    let within = log.iter().filter(|range| range.done > from && range.done <= to);
+    within.map(|range| range.passed).sum::<u64>() as f64 / (to - from).max(0.001)
+}
+
+/// When the last range before that was done: what is under way counts for the time in which it ends.
+fn at_range(log: &[Range], time: f64) -> f64 {
+    let before = log.iter().map(|range| range.done).filter(|done| *done <= time);
+    before.fold(0.0, f64::max)
+}
+
+/// When it was over: where most rows were missing to what the pace of the end would have passed by then.
+fn warm_up(log: &[Range], end: f64) -> f64 {
+    let latest = (end * WARM_UP).min(LONGEST_WARM_UP);
+    let steady = pace(log, at_range(log, end * WARM_UP), end);
+    let (mut passed, mut most, mut at) = (0.0, 0.0, 0.0);
+    for range in log.iter().take_while(|range| range.done <= latest) {
+        // Just before that it was done.
+        let missing = steady * range.done - passed;
+        // By more than what ranges differ by.
+        if missing > most * 1.01 {
+            (most, at) = (missing, range.done);
+        }
+        passed += range.passed as f64;
+    }
+    at
 }
 
 #[cfg(test)]
@@ -122,12 +150,29 @@ mod tests {
         let mut copied = Copied::default();
         sum_up(&log, &mut copied);
         assert_eq!((copied.rows, copied.chunks, copied.seconds), (8020, 10, 10.0));
+        assert_eq!((copied.warm_up_seconds, copied.warm_up_rows), (3.0, 1020.0));
         let rate = Some(1000.0);
         assert_eq!((copied.rows_per_second, copied.slowest, copied.fastest), (rate, rate, rate));
         assert_eq!(copied.max_ms.map(f64::round), Some(10.0));
         let mut nothing = Copied::default();
         sum_up(&[], &mut nothing);
         assert_eq!((nothing.rows, nothing.rows_per_second, nothing.max_ms), (0, None, None));
+    }
+
+    #[test]
+    fn however_short_the_time_it_began_slowly_once() {
+        // Seen: 38,000 rows a second for 1.8 of 3 s, ten times as many from then on.
+        let range = |n: u32| Range {
+            done: f64::from(n) / 10.0,
+            rows: if n <= 18 { 3_800 } else { 38_000 },
+            passed: if n <= 18 { 3_800 } else { 38_000 },
+            took: Duration::from_millis(100),
+        };
+        let mut copied = Copied::default();
+        sum_up(&(1..=30).map(range).collect::<Vec<_>>(), &mut copied);
+        assert!((1.79..1.91).contains(&copied.warm_up_seconds), "{copied:?}");
+        let rate = copied.rows_per_second.unwrap();
+        assert!((379_000.0..381_000.0).contains(&rate), "{copied:?}");
     }
 
     #[test]

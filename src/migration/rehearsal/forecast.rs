@@ -1,6 +1,6 @@
 //! What the whole table would take, from what a part of it took: a pure function.
 
-use super::measure::Seen;
+use super::measure::{Copied, Seen};
 
 /// How far a measured rate may be off, besides what was seen of that.
 const DOUBT: f64 = 0.1;
@@ -116,7 +116,9 @@ impl Forecast {
 
 /// None where nothing was copied.
 fn copy(seen: &Seen) -> Option<Span> {
-    let at = |rate: f64| seen.wanted() / rate.max(0.001);
+    let Copied { warm_up_seconds, warm_up_rows, .. } = seen.copied;
+    let left = (seen.wanted() - warm_up_rows).max(0.0);
+    let at = |rate: f64| warm_up_seconds + left / rate.max(0.001);
     Some(Span {
         seconds: at(seen.copied.rows_per_second?),
         least: at(seen.copied.fastest? * (1.0 + DOUBT)),
@@ -154,7 +156,7 @@ fn held_back(seen: &Seen, times: f64, builds: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::measure::{Changes, Copied};
+    use super::super::measure::Changes;
     use super::*;
 
     fn seen() -> Seen {
@@ -208,6 +210,13 @@ mod tests {
         // The largest index, and what the application writes in three quarters of the builds' time.
         let held = forecast.slot_bytes.unwrap();
         assert!((3_160.0..3_180.0).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn that_it_begins_slowly_does_not_grow() {
+        let mut seen = seen();
+        (seen.copied.warm_up_seconds, seen.copied.warm_up_rows) = (5.0, 10_000.0);
+        assert_eq!(seconds(&Forecast::of(&seen), "copy"), 5.0 + 99.0);
     }
 
     #[test]

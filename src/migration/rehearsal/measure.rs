@@ -91,6 +91,9 @@ pub struct Copied {
     /// From how many places of the key space.
     pub places: usize,
     pub seconds: f64,
+    /// So long it was slower, and so many rows were copied: it begins slowly, once.
+    pub warm_up_seconds: f64,
+    pub warm_up_rows: f64,
     /// At full speed, once it was reached; None, as all that follows, where nothing was copied.
     pub rows_per_second: Option<f64>,
     /// The same in bytes of the new table.
@@ -135,7 +138,7 @@ impl Stretch<'_, '_> {
     pub(super) async fn measure(
         &self,
         control: &Session,
-        made: Rehearsing,
+        (made, prepares): (Rehearsing, Instant),
         extent: Extent,
     ) -> Result<Seen> {
         let Rehearsing { known, flow, fingerprint, stream } = made;
@@ -143,7 +146,7 @@ impl Stretch<'_, '_> {
         let captures = stream.is_some();
         let work = async |context: &Context, baseline: &Baseline| {
             let known = &known;
-            let measuring = Measuring { stretch: self, control, known, context, began };
+            let measuring = Measuring { stretch: self, control, known, context, prepares, began };
             measuring.all(baseline, extent, captures).await
         };
         self.accompanied(control, &known, flow, fingerprint, stream, work).await
@@ -155,7 +158,9 @@ struct Measuring<'a, 's, 'r> {
     control: &'a Session,
     known: &'a Known,
     context: &'a Context,
-    /// Just before that the slot was made, which captures keys from then on.
+    /// When publication and slot were begun.
+    prepares: Instant,
+    /// When the slot was made, which captures keys from then on.
     began: Instant,
 }
 
@@ -173,7 +178,7 @@ impl Measuring<'_, '_, '_> {
             prepare::wait_for_writers(control, source.oid, &context.meter).await?;
         }
         let mut seen = Seen {
-            prepare_seconds: self.began.elapsed().as_secs_f64(),
+            prepare_seconds: self.prepares.elapsed().as_secs_f64(),
             indexes_before: request.indexes_before,
             ..Seen::default()
         };

@@ -12,7 +12,7 @@ pub(super) mod table;
 
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::abort;
 use super::prepare;
@@ -151,9 +151,10 @@ impl Stretch<'_, '_> {
         let making = self.making(&control, &stored);
         let name = source.qualified().to_string();
         let watchdog = self.watchdog().await?;
+        let prepares = Instant::now();
         let prepared = self.supervisor.guard(making.rehearsal((source, plan), captures));
         let seen = match prepared.await {
-            Ok(made) => self.measure(&control, made, extent).await,
+            Ok(made) => self.measure(&control, (made, prepares), extent).await,
             Err(e) => Err(e),
         };
         watchdog.finish().await;

@@ -17,7 +17,8 @@ pub(in crate::migration) struct StoredStep {
     pub done: bool,
 }
 
-/// Puts the steps down, all at once; where there are some already, those stay.
+/// Puts the steps down, all at once, with the session's settings that values are made by; where there are some already,
+/// those stay.
 pub(in crate::migration) async fn record_steps(
     session: &Session,
     migration: i64,
@@ -26,11 +27,13 @@ pub(in crate::migration) async fn record_steps(
 ) -> Result<()> {
     let all = serde_json::to_value(steps)
         .map_err(|e| Error::failed(format!("the steps cannot be stored: {e}")))?;
-    let sql = "INSERT INTO pgwraith.step (migration_id, number, step) \
-               SELECT m.id, s.number::pg_catalog.int4, s.step FROM pgwraith.migration m, \
-                 pg_catalog.jsonb_array_elements($3) WITH ORDINALITY AS s (step, number) \
-               WHERE m.id = $1 AND m.epoch = $2 ON CONFLICT DO NOTHING";
-    session.execute(sql, &[&migration, &epoch, &all]).await?;
+    let making = serde_json::to_value(session.making().await?).unwrap_or(Value::Null);
+    // In one statement: where there are steps, there are the settings that they are made by.
+    let sql = "WITH m AS (UPDATE pgwraith.migration n SET settings = $4 WHERE n.id = $1 AND n.epoch = $2 RETURNING n.id) \
+               INSERT INTO pgwraith.step (migration_id, number, step) \
+               SELECT m.id, s.number::pg_catalog.int4, s.step FROM m, \
+                 pg_catalog.jsonb_array_elements($3) WITH ORDINALITY AS s (step, number) ON CONFLICT DO NOTHING";
+    session.execute(sql, &[&migration, &epoch, &all, &making]).await?;
     Ok(())
 }
 

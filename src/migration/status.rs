@@ -1,7 +1,5 @@
 //! Where migrations stand, as the database tells it: asked from any host, without the run.
 
-mod done;
-
 use serde_json::Value;
 
 use super::slot_limits::SlotLimits;
@@ -10,7 +8,6 @@ use super::{index, liveness, resume, store, teardown, watchdog};
 use crate::catalog;
 use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
-use done::{Done, Lately, eta};
 
 /// What a run saw is of now for so long, in seconds; it tells each second.
 const FRESH: i64 = 10;
@@ -173,34 +170,21 @@ pub async fn status(connector: &Connector, table: Option<&str>) -> Result<Vec<St
 }
 
 async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
-    let sql = "SELECT s.source, s.shadow, s.phase, s.rows_copied, s.rows_verified, s.rows_estimated, \
-               s.rows_last_minute, s.rows_last_quarter, s.paced_seconds, s.verify_floor, s.lock_waits, s.signals, \
-               COALESCE(s.progress_at > pg_catalog.clock_timestamp() - interval '10 seconds', false) AS fresh, s.key_position, s.reason, s.paused, s.postponed, \
+    let sql = "SELECT s.source, s.shadow, s.phase, s.percent, s.rows_copied, s.rows_estimated, s.rows_per_second, s.verify_seconds, \
+               pg_catalog.to_char(s.eta_first, f.format) AS eta_first, pg_catalog.to_char(s.eta_last, f.format) AS eta_last, \
+               s.lock_waits, s.signals, \
+               COALESCE(s.progress_at > pg_catalog.clock_timestamp() - interval '10 seconds', false) AS fresh, s.reason, s.paused, s.postponed, \
                s.cutover_window, s.keys_waiting, s.keys_in_per_second, s.keys_out_per_second, s.slot, s.slot_bytes, \
                s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, s.step, s.steps, s.step_sql, \
-               COALESCE((p.facts->>'workers')::pg_catalog.int4 = 0, false) AS rests, \
                pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - GREATEST(s.progress_at, m.run_started_at))::pg_catalog.int8 AS silence, \
                (SELECT pg_catalog.date_part('epoch', pg_catalog.max(pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8 \
                  FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot \
-               FROM pgwraith.status s JOIN pgwraith.migration m USING (id) LEFT JOIN pgwraith.progress p ON p.migration_id = s.id \
+               FROM pgwraith.status s JOIN pgwraith.migration m USING (id) CROSS JOIN LATERAL (SELECT \
+                 CASE WHEN s.eta_last < pg_catalog.clock_timestamp() + interval '12 hours' THEN 'HH24:MI' ELSE 'YYYY-MM-DD HH24:MI' END) f (format) \
                WHERE s.id = $1";
     let names = teardown::session_names(migration);
     let Some(row) = session.maybe(sql, &[&migration, &names]).await? else { return Ok(None) };
     let phase: String = row.get("phase");
-    let done = Done {
-        copied: row.get("rows_copied"),
-        verified: row.get("rows_verified"),
-        estimated: row.get("rows_estimated"),
-        key_position: row.get("key_position"),
-        floor: row.get("verify_floor"),
-    };
-    let lately = Lately {
-        minute: row.get("rows_last_minute"),
-        quarter: row.get("rows_last_quarter"),
-        seconds: row.get("paced_seconds"),
-    };
-    let (pace, left) = (lately.paces()[0], done.left(&phase));
-    let paused: bool = row.get("paused");
     let silence: Option<i64> = row.get("silence");
     // Nobody watches over a preparation, nor over what is behind the swap.
     let is_watched = !matches!(phase.as_str(), "prepare" | "done" | store::DRY_RUN);
@@ -219,22 +203,19 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
     let step = step.zip(row.get("step_sql"));
     let step = step.map(|(number, sql)| AtStep { number, of: row.get("steps"), sql });
     Ok(Some(Status {
-        percent: done.percent(&phase),
+        percent: row.get("percent"),
         step,
         source: row.get("source"),
         shadow: row.get("shadow"),
         run_by: None,
         host: None,
         process: None,
-        rows_copied: done.copied,
-        rows_estimated: done.estimated,
-        rows_per_second: pace,
-        eta: match left.filter(|_| !paused && !row.get::<_, bool>("rests")) {
-            Some(left) => eta(session, left, &lately).await?,
-            None => None,
-        },
+        rows_copied: row.get("rows_copied"),
+        rows_estimated: row.get("rows_estimated"),
+        rows_per_second: row.get("rows_per_second"),
+        eta: span(row.get("eta_first"), row.get("eta_last")),
         reason: row.get("reason"),
-        paused,
+        paused: row.get("paused"),
         postponed: row.get("postponed"),
         cutover_window: row.get("cutover_window"),
         keys: Keys {
@@ -247,7 +228,7 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         disk: None,
         indexes_before: false,
         index_seconds: None,
-        verify_seconds: done.verification(&phase, pace),
+        verify_seconds: row.get("verify_seconds"),
         blocked_by: Vec::new(),
         given_up: store::is_given_up(session, migration).await?,
         last_event,
@@ -259,6 +240,12 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         dry_run: false,
         phase,
     }))
+}
+
+fn span(first: Option<String>, last: Option<String>) -> Option<String> {
+    first
+        .zip(last)
+        .map(|(first, last)| if first == last { first } else { format!("{first}–{last}") })
 }
 
 /// To know a size takes a lock: whoever asks how things stand must not wait in a queue, nor be in one.
@@ -294,4 +281,16 @@ async fn blockers(session: &Session, migration: i64) -> Result<Vec<String>> {
     );
     let rows = session.query(&sql, &[&teardown::session_names(migration)]).await?;
     Ok(rows.iter().map(|row| Who::of(row).to_string()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_take_what_is_read_and_written() {
+        let disk = Disk { shadow: 0, source: 1_000, indexes: 200, index_count: 3 };
+        assert_eq!(disk.seconds(100, false), 10.0);
+        assert_eq!(disk.seconds(100, true), 2.0);
+    }
 }
