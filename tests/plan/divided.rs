@@ -37,6 +37,8 @@ const CASES: &[(Way, &str)] = &[
     (Instant, "ALTER COLUMN v SET STATISTICS 500"),
     (Instant, "ADD CONSTRAINT a_pos CHECK (a > 0) NOT VALID"),
     (Instant, "DROP CONSTRAINT t_pkey"),
+    (Instant, "SET TABLESPACE elsewhere"),
+    (ShadowCopy, "SET TABLESPACE elsewhere, ALTER COLUMN v TYPE varchar"),
     (Careful, "ADD CONSTRAINT a_pos CHECK (a > 0)"),
     (Careful, "ALTER COLUMN a SET NOT NULL"),
     (Careful, "ADD CONSTRAINT k_id UNIQUE (k, id)"),
@@ -116,6 +118,7 @@ async fn worked(client: &Client, alter: &str) -> Result<Worked, tokio_postgres::
 #[tokio::test]
 async fn the_divided_clone_is_treated_as_the_table_would_be() {
     let shop = table().await;
+    super::make_tablespace(&shop).await;
     let ours = session(&shop).await;
     let mut wrong = Vec::new();
     let before: Vec<String> = shop.value(EVERYTHING).await;

@@ -69,7 +69,12 @@ impl Observer<'_> {
                 ));
             }
             Seen::Did { rewritten, scans, built, unseen } => {
-                observed.rewritten |= rewritten;
+                // A tablespace is where partitions that come later are put; those that there are stay.
+                let elsewhere = observed
+                    .becomes
+                    .as_ref()
+                    .is_some_and(|is| is.tablespace != self.source.tablespace);
+                observed.rewritten = rewritten || observed.rewritten && !elsewhere;
                 observed.scans = observed.scans.max(scans);
                 observed.built.extend(built);
                 observed.built.sort();
