@@ -35,6 +35,27 @@ pub(super) fn clauses(text: &str) -> Vec<&str> {
     all.filter_map(|clause| text.get(clause.first()?.start..clause.last()?.end())).collect()
 }
 
+/// Whether a clause adds a column, or a constraint.
+pub(super) fn adds(clause: &str) -> bool {
+    tokens(clause).first().is_some_and(|token| token.is("add"))
+}
+
+/// Whether a clause is about what a column gets where nothing is said: its default, expression or identity.
+pub(super) fn about_values(clause: &str) -> bool {
+    let tokens = tokens(clause);
+    let about = ["default", "expression", "identity", "generated"];
+    let says = |token: &Token<'_>| token.is_outside() && about.iter().any(|word| token.is(word));
+    tokens.first().is_some_and(|token| token.is("alter")) && tokens.iter().any(says)
+}
+
+/// The columns that the clauses give another type.
+pub(super) fn retyped(clauses: &str) -> Vec<String> {
+    split_clauses(&tokens(clauses))
+        .into_iter()
+        .filter_map(|c| typed(c).map(|(name, _)| name))
+        .collect()
+}
+
 /// Whether what hangs on something that goes would go with it. What a foreign key does ON DELETE is another thing.
 pub(super) fn cascade(clauses: &str) -> bool {
     let goes = |clause: &[Token<'_>]| {
@@ -119,7 +140,8 @@ fn split_clauses<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {
     tokens.split(|t| t.depth == 0 && t.kind == Kind::Other && t.text == ",").collect()
 }
 
-fn using_of(source: &str, clause: &[Token<'_>]) -> Option<Using> {
+/// The column of `ALTER [COLUMN] name [SET DATA] TYPE …`, and what follows that.
+fn typed<'t, 'a>(clause: &'t [Token<'a>]) -> Option<(String, &'t [Token<'a>])> {
     let mut rest = clause;
     let next = |rest: &mut &[Token<'_>], word: &str| {
         let hit = rest.first().is_some_and(|t| t.is(word));
@@ -137,9 +159,11 @@ fn using_of(source: &str, clause: &[Token<'_>]) -> Option<Using> {
     if next(&mut rest, "set") && !next(&mut rest, "data") {
         return None;
     }
-    if !next(&mut rest, "type") {
-        return None;
-    }
+    next(&mut rest, "type").then_some((column, rest))
+}
+
+fn using_of(source: &str, clause: &[Token<'_>]) -> Option<Using> {
+    let (column, rest) = typed(clause)?;
     let using = rest.iter().position(|t| t.depth == 0 && t.is("using"))?;
     let first = rest.get(using + 1)?;
     let last = rest.last()?;

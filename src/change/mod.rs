@@ -13,6 +13,7 @@ mod expression;
 mod follow;
 mod foreign_keys;
 mod key;
+mod newcomers;
 mod order;
 mod order_by;
 pub mod partition;

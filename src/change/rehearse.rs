@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::alter::alter;
-use super::clauses::{new_names, using_expressions, words};
+use super::clauses::{new_names, retyped, using_expressions, words};
 use super::clone::{self, Clone, set_role};
 use super::expression::{self, Calls, Expression, Stability, Typed};
+use super::newcomers::{First, Newcomers};
 use super::stand_in::StandIns;
 use super::{Plan, Projected, Request, no_such_column};
 use super::{ddl, follow, foreign_keys, key, order, order_by, partition, probe, references};
@@ -63,16 +64,20 @@ async fn rehearse_in_transaction(
     let mut stand_ins = StandIns::new(session, source, &made.name);
     foreign_keys::put_on(session, source, &mut stand_ins).await?;
     references::stand_in(session, source, &request.alters, &mut stand_ins).await?;
+    let mut newcomers = Newcomers::default();
     let (mut target, divided) = match &request.shadow_ddl {
         Some(text) => ddl::replace(session, source, &mut made, text, &mut stand_ins).await?,
-        None => (altered(session, source, request, &made, &stand_ins).await?, None),
+        None => {
+            let alters = (&request.alters[..], &mut newcomers);
+            (altered(session, source, alters, &made, &stand_ins).await?, None)
+        }
     };
     probe::positions_fit(session, source, &target).await?;
     refuse_lost_serials(session, source, &target).await?;
     order::put_first(&mut target, &request.column_order)?;
     let typed = typed_expressions(source, &target, request)?;
     let scratch = made.name.schema.clone();
-    let fill = Fill { session, source, scratch: &scratch, clone_oid: made.oid, typed };
+    let fill = Fill { session, source, scratch: &scratch, clone_oid: made.oid, typed, newcomers };
     let filled = fill.projection(&target).await?;
     let Filled { projection, reads, mut by_settings, mut functions } = filled;
     let keep = match &request.keep {
@@ -130,13 +135,16 @@ async fn rehearse_in_transaction(
 async fn altered(
     session: &Session,
     source: &Table,
-    request: &Request,
+    (alters, newcomers): (&[String], &mut Newcomers),
     made: &Clone,
     stand_ins: &StandIns<'_>,
 ) -> Result<Table> {
     let before = probe::set(session, source, made).await?;
-    for clauses in &request.alters {
+    let known = source.columns.len();
+    for clauses in alters {
+        newcomers.foresee(session, made, (clauses, known), stand_ins).await?;
         alter(session, &made.name, clauses, stand_ins).await?;
+        newcomers.look(session, made, known).await?;
     }
     let mut target = read_result(session, source, &made.name, made.oid).await?;
     probe::check(session, source, made, &before).await?;
@@ -249,6 +257,43 @@ fn reused_names(source: &Table, target: &Table, request: &Request) -> HashSet<St
     reused.map(|c| c.name.clone()).collect()
 }
 
+/// By its present name, or the name an earlier clause gave it: its number in the target.
+fn number_of(name: &str, source: &Table, target: &Table) -> Option<i16> {
+    let present = source.column_named(name).and_then(|c| source.position(c.attnum));
+    present.or_else(|| target.column_named(name).map(|c| c.attnum))
+}
+
+/// One ALTER TABLE after the other would convert what the one before has made of a row. We make each row from the
+/// present one, at once.
+fn refuse_types_in_turn(source: &Table, target: &Table, request: &Request) -> Result<()> {
+    let mut before: HashSet<String> = HashSet::new();
+    let mut numbers: HashSet<i16> = HashSet::new();
+    for clauses in &request.alters {
+        for using in using_expressions(clauses) {
+            let read = words(&using.expression);
+            if let Some(name) =
+                read.iter().find(|&name| before.contains(name) && *name != using.column)
+            {
+                return Err(Error::usage(format!(
+                    "the USING of column {:?} reads {name:?}, whose type an earlier --alter changes",
+                    using.column
+                ))
+                .next("Say both in one --alter: each then reads the row as it is now; or write it out by --map, over the present columns"));
+            }
+        }
+        for name in retyped(clauses) {
+            let number = number_of(&name, source, target);
+            if number.is_some_and(|number| !numbers.insert(number)) {
+                return Err(Error::usage(format!(
+                    "the type of column {name:?} is changed twice; say it once, with one USING"
+                )));
+            }
+            before.insert(name);
+        }
+    }
+    Ok(())
+}
+
 /// Column of the target → the expression that the operator typed for it.
 fn typed_expressions(
     source: &Table,
@@ -257,6 +302,7 @@ fn typed_expressions(
 ) -> Result<HashMap<i16, String>> {
     let mut typed = HashMap::new();
     let reused = reused_names(source, target, request);
+    refuse_types_in_turn(source, target, request)?;
     for using in request.alters.iter().flat_map(|a| using_expressions(a)) {
         let names = [using.column.clone()].into_iter().chain(words(&using.expression));
         if let Some(name) = names.into_iter().find(|name| reused.contains(name)) {
@@ -266,18 +312,8 @@ fn typed_expressions(
             ))
             .next("Give the new column its value by --map, over the columns as they are now, or make two changes of it"));
         }
-        // By its present name, or the name an earlier clause gave it.
-        let attnum = source
-            .column_named(&using.column)
-            .and_then(|c| source.position(c.attnum))
-            .or_else(|| target.column_named(&using.column).map(|c| c.attnum));
-        if let Some(attnum) = attnum
-            && typed.insert(attnum, using.expression).is_some()
-        {
-            return Err(Error::usage(format!(
-                "the type of column {:?} is changed twice; say it once, with one USING",
-                using.column
-            )));
+        if let Some(attnum) = number_of(&using.column, source, target) {
+            typed.insert(attnum, using.expression);
         }
     }
     for (column, expr) in &request.maps {
@@ -312,6 +348,7 @@ struct Fill<'a> {
     scratch: &'a str,
     clone_oid: u32,
     typed: HashMap<i16, String>,
+    newcomers: Newcomers,
 }
 
 impl Fill<'_> {
@@ -388,10 +425,18 @@ impl Fill<'_> {
             Err(Error::usage(format!("the new column {:?} {why}", column.name))
                 .next(format!("Give existing rows a value: --map \"{}=expression\"", column.name)))
         };
-        if !column.identity.is_empty() {
-            return Ok(None);
-        }
-        let Some((default, tree)) = self.default_of(column).await? else {
+        let first = self.newcomers.first(column);
+        let stays = matches!(first, First::AsNow);
+        let default = match first {
+            First::Unclear(why) => {
+                return refuse(&format!("{why}: what existing rows get is not known"));
+            }
+            First::Default(Some(default)) => Some(default),
+            First::Default(None) => self.default_of_type(column).await?,
+            First::AsNow if !column.identity.is_empty() => return Ok(None),
+            First::AsNow => self.default_of(column).await?,
+        };
+        let Some((default, tree)) = default else {
             if column.not_null {
                 return refuse("is NOT NULL and has no default, so existing rows would violate it");
             }
@@ -404,7 +449,14 @@ impl Fill<'_> {
             Stability::Stable | Stability::Moment => {
                 Some(Expression::constant(self.freeze(column, &default).await?, Vec::new()))
             }
-            Stability::Volatile | Stability::Subquery => None,
+            Stability::Volatile | Stability::Subquery if stays => None,
+            Stability::Volatile | Stability::Subquery => {
+                return Err(Error::usage(format!(
+                    "the new column {:?} comes with a volatile default and is given another one: existing rows get theirs as they are written",
+                    column.name
+                ))
+                .next("Leave that clause out, and give the other default after the swap: it takes PostgreSQL a millisecond"));
+            }
         })
     }
 
@@ -418,6 +470,10 @@ impl Fill<'_> {
             let row = self.session.one(sql, &[&self.clone_oid, &column.name]).await?;
             return Ok(Some((default.clone(), row.get(0))));
         }
+        self.default_of_type(column).await
+    }
+
+    async fn default_of_type(&self, column: &Column) -> Result<Option<(String, String)>> {
         let sql = "WITH RECURSIVE d AS (SELECT t.*, 0 AS depth FROM pg_catalog.pg_type t WHERE t.oid = $1 \
                    UNION ALL SELECT b.*, d.depth + 1 FROM d JOIN pg_catalog.pg_type b ON b.oid = d.typbasetype \
                    WHERE d.typtype = 'd') \

@@ -233,3 +233,21 @@ async fn what_no_partition_can_have_is_named() {
         .expect_code(0);
     assert!(output.stdout.contains("no default partition (--partition-default off)"), "{output}");
 }
+
+/// What is called as the table's own index would be gets a number.
+#[tokio::test]
+async fn a_value_may_be_what_an_index_is_called_by() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE TABLE t (id int, kind text NOT NULL, PRIMARY KEY (id, kind)); CREATE INDEX ON t (kind); \
+         INSERT INTO t VALUES (1, 'pkey'), (2, 'kind_idx'), (3, 'x')",
+    )
+    .await;
+    shop.run("t", &["--partition-by", "LIST (kind)"]).await.expect_code(0);
+    let parts = "SELECT string_agg(inhrelid::regclass::text, ' ' ORDER BY inhrelid::regclass::text COLLATE \"C\") \
+                 FROM pg_inherits WHERE inhparent = 't'::regclass";
+    assert_eq!(shop.value::<String>(parts).await, "t_default t_kind_idx1 t_pkey1 t_x");
+    let indexes = "SELECT string_agg(indexrelid::regclass::text, ' ' ORDER BY indexrelid::regclass::text) \
+                   FROM pg_index WHERE indrelid = 't'::regclass";
+    assert_eq!(shop.value::<String>(indexes).await, "t_kind_idx t_pkey");
+}

@@ -26,12 +26,18 @@ pub(super) async fn derive(
 ) -> Result<Vec<Partition>> {
     let Some(partitioning) = &plan.partitioning else { return Ok(Vec::new()) };
     let by = &By::of(asked)?;
-    if by.strategy == Strategy::Hash {
+    let naming = || {
         let mut naming = Naming::of(names, &source.parts);
-        return Ok(hash(&mut naming, asked.partitions.unwrap_or(1)));
+        // A value may be what an index is called by, as in orders_pkey.
+        naming.reserve(source.indexes.iter().map(|index| index.name.clone()));
+        naming.reserve(source.sequences.iter().map(|sequence| sequence.name.clone()));
+        naming
+    };
+    if by.strategy == Strategy::Hash {
+        return Ok(hash(&mut naming(), asked.partitions.unwrap_or(1)));
     }
     let read = async || {
-        let mut naming = Naming::of(names, &source.parts);
+        let mut naming = naming();
         session.batch("BEGIN").await?;
         let partitions = async {
             let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
