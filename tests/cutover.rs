@@ -1,5 +1,6 @@
 //! The cutover under load, and with somebody in its way.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use pgwraith::demo::orders::create_orders;
@@ -181,13 +182,23 @@ async fn an_attempt_that_was_given_up_takes_no_time_from_the_next() {
     let change =
         ["--rebuild", "--max-lock-hold", "3s", "--lock-timeout", "3s", "--allow-event-triggers"];
     let held = shop.held("cutover", "orders", &change).await;
-    let theirs = shop.session().await;
+    let holders = [shop.session().await, shop.session().await];
+    let turn = Cell::new(0);
+    let lock = "BEGIN; LOCK TABLE orders_v2 IN ACCESS SHARE MODE NOWAIT";
+    exec(&holders[1], lock).await;
     held.release().await;
     let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity \
         WHERE application_name LIKE 'pgwraith/%/cutover' AND wait_event_type = 'Lock')";
-    // No attempt is made behind a transaction of more than a second: a younger one until one waits.
+    // No attempt is made behind a transaction of more than a second: a younger one until one waits. In between nobody
+    // finds the table free.
     let waiting = async || {
-        exec(&theirs, "ROLLBACK; BEGIN; LOCK TABLE orders_v2 IN ACCESS SHARE MODE").await;
+        let (next, present) = (&holders[turn.get() % 2], &holders[(turn.get() + 1) % 2]);
+        if next.batch_execute(lock).await.is_err() {
+            exec(next, "ROLLBACK").await;
+            return true;
+        }
+        exec(present, "ROLLBACK").await;
+        turn.set(turn.get() + 1);
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(700) {
             if shop.value::<bool>(waits).await {
@@ -200,7 +211,7 @@ async fn an_attempt_that_was_given_up_takes_no_time_from_the_next() {
     // Seen under the lock: no statement fails, the tool itself gives up.
     shop.exec("GRANT SELECT ON orders TO PUBLIC").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    exec(&theirs, "COMMIT").await;
+    exec(&holders[(turn.get() + 1) % 2], "COMMIT").await;
     let output = held.run.finish(SOON).await.expect_code(0);
     assert!(output.stderr.contains("privileges were changed just now"), "{output}");
     assert_eq!(output.json()["cutover"]["attempts"], 2, "{output}");
