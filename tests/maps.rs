@@ -203,9 +203,10 @@ async fn a_key_in_another_order_is_compared_while_time_is_scarce() {
 #[tokio::test]
 async fn rows_get_what_a_new_column_says_when_it_comes() {
     let mut shop = shop().await;
-    let rows = "CREATE SCHEMA {s}; CREATE TABLE {s}.t (id int PRIMARY KEY, a int, b int); \
-                INSERT INTO {s}.t SELECT n, n, n * 10 FROM generate_series(1, 500) n";
-    let cases: [&[&str]; 7] = [
+    let rows = "CREATE SCHEMA {s}; CREATE DOMAIN {s}.seven AS int DEFAULT 7; \
+                CREATE TABLE {s}.t (id int PRIMARY KEY, a int, b int, date date); \
+                INSERT INTO {s}.t SELECT n, n, n * 10, '2026-01-01' FROM generate_series(1, 500) n";
+    let cases: [&[&str]; 12] = [
         &["ADD x int DEFAULT 1", "ALTER x DROP DEFAULT"],
         &["ADD x int", "ALTER x SET DEFAULT 5"],
         &["ADD x int DEFAULT 1, ALTER x SET DEFAULT 2"],
@@ -213,14 +214,26 @@ async fn rows_get_what_a_new_column_says_when_it_comes() {
         &["ADD x int DEFAULT 1", "ALTER x TYPE text"],
         &["ADD x int DEFAULT 1", "ALTER x DROP DEFAULT, ADD y int DEFAULT 2"],
         &["ALTER a TYPE bigint USING a * 2, ALTER b TYPE bigint USING a + b"],
+        &["ADD x int", "ALTER x TYPE {s}.seven"],
+        &["ADD x {s}.seven", "ALTER x TYPE bigint"],
+        // What is about others is in nobody's way.
+        &["DROP COLUMN b, ADD COLUMN b text, ADD CHECK (a > 0), ALTER a SET DEFAULT 1"],
+        &[
+            "ALTER a SET DEFAULT 3, ALTER a TYPE bigint USING a::bigint, ADD CHECK (a < 10000000000)",
+        ],
+        &[
+            "ALTER date TYPE timestamp",
+            "ALTER b TYPE text USING (b + 2000 || '-01-01')::date::text",
+        ],
     ];
     for (n, alters) in cases.iter().enumerate() {
         shop.move_to(&format!("case{n}")).await;
         crate::twins::twins(&shop, rows).await;
         let mut change = Vec::new();
-        for alter in *alters {
-            shop.exec(&format!("ALTER TABLE twin.t {alter}")).await;
-            change.extend(["--alter", alter]);
+        let ours: Vec<String> = alters.iter().map(|alter| alter.replace("{s}", "ours")).collect();
+        for (alter, ours) in alters.iter().zip(&ours) {
+            shop.exec(&format!("ALTER TABLE twin.t {}", alter.replace("{s}", "twin"))).await;
+            change.extend(["--alter", ours]);
         }
         shop.run("ours.t", &change).await.expect_code(0);
         assert_eq!(shop.rows("ours.t").await, shop.rows("twin.t").await, "{alters:?}");
@@ -246,7 +259,7 @@ async fn rows_get_what_a_new_column_says_when_it_comes() {
         ),
         (
             &["ALTER a TYPE bigint USING a * 2", "ALTER b TYPE bigint USING a + b"],
-            "the USING of column \"b\" reads \"a\", whose type an earlier --alter changes",
+            "the USING of column \"b\" reads \"a\", which an earlier --alter gives other values",
         ),
         (
             &["ALTER a TYPE numeric(10,1)", "ALTER a TYPE text"],
@@ -259,5 +272,69 @@ async fn rows_get_what_a_new_column_says_when_it_comes() {
         let change: Vec<&str> = alters.iter().flat_map(|alter| ["--alter", alter]).collect();
         let output = shop.run("ours.t", &change).await.expect_code(2);
         assert!(output.stderr.contains(why), "{alters:?}: {output}");
+    }
+}
+
+/// Under the lock, too, rows are made by the settings of the beginning, though its session reads the catalogs by others.
+#[tokio::test]
+async fn texts_of_times_are_alike_to_the_last_row() {
+    let shop = shop().await;
+    shop.exec(
+        "CREATE SCHEMA ours; CREATE TABLE ours.t (id int PRIMARY KEY, at timestamp); \
+         INSERT INTO ours.t SELECT n, '2026-11-28 22:30:00' FROM generate_series(1, 2000) n",
+    )
+    .await;
+    let change = ["--alter", "ALTER at TYPE text", "--postpone-cutover"];
+    let mut run = Background::start(shop.arguments("ours.t", &change));
+    run.wait_for_saying("the cutover waits: postponed").await;
+    shop.exec("ALTER ROLE postgres SET \"DateStyle\" = 'German'").await;
+    let writer = shop.session().await;
+    let writes = async {
+        let mut n = 0;
+        // It ends as the new table's column is a text.
+        while writer
+            .batch_execute(&format!(
+                "UPDATE ours.t SET at = at + interval '0' WHERE id = {}",
+                n % 2000 + 1
+            ))
+            .await
+            .is_ok()
+        {
+            n += 1;
+        }
+    };
+    let swaps = async {
+        harness::run(["cutover", "ours.t", "-d", &shop.dsn]).await.expect_code(0);
+        run.finish(SOON).await.expect_code(0)
+    };
+    tokio::join!(writes, swaps);
+    let others = "SELECT count(*) FROM ours.t WHERE at <> '2026-11-28 22:30:00'";
+    assert_eq!(shop.value::<i64>(others).await, 0);
+
+    // What rows that are there get is what rows to come get.
+    shop.exec("DROP TABLE ours.t_old; CREATE TABLE ours.u (id int PRIMARY KEY); INSERT INTO ours.u VALUES (1)").await;
+    let change =
+        ["--alter", "ADD d text DEFAULT (current_date::text), ADD e date DEFAULT current_date"];
+    shop.run("ours.u", &change).await.expect_code(0);
+    let alike = "SELECT d ~ '^[0-9]{2}[.][0-9]{2}[.][0-9]{4}$' AND e = current_date FROM ours.u";
+    assert!(shop.value::<bool>(alike).await);
+}
+
+/// Under the name that it had.
+#[tokio::test]
+async fn an_index_that_is_made_otherwise_is_noticed() {
+    let mut shop = shop().await;
+    let others = [
+        "CREATE UNIQUE INDEX by_v ON t (v)",
+        "CREATE INDEX by_v ON t (v DESC)",
+        "CREATE INDEX by_v ON t (v) WHERE v > 7",
+    ];
+    for (n, other) in others.iter().enumerate() {
+        shop.move_to(&format!("case{n}")).await;
+        shop.exec("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT n, n FROM generate_series(1, 1000) n; CREATE INDEX by_v ON t (v)").await;
+        let held = shop.held("copy", "t", &["--rebuild"]).await;
+        shop.exec(&format!("BEGIN; DROP INDEX by_v; {other}; COMMIT")).await;
+        let output = held.finish().await.expect_code(6);
+        assert!(output.stderr.contains("definition of index, by_v was altered"), "{output}");
     }
 }

@@ -88,6 +88,10 @@ impl Fingerprint {
         if let Some(Value::Object(parts)) = is.get_mut(PARTITION) {
             parts.retain(|oid, _| !came.contains(oid));
         }
+        // An older program that took the one looked at less.
+        if let (Some(was), Some(is)) = (was.as_object(), is.as_object_mut()) {
+            is.retain(|key, _| was.contains_key(key));
+        }
         let mut out = Vec::new();
         differences("", &was, &is, &mut out);
         out
@@ -365,6 +369,10 @@ const SQL: &str = "SELECT pg_catalog.jsonb_build_object(
   'index', (SELECT pg_catalog.jsonb_object_agg(c.relname, pg_catalog.concat_ws(' ', CASE WHEN i.indisprimary THEN 'primary' END,
       CASE WHEN i.indisreplident THEN 'replica identity' END, CASE WHEN NOT i.indimmediate THEN 'deferrable' END,
       CASE WHEN NOT i.indisready THEN 'not ready' END, 'on columns number', i.indkey::pg_catalog.text))
+      FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisvalid),
+  'definition of index', (SELECT pg_catalog.jsonb_object_agg(c.relname, 'xmin ' || pg_catalog.md5(pg_catalog.concat_ws(' ', c.relam,
+      i.indisunique, i.indnullsnotdistinct, i.indnkeyatts, i.indclass::pg_catalog.text, i.indcollation::pg_catalog.text,
+      i.indoption::pg_catalog.text, pg_catalog.pg_get_expr(i.indexprs, i.indrelid), pg_catalog.pg_get_expr(i.indpred, i.indrelid))))
       FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = $1 AND i.indisvalid),
   'function', (SELECT pg_catalog.jsonb_object_agg(f.name, 'xmin ' || pg_catalog.md5(pg_catalog.concat_ws(' ', p.prolang, p.prosrc,
       p.probin, p.prosqlbody::pg_catalog.text, p.proconfig::pg_catalog.text)))

@@ -4,27 +4,36 @@
 use std::collections::HashMap;
 
 use super::alter::attempt;
-use super::clauses::{about_values, adds, clauses};
+use super::clauses::{added, clauses, revalued};
 use super::clone::Clone;
 use super::stand_in::StandIns;
 use crate::catalog::Column;
 use crate::error::{Error, Result};
 use crate::pg::Session;
+use crate::pg::sqlstate::{Class, classify};
+
+/// A default as text, and as the server keeps it.
+type Default = (String, String);
 
 /// Where a column gets its values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Says {
-    /// As text, and as the server keeps it.
-    default: Option<(String, String)>,
+    default: Option<Default>,
+    /// That of its domain, or of the domain which that is over.
+    of_type: Option<Default>,
     generated: bool,
     identity: bool,
     type_sql: String,
 }
 
 impl Says {
-    /// Whatever its type is: a default is converted with the column.
+    /// Whatever its type is: a default of its own is converted with the column.
     fn gives(&self) -> (Option<&str>, bool, bool) {
         (self.default.as_ref().map(|(text, _)| text.as_str()), self.generated, self.identity)
+    }
+
+    fn is_bare(&self) -> bool {
+        self.gives() == (None, false, false)
     }
 }
 
@@ -33,8 +42,8 @@ impl Says {
 pub(super) enum First {
     /// What the column says now.
     AsNow,
-    /// This default, as text and as the server keeps it; or that of its type, or none.
-    Default(Option<(String, String)>),
+    /// This default, or none.
+    Default(Option<Default>),
     /// That cannot be worked out: why.
     Unclear(&'static str),
 }
@@ -43,7 +52,7 @@ pub(super) enum First {
 #[derive(Debug, Default)]
 pub(super) struct Newcomers {
     came: HashMap<i16, (Says, Says)>,
-    /// Some clause is about what a column gets, and not about its type.
+    /// Some clause gives a column another default, expression or identity.
     values_are_changed: bool,
 }
 
@@ -57,22 +66,25 @@ impl Newcomers {
         stand_ins: &StandIns<'_>,
     ) -> Result<()> {
         let all = clauses(text);
-        let changed = all.iter().any(|clause| about_values(clause));
-        self.values_are_changed |= changed;
-        let added: Vec<&str> = all.into_iter().filter(|clause| adds(clause)).collect();
-        if !changed || added.is_empty() {
+        let changed: Vec<String> = all.iter().filter_map(|clause| revalued(clause)).collect();
+        self.values_are_changed |= !changed.is_empty();
+        let comes = |clause: &&str| added(clause).is_some();
+        let twice = |clause: &&str| added(clause).is_some_and(|name| changed.contains(&name));
+        if !all.iter().any(|clause| twice(clause)) {
             return Ok(());
         }
-        let added = added.join(", ");
+        let columns: Vec<&str> = all.into_iter().filter(comes).collect();
+        let columns = columns.join(", ");
         let looked = async {
-            match attempt(session, &made.name, &added, stand_ins).await? {
+            match attempt(session, &made.name, &columns, stand_ins).await? {
                 Ok(()) => says(session, made.oid, known).await.map(Some),
-                Err(_) => Ok(None),
+                Err(e) if e.db().is_some() && classify(&e) == Class::Definite => Ok(None),
+                Err(e) => Err(e),
             }
         };
         let Some(said) = session.undone(looked).await? else {
             return Err(Error::usage(format!(
-                "--alter {text:?} adds columns and changes defaults at once, and what it adds cannot be tried without the rest"
+                "--alter {text:?} adds columns and changes their defaults at once, and what it adds cannot be tried without the rest"
             ))
             .next("Say it in two: --alter with what is added, --alter with what is changed"));
         };
@@ -101,9 +113,13 @@ impl Newcomers {
         let Some((first, now)) = self.came.get(&column.attnum) else { return First::AsNow };
         let retyped = first.type_sql != now.type_sql;
         match () {
-            () if first.gives() == now.gives() || retyped && !self.values_are_changed => {
+            () if first.gives() == now.gives()
+                && (!first.is_bare() || first.of_type == now.of_type) =>
+            {
                 First::AsNow
             }
+            () if first.is_bare() => First::Default(first.of_type.clone()),
+            () if retyped && !self.values_are_changed => First::AsNow,
             () if first.generated => {
                 First::Unclear("comes as a generated column, and then is none")
             }
@@ -112,7 +128,7 @@ impl Newcomers {
             () if retyped => {
                 First::Unclear("is given another type and another default after it came")
             }
-            () => First::Default(first.default.clone()),
+            () => First::Default(first.default.clone().or_else(|| first.of_type.clone())),
         }
     }
 }
@@ -120,13 +136,18 @@ impl Newcomers {
 /// What columns behind the first `known` say.
 async fn says(session: &Session, clone: u32, known: usize) -> Result<HashMap<i16, Says>> {
     let sql = "SELECT a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid), d.adbin::pg_catalog.text, a.attgenerated <> '', \
-               a.attidentity <> '', pg_catalog.format_type(a.atttypid, a.atttypmod) FROM pg_catalog.pg_attribute a \
+               a.attidentity <> '', pg_catalog.format_type(a.atttypid, a.atttypmod), t.text, t.tree FROM pg_catalog.pg_attribute a \
                LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+               LEFT JOIN LATERAL (WITH RECURSIVE o AS (SELECT y.*, 0 AS depth FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid \
+                   UNION ALL SELECT b.*, o.depth + 1 FROM o JOIN pg_catalog.pg_type b ON b.oid = o.typbasetype WHERE o.typtype = 'd') \
+                 SELECT pg_catalog.pg_get_expr(o.typdefaultbin, 0) AS text, o.typdefaultbin::pg_catalog.text AS tree FROM o \
+                 WHERE o.typtype = 'd' AND o.typdefaultbin IS NOT NULL ORDER BY o.depth LIMIT 1) t ON true \
                WHERE a.attrelid = $1 AND a.attnum > $2 AND NOT a.attisdropped";
     let known = i16::try_from(known).unwrap_or(i16::MAX);
     let rows = session.query(sql, &[&clone, &known]).await?;
     let says = |row: &tokio_postgres::Row| Says {
         default: row.get::<_, Option<String>>(1).zip(row.get(2)),
+        of_type: row.get::<_, Option<String>>(6).zip(row.get(7)),
         generated: row.get(3),
         identity: row.get(4),
         type_sql: row.get(5),

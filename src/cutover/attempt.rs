@@ -63,7 +63,7 @@ impl<'a> Attempt<'a> {
         open: &'a HashSet<Key>,
         number: u32,
     ) -> Result<Tried> {
-        locker.warm(cutover, observer, open).await?;
+        locker.warm(cutover, observer).await?;
         let _together = cutover.tracker.keep_together();
         let alone = match alone_with_few(cutover, observer, locker).await? {
             Ok(alone) => alone,

@@ -14,7 +14,6 @@ use crate::catalog::{
 use crate::change::{self, Plan};
 use crate::error::{Error, Kind, Result};
 use crate::flow::differ::KeyComparison;
-use crate::flow::key::Key;
 use crate::flow::sync::Statements;
 use crate::flow::write::Isolation;
 use crate::pg::sqlstate::{Class, classify};
@@ -27,9 +26,6 @@ const PATIENT_LOCK: Duration = Duration::from_secs(10);
 /// A tool that is stopped between the first lock and the attempt blocks no application, but autovacuum and
 /// DDL: in milliseconds, no longer than this.
 const BETWEEN_ATTEMPTS: u32 = 60_000;
-
-/// So many keys are compared beforehand, at most.
-const WARMING: usize = 1000;
 
 /// The session that locks. Its transaction holds SHARE UPDATE EXCLUSIVE on both tables, which stops
 /// DDL and autovacuum and blocks no read and no write. It is for one attempt.
@@ -135,20 +131,12 @@ impl Locker {
         }))
     }
 
-    /// Runs every statement of the lock, so that it is planned and its catalogs are read: what writes on nothing, and the
-    /// comparison on some of the keys that it will be about, whose pages a new session has not seen yet. (Measured: of 35 ms
-    /// under the lock the observer's first look took 8, and the comparison of 250 keys 6.)
-    pub(super) async fn warm(
-        &self,
-        cutover: &Cutover<'_>,
-        observer: &Session,
-        open: &HashSet<Key>,
-    ) -> Result<()> {
+    /// Runs every statement of the lock on nothing, so that it is planned and its catalogs are read. (Measured: of 35 ms
+    /// under the lock the observer's first look took 8.)
+    pub(super) async fn warm(&self, cutover: &Cutover<'_>, observer: &Session) -> Result<()> {
         cutover.writer.as_owner(&self.session).await?;
         self.statements.warm(&self.session, &cutover.flow).await?;
-        // Whether they differ is asked under the lock.
-        let some: Vec<&Key> = open.iter().take(WARMING).collect();
-        self.comparison.run(&self.session, &cutover.flow, &some).await?;
+        self.comparison.run(&self.session, &cutover.flow, &[]).await?;
         cutover.writer.as_tool(&self.session).await?;
         let tables = &self.rehearsed.tables;
         self.readers.outside.read(observer, tables, self.session.pid()).await?;

@@ -4,7 +4,6 @@
 //! which no read and no write notices. None of the locks that would keep the application waiting is taken:
 //! the renames are timed by one of the shadow, which nobody else uses, rolled back.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -101,7 +100,7 @@ impl Cutover<'_> {
         observer: &Session,
         fence: Duration,
     ) -> Result<Duration> {
-        locker.warm(self, observer, &HashSet::new()).await?;
+        locker.warm(self, observer).await?;
         let locks = &locker.rehearsed.locks;
         let locks = (locks.statements.len() + locks.sequences.len()) as u32;
         let again = format!("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE", self.names.shadow);

@@ -81,6 +81,7 @@ pub(super) async fn settle(client: Client, role: &str, unanswered: &Unanswered) 
         role: role.to_owned(),
         unanswered: unanswered.clone(),
         kept: Mutex::default(),
+        made_by: Mutex::default(),
     };
     if session.version >= 170_000 {
         session.batch("SET transaction_timeout = 0").await?;
@@ -118,6 +119,8 @@ pub struct Session {
     unanswered: Unanswered,
     /// Statements by their texts.
     kept: Mutex<HashMap<String, Statement>>,
+    /// The settings that it was given to make values by.
+    made_by: Mutex<Vec<(String, String)>>,
 }
 
 impl Session {
@@ -270,10 +273,29 @@ impl Session {
         let set = |(name, value): &(String, String)| {
             format!("SET {} = {}", super::quote_ident(name), quote_literal(value))
         };
-        match settings.is_empty() {
-            true => Ok(()),
-            false => self.batch(&settings.iter().map(set).collect::<Vec<_>>().join("; ")).await,
+        if !settings.is_empty() {
+            self.batch(&settings.iter().map(set).collect::<Vec<_>>().join("; ")).await?;
         }
+        *self.made_by.lock().unwrap_or_else(PoisonError::into_inner) = settings.to_vec();
+        Ok(())
+    }
+
+    /// Has the server write times and intervals as every setting reads them again, until [`Session::own_styles`].
+    pub async fn iso(&self) -> Result<()> {
+        self.batch("SET \"DateStyle\" = 'ISO'; SET \"IntervalStyle\" = 'postgres'").await
+    }
+
+    /// Values are made under its own settings again: those that it was given, or those of role, database and server.
+    pub async fn own_styles(&self) -> Result<()> {
+        let back = {
+            let given = self.made_by.lock().unwrap_or_else(PoisonError::into_inner);
+            let back = |name: &str| match given.iter().find(|(given, _)| given == name) {
+                Some((_, value)) => format!("SET \"{name}\" = {}", quote_literal(value)),
+                None => format!("RESET \"{name}\""),
+            };
+            ["DateStyle", "IntervalStyle"].map(back).join("; ")
+        };
+        self.batch(&back).await
     }
 
     /// Every statement says who sent it and for what.

@@ -111,13 +111,11 @@ pub(super) async fn partitioning(
         ..target.clone()
     };
     *target = shadow::as_root(target);
-    session
-        .batch("SET LOCAL \"DateStyle\" = 'ISO'; SET LOCAL \"IntervalStyle\" = 'postgres'")
-        .await?;
+    session.iso().await?;
     let rows = session.query(TREE, &[&made.oid]).await?;
     let sql = "SELECT pg_catalog.pg_get_partkeydef($1)";
     let by: String = session.one(sql, &[&made.oid]).await?.get(0);
-    session.batch("RESET \"DateStyle\"; RESET \"IntervalStyle\"").await?;
+    session.own_styles().await?;
     let partitions: Vec<Partition> = rows.iter().map(partition).collect();
     if !partitions.iter().any(|partition| partition.by.is_none()) {
         return refuse(

@@ -41,7 +41,10 @@ pub(super) async fn derive(
         session.batch("BEGIN").await?;
         let partitions = async {
             let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
-            session.batch("SET LOCAL \"DateStyle\" = 'ISO'").await?;
+            // A text that is made of a time is made as rows are.
+            if !is_text(column.column) {
+                session.iso().await?;
+            }
             match by.strategy {
                 Strategy::List => list(session, &column, &mut naming, asked).await,
                 _ => range(session, &column, &mut naming, asked).await,
@@ -158,6 +161,11 @@ impl<'a> Divided<'a> {
 /// Whether it is of one of these types of PostgreSQL's own.
 pub(super) fn is_of(column: &Column, types: &[&str]) -> bool {
     column.type_schema == "pg_catalog" && types.contains(&column.type_name.as_str())
+}
+
+/// Whether its values are texts, as they are.
+pub(in crate::change) fn is_text(column: &Column) -> bool {
+    is_of(column, &["text", "varchar", "bpchar"])
 }
 
 async fn list(

@@ -5,7 +5,7 @@
 
 use tokio_postgres::types::ToSql;
 
-use super::bounds::of_value;
+use super::bounds::{is_text, of_value};
 use super::names::Naming;
 use super::ranges::{Grid, MOST, between_edges};
 use super::{Asked, By, Partition, Partitioning, Strategy};
@@ -43,9 +43,27 @@ impl Divides<'_> {
         root: &QualifiedName,
         rows: Rows<'_>,
     ) -> Result<Vec<Partition>> {
-        session.batch("SET LOCAL \"DateStyle\" = 'ISO'").await?;
         let by = By::of(self.asked)?;
         let column = self.column(&by)?;
+        // A text that is made of a time is made as rows are.
+        if !is_text(column) {
+            session.iso().await?;
+        }
+        let partitions = self.lacking(session, root, rows, (&by, column)).await;
+        // What failed has failed the transaction, and is undone with it.
+        if partitions.is_ok() {
+            session.own_styles().await?;
+        }
+        partitions
+    }
+
+    async fn lacking(
+        &self,
+        session: &Session,
+        root: &QualifiedName,
+        rows: Rows<'_>,
+        (by, column): (&By, &Column),
+    ) -> Result<Vec<Partition>> {
         let name = format!("q.{}", quote_ident(&column.name));
         let (grid, found) = match by.strategy {
             Strategy::List => (None, format!("{name}::pg_catalog.text")),

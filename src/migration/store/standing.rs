@@ -28,7 +28,7 @@ SELECT m.id, pg_catalog.format('%I.%I', m.source_schema, m.source_name) AS sourc
   (SELECT e.what || COALESCE(': ' || NULLIF(e.detail, ''), '') FROM pgwraith.event e WHERE e.migration_id = m.id
     ORDER BY e.id DESC LIMIT 1) AS last_event, x.number AS step, x.steps, x.sql AS step_sql,
   CASE WHEN m.finished_at IS NOT NULL THEN 'nothing'
-    WHEN NOT h.silence < 60 AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE h.ours)
+    WHEN NOT COALESCE(h.silence < 60, false) AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE h.ours)
       THEN 'nobody runs it: `pgwraith status` tells what to do'
     ELSE COALESCE((SELECT 'pid ' || string_agg(b.pid || ' ' || COALESCE(b.usename, '?'), ', ' ORDER BY b.pid) || ' keeps it waiting'
         FROM pg_catalog.pg_stat_activity b WHERE NOT b.application_name LIKE h.ours AND b.pid IN (
@@ -47,6 +47,7 @@ CROSS JOIN LATERAL (SELECT count(*)::int4 AS steps, min(p.number) FILTER (WHERE 
   FROM pgwraith.step p WHERE p.migration_id = m.id) x
 CROSS JOIN LATERAL (SELECT CASE m.phase WHEN 'in place' THEN 'fill' WHEN 'dry run' THEN 'copy' ELSE m.phase END AS kind) w
 CROSS JOIN LATERAL (SELECT COALESCE(sum(c.rows) FILTER (WHERE c.kind IN ('copy', 'fill')), 0)::int8 AS rows_copied,
+    COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'copy' OR c.kind = 'fill' AND c.flow = x.number), 0)::int8 AS rows_at_hand,
     COALESCE(sum(c.rows) FILTER (WHERE c.kind = 'verify'), 0)::int8 AS rows_verified,
     COALESCE(sum(c.rows) FILTER (WHERE c.kind = w.kind AND c.finished_at > clock_timestamp() - interval '1 minute'), 0)::int8 AS rows_last_minute,
     COALESCE(sum(c.rows) FILTER (WHERE c.kind = w.kind AND c.finished_at > clock_timestamp() - interval '15 minutes'), 0)::int8 AS rows_last_quarter,
@@ -63,7 +64,7 @@ CROSS JOIN LATERAL (SELECT CASE m.phase WHEN 'copy' THEN COALESCE(k.key_position
 CROSS JOIN LATERAL (SELECT CASE WHEN r.share IS NOT NULL THEN LEAST(GREATEST(r.share, 0), 0.99) END AS share) c
 CROSS JOIN LATERAL (SELECT c.share, CASE WHEN z.rows < 0 THEN 0 ELSE z.rows END AS rows_left
   FROM (SELECT CASE WHEN c.share IS NULL THEN NULL
-    WHEN m.phase IN ('copy', 'in place') AND k.key_position > 0 THEN k.rows_copied / GREATEST(c.share, 0.001) * (1 - c.share)
+    WHEN m.phase IN ('copy', 'in place') AND k.key_position > 0 THEN k.rows_at_hand / GREATEST(c.share, 0.001) * (1 - c.share)
     WHEN m.phase = 'copy' THEN m.rows_estimated - k.rows_copied
     ELSE every.rows - k.rows_verified END AS rows) z) d
 CROSS JOIN LATERAL (SELECT k.rows_last_minute / LEAST(60, z.seconds) AS minute, k.rows_last_quarter / LEAST(900, z.seconds) AS quarter
