@@ -29,12 +29,17 @@ pub(in crate::migration) async fn ensure(session: &Session) -> Result<()> {
         session.batch("COMMIT").await?;
         found = Some(known);
     }
-    if found.is_none() && !exists(session).await? {
-        match create(session).await {
-            // Another run was faster.
-            Err(e) if matches!(e.sqlstate(), Some("42P06" | "23505")) => session.rollback().await,
-            made => made?,
+    if found.is_none() {
+        if !exists(session).await? {
+            match create(session).await {
+                // Another run was faster.
+                Err(e) if matches!(e.sqlstate(), Some("42P06" | "23505")) => {
+                    session.rollback().await;
+                }
+                made => made?,
+            }
         }
+        // It may have been there since we first looked, too.
         found = version(session).await?;
     }
     match found {
