@@ -70,7 +70,7 @@ impl Newcomers {
         self.values_are_changed |= !changed.is_empty();
         let comes = |clause: &&str| added(clause).is_some();
         let twice = |clause: &&str| added(clause).is_some_and(|name| changed.contains(&name));
-        if !all.iter().any(|clause| twice(clause)) {
+        if !all.iter().any(twice) {
             return Ok(());
         }
         let columns: Vec<&str> = all.into_iter().filter(comes).collect();
