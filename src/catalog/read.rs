@@ -85,11 +85,8 @@ pub async fn read(session: &Session, oid: u32) -> Result<Option<Table>> {
 /// Runs a query that prints definitions, with constants of times and intervals as every setting reads
 /// them again; data is converted under the session's own settings, so they are given back at once.
 pub(super) async fn definitions(session: &Session, sql: &str, oid: u32) -> Result<Row> {
-    session.iso().await?;
     // To parse and plan it takes ten times as long as to run it, and a rehearsal asks again and again.
-    let row = session.one_again(sql, &[&oid]).await?;
-    session.own_styles().await?;
-    Ok(row)
+    session.in_iso(session.one_again(sql, &[&oid])).await
 }
 
 pub(super) fn parse<T: DeserializeOwned>(value: Value) -> Result<T> {

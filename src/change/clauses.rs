@@ -11,7 +11,7 @@ pub(super) struct Using {
 
 /// The USING expressions in the clauses of one ALTER TABLE.
 pub(super) fn using_expressions(clauses: &str) -> Vec<Using> {
-    split_clauses(&tokens(clauses)).into_iter().filter_map(|c| using_of(clauses, c)).collect()
+    of_each(clauses, |clause| using_of(clauses, clause))
 }
 
 /// The names that the clauses give to columns and constraints that had others.
@@ -20,7 +20,7 @@ pub(super) fn new_names(clauses: &str) -> Vec<String> {
         [rename, .., to, name] if rename.is("rename") && to.is("to") => name.identifier(),
         _ => None,
     };
-    split_clauses(&tokens(clauses)).into_iter().filter_map(new_name).collect()
+    of_each(clauses, new_name)
 }
 
 /// Every word and quoted name of an expression that may be a column's.
@@ -80,15 +80,12 @@ pub(super) fn regenerated(clauses: &str) -> Vec<String> {
         }
         _ => None,
     };
-    split_clauses(&tokens(clauses)).into_iter().filter_map(of).collect()
+    of_each(clauses, of)
 }
 
 /// The columns that the clauses give another type.
 pub(super) fn retyped(clauses: &str) -> Vec<String> {
-    split_clauses(&tokens(clauses))
-        .into_iter()
-        .filter_map(|c| typed(c).map(|(name, _)| name))
-        .collect()
+    of_each(clauses, |clause| typed(clause).map(|(column, _)| column))
 }
 
 /// Whether what hangs on something that goes would go with it. What a foreign key does ON DELETE is another thing.
@@ -169,6 +166,11 @@ impl Token<'_> {
             Kind::Other => None,
         }
     }
+}
+
+/// What `of` finds in the clauses of one ALTER TABLE.
+fn of_each<T>(text: &str, of: impl Fn(&[Token<'_>]) -> Option<T>) -> Vec<T> {
+    split_clauses(&tokens(text)).into_iter().filter_map(of).collect()
 }
 
 fn split_clauses<'t, 'a>(tokens: &'t [Token<'a>]) -> Vec<&'t [Token<'a>]> {

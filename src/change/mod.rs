@@ -5,6 +5,7 @@
 //! transaction that is rolled back, and the result is read from the catalogs.
 
 mod alter;
+mod as_text;
 mod clauses;
 mod clone;
 pub mod ddl;
@@ -12,6 +13,7 @@ mod distinct;
 mod expression;
 mod follow;
 mod foreign_keys;
+mod in_turn;
 mod key;
 mod newcomers;
 mod order;

@@ -135,16 +135,15 @@ impl Newcomers {
 
 /// What columns behind the first `known` say.
 async fn says(session: &Session, clone: u32, known: usize) -> Result<HashMap<i16, Says>> {
-    let sql = "SELECT a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid), d.adbin::pg_catalog.text, a.attgenerated <> '', \
-               a.attidentity <> '', pg_catalog.format_type(a.atttypid, a.atttypmod), t.text, t.tree FROM pg_catalog.pg_attribute a \
-               LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-               LEFT JOIN LATERAL (WITH RECURSIVE o AS (SELECT y.*, 0 AS depth FROM pg_catalog.pg_type y WHERE y.oid = a.atttypid \
-                   UNION ALL SELECT b.*, o.depth + 1 FROM o JOIN pg_catalog.pg_type b ON b.oid = o.typbasetype WHERE o.typtype = 'd') \
-                 SELECT pg_catalog.pg_get_expr(o.typdefaultbin, 0) AS text, o.typdefaultbin::pg_catalog.text AS tree FROM o \
-                 WHERE o.typtype = 'd' AND o.typdefaultbin IS NOT NULL ORDER BY o.depth LIMIT 1) t ON true \
-               WHERE a.attrelid = $1 AND a.attnum > $2 AND NOT a.attisdropped";
+    let sql = format!(
+        "SELECT a.attnum, pg_catalog.pg_get_expr(d.adbin, d.adrelid), d.adbin::pg_catalog.text, a.attgenerated <> '', \
+         a.attidentity <> '', pg_catalog.format_type(a.atttypid, a.atttypmod), t.text, t.tree FROM pg_catalog.pg_attribute a \
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+         LEFT JOIN LATERAL ({}) t ON true WHERE a.attrelid = $1 AND a.attnum > $2 AND NOT a.attisdropped",
+        default_of_type("a.atttypid")
+    );
     let known = i16::try_from(known).unwrap_or(i16::MAX);
-    let rows = session.query(sql, &[&clone, &known]).await?;
+    let rows = session.query(&sql, &[&clone, &known]).await?;
     let says = |row: &tokio_postgres::Row| Says {
         default: row.get::<_, Option<String>>(1).zip(row.get(2)),
         of_type: row.get::<_, Option<String>>(6).zip(row.get(7)),
@@ -153,4 +152,15 @@ async fn says(session: &Session, clone: u32, known: usize) -> Result<HashMap<i16
         type_sql: row.get(5),
     };
     Ok(rows.iter().map(|row| (row.get(0), says(row))).collect())
+}
+
+/// Reads the default of the type that an expression is the number of, as text and as the server keeps it: that of a
+/// domain, or of the domain which that is over.
+pub(super) fn default_of_type(oid: &str) -> String {
+    format!(
+        "WITH RECURSIVE d AS (SELECT t.*, 0 AS depth FROM pg_catalog.pg_type t WHERE t.oid = {oid} \
+         UNION ALL SELECT b.*, d.depth + 1 FROM d JOIN pg_catalog.pg_type b ON b.oid = d.typbasetype WHERE d.typtype = 'd') \
+         SELECT pg_catalog.pg_get_expr(d.typdefaultbin, 0) AS text, d.typdefaultbin::pg_catalog.text AS tree FROM d \
+         WHERE d.typtype = 'd' AND d.typdefaultbin IS NOT NULL ORDER BY d.depth LIMIT 1"
+    )
 }

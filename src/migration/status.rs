@@ -9,9 +9,6 @@ use crate::catalog;
 use crate::error::Result;
 use crate::pg::{Connector, Session, Who};
 
-/// What a run saw is of now for so long, in seconds; it tells each second.
-const FRESH: i64 = 10;
-
 /// One migration.
 #[derive(Debug, serde::Serialize)]
 pub struct Status {
@@ -176,18 +173,14 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
                COALESCE(s.progress_at > pg_catalog.clock_timestamp() - interval '10 seconds', false) AS fresh, s.reason, s.paused, s.postponed, \
                s.cutover_window, s.keys_waiting, s.keys_in_per_second, s.keys_out_per_second, s.slot, s.slot_bytes, \
                s.safe_wal_size, s.slot_xmin_age, COALESCE(s.wal_status = 'lost', false) AS lost, s.last_event, s.step, s.steps, s.step_sql, \
-               pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - GREATEST(s.progress_at, m.run_started_at))::pg_catalog.int8 AS silence, \
+               s.silent_seconds, \
                (SELECT pg_catalog.date_part('epoch', pg_catalog.max(pg_catalog.clock_timestamp() - a.xact_start))::pg_catalog.int8 \
                  FROM pg_catalog.pg_stat_activity a WHERE a.application_name LIKE $2 AND a.backend_xmin IS NOT NULL) AS snapshot \
-               FROM pgwraith.status s JOIN pgwraith.migration m USING (id) CROSS JOIN LATERAL (SELECT \
+               FROM pgwraith.status s CROSS JOIN LATERAL (SELECT \
                  CASE WHEN s.eta_last < pg_catalog.clock_timestamp() + interval '12 hours' THEN 'HH24:MI' ELSE 'YYYY-MM-DD HH24:MI' END) f (format) \
                WHERE s.id = $1";
     let names = teardown::session_names(migration);
     let Some(row) = session.maybe(sql, &[&migration, &names]).await? else { return Ok(None) };
-    let phase: String = row.get("phase");
-    let silence: Option<i64> = row.get("silence");
-    // Nobody watches over a preparation, nor over what is behind the swap.
-    let is_watched = !matches!(phase.as_str(), "prepare" | "done" | store::DRY_RUN);
     let signals: Option<Value> = row.get("signals");
     let slot: Option<String> = row.get("slot");
     let slot = slot.zip(row.get::<_, Option<i64>>("slot_bytes")).map(|(name, bytes)| Slot {
@@ -236,9 +229,9 @@ async fn read(session: &Session, migration: i64) -> Result<Option<Status>> {
         blocks: watchdog::waiting_for_ours(session, migration).await? > 0,
         signals: signals.and_then(|all| serde_json::from_value(all).ok()).unwrap_or_default(),
         signals_are_fresh: row.get("fresh"),
-        silent_seconds: silence.filter(|seconds| *seconds > FRESH && is_watched),
+        silent_seconds: row.get("silent_seconds"),
         dry_run: false,
-        phase,
+        phase: row.get("phase"),
     }))
 }
 

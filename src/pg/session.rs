@@ -280,22 +280,23 @@ impl Session {
         Ok(())
     }
 
-    /// Has the server write times and intervals as every setting reads them again, until [`Session::own_styles`].
-    pub async fn iso(&self) -> Result<()> {
-        self.batch("SET \"DateStyle\" = 'ISO'; SET \"IntervalStyle\" = 'postgres'").await
+    /// Has the server write times and intervals meanwhile as every setting reads them again. What fails may leave it so:
+    /// it has failed a transaction, whose end undoes that, or the session is of no use any more.
+    pub async fn in_iso<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.batch("SET \"DateStyle\" = 'ISO'; SET \"IntervalStyle\" = 'postgres'").await?;
+        let done = work.await?;
+        self.batch(&self.own_styles()).await?;
+        Ok(done)
     }
 
     /// Values are made under its own settings again: those that it was given, or those of role, database and server.
-    pub async fn own_styles(&self) -> Result<()> {
-        let back = {
-            let given = self.made_by.lock().unwrap_or_else(PoisonError::into_inner);
-            let back = |name: &str| match given.iter().find(|(given, _)| given == name) {
-                Some((_, value)) => format!("SET \"{name}\" = {}", quote_literal(value)),
-                None => format!("RESET \"{name}\""),
-            };
-            ["DateStyle", "IntervalStyle"].map(back).join("; ")
+    fn own_styles(&self) -> String {
+        let given = self.made_by.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = |name: &str| match given.iter().find(|(given, _)| given == name) {
+            Some((_, value)) => format!("SET \"{name}\" = {}", quote_literal(value)),
+            None => format!("RESET \"{name}\""),
         };
-        self.batch(&back).await
+        ["DateStyle", "IntervalStyle"].map(back).join("; ")
     }
 
     /// Every statement says who sent it and for what.

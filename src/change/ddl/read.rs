@@ -111,11 +111,12 @@ pub(super) async fn partitioning(
         ..target.clone()
     };
     *target = shadow::as_root(target);
-    session.iso().await?;
-    let rows = session.query(TREE, &[&made.oid]).await?;
-    let sql = "SELECT pg_catalog.pg_get_partkeydef($1)";
-    let by: String = session.one(sql, &[&made.oid]).await?.get(0);
-    session.own_styles().await?;
+    let read = async {
+        let rows = session.query(TREE, &[&made.oid]).await?;
+        let sql = "SELECT pg_catalog.pg_get_partkeydef($1)";
+        Ok((rows, session.one(sql, &[&made.oid]).await?.get::<_, String>(0)))
+    };
+    let (rows, by) = session.in_iso(read).await?;
     let partitions: Vec<Partition> = rows.iter().map(partition).collect();
     if !partitions.iter().any(|partition| partition.by.is_none()) {
         return refuse(

@@ -5,6 +5,7 @@ use super::names::{Naming, suffix_of_value};
 use super::ranges::range;
 use super::{Asked, By, Partition, Strategy};
 use crate::catalog::{Column, Table, scanned};
+use crate::change::as_text::as_text;
 use crate::change::rehearse::{Rows, rows_of};
 use crate::change::{Plan, Projected};
 use crate::error::{Error, Result};
@@ -41,14 +42,13 @@ pub(super) async fn derive(
         session.batch("BEGIN").await?;
         let partitions = async {
             let column = Divided::of(session, source, plan, (by, &partitioning.like)).await?;
-            // A text that is made of a time is made as rows are.
-            if !is_text(column.column) {
-                session.iso().await?;
-            }
-            match by.strategy {
-                Strategy::List => list(session, &column, &mut naming, asked).await,
-                _ => range(session, &column, &mut naming, asked).await,
-            }
+            let read = async {
+                match by.strategy {
+                    Strategy::List => list(session, &column, &mut naming, asked).await,
+                    _ => range(session, &column, &mut naming, asked).await,
+                }
+            };
+            as_text(session, column.column, read).await
         };
         let partitions = partitions.await;
         session.rollback().await;
@@ -161,11 +161,6 @@ impl<'a> Divided<'a> {
 /// Whether it is of one of these types of PostgreSQL's own.
 pub(super) fn is_of(column: &Column, types: &[&str]) -> bool {
     column.type_schema == "pg_catalog" && types.contains(&column.type_name.as_str())
-}
-
-/// Whether its values are texts, as they are.
-pub(in crate::change) fn is_text(column: &Column) -> bool {
-    is_of(column, &["text", "varchar", "bpchar"])
 }
 
 async fn list(

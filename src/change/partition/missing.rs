@@ -5,12 +5,13 @@
 
 use tokio_postgres::types::ToSql;
 
-use super::bounds::{is_text, of_value};
+use super::bounds::of_value;
 use super::names::Naming;
 use super::ranges::{Grid, MOST, between_edges};
 use super::{Asked, By, Partition, Partitioning, Strategy};
 use crate::catalog::{Column, Table};
 use crate::change::Projected;
+use crate::change::as_text::as_text;
 use crate::error::{Error, Kind, Result};
 use crate::pg::{QualifiedName, Session, quote_ident};
 use crate::shadow::Names;
@@ -45,16 +46,7 @@ impl Divides<'_> {
     ) -> Result<Vec<Partition>> {
         let by = By::of(self.asked)?;
         let column = self.column(&by)?;
-        // A text that is made of a time is made as rows are.
-        if !is_text(column) {
-            session.iso().await?;
-        }
-        let partitions = self.lacking(session, root, rows, (&by, column)).await;
-        // What failed has failed the transaction, and is undone with it.
-        if partitions.is_ok() {
-            session.own_styles().await?;
-        }
-        partitions
+        as_text(session, column, self.lacking(session, root, rows, (&by, column))).await
     }
 
     async fn lacking(

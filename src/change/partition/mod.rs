@@ -14,7 +14,6 @@ mod ranges;
 mod trial;
 
 use bounds::derive;
-pub(super) use bounds::is_text;
 pub use bounds::reads_all_rows;
 pub use by::{By, Strategy};
 pub use list::Partitions;
